@@ -1,0 +1,51 @@
+# Everything that a person or CI runs. `make demo` and `make test` set the machine up first.
+# The build goes to a folder outside the tree, shared by all checkouts; librocksdb is compiled once per machine.
+
+CACHE            ?= $(HOME)/.cache/caribou
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export ROCKSDB_LIB_DIR  ?= $(CACHE)/rocksdb
+export ROCKSDB_STATIC   := 1
+RELEASE          := $(CARGO_TARGET_DIR)/release
+SMOKE_BIN        := $(RELEASE)
+
+.PHONY: help setup build demo check fix golden test unit smoke chaos-smoke aarch64 clean-leftovers
+
+help:
+	@echo 'make demo    build, then: a cluster, a mount, a tree copied while the leader is killed again and again'
+	@echo 'make test    everything that CI runs'
+	@echo 'make check   the fast part: format, lints, unit tests, tidy'
+	@echo 'make fix     format the code and apply lint suggestions'
+	@echo 'make golden  write the expected output of the golden scripts anew'
+
+# Debian packages that are missing, and librocksdb.
+setup:
+	@./xtask/setup.sh
+
+build: setup
+	cargo build --release --locked --bins
+
+demo: build
+	$(RELEASE)/caribou demo $(DEMO)
+
+check: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo nextest run --workspace --locked
+
+fix: setup
+	cargo fmt --all
+	cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+golden: setup
+	UPDATE_GOLDEN=1 cargo nextest run --locked -p caribou-meta-raft --test scripts
+
+aarch64: setup
+	@if rustup target list --installed 2>/dev/null | grep -q aarch64-unknown-linux-gnu; then \
+	  cargo check --workspace --locked --target aarch64-unknown-linux-gnu; \
+	else echo 'aarch64: the target is not installed (rustup target add aarch64-unknown-linux-gnu): not checked'; fi
+
+# Real processes: mounts, kills, power cuts. Needs root and /dev/fuse; CARIBOU_TEST_WITHOUT=fuse leaves it out by name.
+smoke: build
+	$(RELEASE)/caribou-chaos smoke --bin $(SMOKE_BIN)
+
+test: check aarch64 smoke

@@ -1,0 +1,3 @@
+//! (map follows)
+
+pub mod store;

@@ -1,0 +1,168 @@
+//! A data folder on a real file system: plain `pread`/`pwrite`/`fdatasync` relative to the folder's descriptor.
+//!
+//! Owns no thread and no policy; interrupted calls are repeated, everything else is handed up.
+
+use std::any::Any;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::disk::{Disk, DiskFile, OpenMode, Space};
+
+/// A folder of a mounted file system.
+pub struct FileDisk {
+    path: String,
+    folder: OwnedFd,
+}
+
+struct OpenFile {
+    descriptor: OwnedFd,
+}
+
+const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
+
+impl FileDisk {
+    /// The folder must exist.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(Self { path: path.display().to_string(), folder })
+    }
+
+    fn open_folder(&self, dir: &str) -> io::Result<OwnedFd> {
+        let name = if dir.is_empty() { "." } else { dir };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(rustix::fs::openat(&self.folder, name, flags, Mode::empty())?)
+    }
+}
+
+impl Disk for FileDisk {
+    fn path(&self) -> &str {
+        &self.path
+    }
+
+    fn open(&self, name: &str, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        let flags = OFlags::RDWR
+            | OFlags::CLOEXEC
+            | OFlags::NOFOLLOW
+            | match mode {
+                OpenMode::Existing => OFlags::empty(),
+                OpenMode::CreateNew => OFlags::CREATE | OFlags::EXCL,
+                OpenMode::Truncate => OFlags::CREATE | OFlags::TRUNC,
+            };
+        let descriptor = rustix::fs::openat(&self.folder, name, flags, FILE_MODE)?;
+        Ok(Box::new(OpenFile { descriptor }))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        Ok(rustix::fs::renameat(&self.folder, from, &self.folder, to)?)
+    }
+
+    fn unlink(&self, name: &str) -> io::Result<()> {
+        Ok(rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())?)
+    }
+
+    fn create_dir(&self, name: &str) -> io::Result<()> {
+        match rustix::fs::mkdirat(&self.folder, name, FOLDER_MODE) {
+            Err(Errno::EXIST) => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::new(self.open_folder(dir)?)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        Ok(rustix::fs::fsync(self.open_folder(dir)?)?)
+    }
+
+    fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
+        // An own open of the folder: the lock goes with the descriptor, and nothing is written.
+        let descriptor = self.open_folder("")?;
+        rustix::fs::flock(&descriptor, FlockOperation::NonBlockingLockExclusive)?;
+        Ok(Box::new(descriptor))
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let stat = rustix::fs::fstatvfs(&self.folder)?;
+        Ok(Space { total_bytes: stat.f_blocks * stat.f_frsize, free_bytes: stat.f_bavail * stat.f_frsize })
+    }
+}
+
+impl DiskFile for OpenFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            match rustix::io::pread(&self.descriptor, &mut buf[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {
+        let mut done = 0;
+        while done < data.len() {
+            match rustix::io::pwrite(&self.descriptor, &data[done..], offset + done as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => done += written,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        // W6: not repeated, not even on EINTR: the kernel may have dropped the error with it.
+        Ok(rustix::fs::fdatasync(&self.descriptor)?)
+    }
+
+    fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
+        let end = self.len()?;
+        let length = length.min(end.saturating_sub(offset));
+        if length == 0 {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.descriptor, flags, offset, length) {
+            Err(Errno::OPNOTSUPP) => self.write_zeros(offset, length),
+            other => Ok(other?),
+        }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        let size = rustix::fs::fstat(&self.descriptor)?.st_size;
+        u64::try_from(size).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+}
+
+impl OpenFile {
+    /// For file systems without holes.
+    fn write_zeros(&self, offset: u64, length: u64) -> io::Result<()> {
+        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        let mut done = 0;
+        while done < length {
+            let part = (length - done).min(ZEROS.len() as u64);
+            self.write_at(&ZEROS[..part as usize], offset + done)?;
+            done += part;
+        }
+        Ok(())
+    }
+}

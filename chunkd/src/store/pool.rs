@@ -1,0 +1,202 @@
+//! The threads of one disk: a bounded queue with lanes.
+//!
+//! Jobs of one lane run one after the other in the order of submission; jobs of different lanes, and those without one, run beside
+//! each other. A job that does not finish in time, or a failure of the disk, closes the pool: what waits is dropped and its callers are told.
+//! A disk that never blocks (in memory) has no threads: its jobs run on the caller's task.
+
+use std::any::Any;
+use std::collections::{HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Semaphore, oneshot};
+use tokio_util::sync::CancellationToken;
+
+/// Threads of one disk. A few hang in fdatasync while others serve from the page cache.
+const THREADS: usize = 8;
+/// Jobs that wait or run per disk; further callers wait their turn.
+pub(crate) const QUEUE: usize = 1024;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// What must not run at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    /// Anything beside it.
+    Free,
+    /// Changes of one chunk.
+    Chunk(u64),
+    /// Syncs of one chunk.
+    Sync(u64),
+}
+
+/// Why a job has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The pool is closed, or was before the job's end.
+    Closed,
+    /// A thread of this disk has been stuck for longer than allowed.
+    Hung,
+}
+
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    room: Arc<Semaphore>,
+    closed: CancellationToken,
+    inline: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<Item>,
+    /// Lanes with a job that waits or runs.
+    lanes: HashMap<Lane, VecDeque<Job>>,
+    /// When each thread began its present job.
+    since: Vec<Option<Instant>>,
+    closed: bool,
+}
+
+enum Item {
+    Job(Job),
+    Lane(Lane),
+}
+
+impl Pool {
+    pub(crate) fn new(name: &str, inline: bool) -> std::io::Result<Self> {
+        let threads = if inline { 0 } else { THREADS };
+        let state = State { since: vec![None; threads], ..State::default() };
+        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
+        for thread in 0..threads {
+            let shared = shared.clone();
+            std::thread::Builder::new().name(format!("{name}-{thread}")).spawn(move || work(&shared, thread))?;
+        }
+        Ok(Self { shared, room: Arc::new(Semaphore::new(QUEUE)), closed: CancellationToken::new(), inline })
+    }
+
+    /// Runs a job and waits for it. Dropping the future does not stop a job that has been queued.
+    pub(crate) async fn run<T, F>(&self, lane: Lane, allowance: Duration, job: F) -> Result<T, Refusal>
+    where
+        T: Send + 'static,
+        F: FnOnce() -> T + Send + 'static,
+    {
+        let permit = tokio::select! {
+            permit = self.room.clone().acquire_owned() => permit.map_err(|_| Refusal::Closed)?,
+            () = self.closed.cancelled() => return Err(Refusal::Closed),
+            refusal = self.watch(allowance) => return Err(refusal),
+        };
+        let (sender, receiver) = oneshot::channel();
+        self.submit(lane, move || {
+            let result = job();
+            drop(permit);
+            let _ = sender.send(result);
+        });
+        self.wait(receiver, allowance).await
+    }
+
+    /// Queues a job at once, beyond the queue's limit: for callers that bound themselves.
+    pub(crate) fn submit(&self, lane: Lane, job: impl FnOnce() + Send + 'static) {
+        if self.inline {
+            if !self.closed.is_cancelled() {
+                job();
+            }
+            return;
+        }
+        let mut state = self.shared.state.lock();
+        if state.closed {
+            return;
+        }
+        let job: Job = Box::new(job);
+        if lane == Lane::Free {
+            state.ready.push_back(Item::Job(job));
+        } else if let Some(queue) = state.lanes.get_mut(&lane) {
+            queue.push_back(job);
+            return;
+        } else {
+            state.lanes.insert(lane, VecDeque::from([job]));
+            state.ready.push_back(Item::Lane(lane));
+        }
+        self.shared.work.notify_one();
+    }
+
+    /// Waits for a submitted job's answer; a dropped sender means that the pool closed.
+    pub(crate) async fn wait<T>(&self, receiver: oneshot::Receiver<T>, allowance: Duration) -> Result<T, Refusal> {
+        tokio::select! {
+            biased;
+            result = receiver => result.map_err(|_| Refusal::Closed),
+            () = self.closed.cancelled() => Err(Refusal::Closed),
+            refusal = self.watch(allowance) => Err(refusal),
+        }
+    }
+
+    /// Drops what waits; running jobs end by themselves, if they end.
+    pub(crate) fn close(&self) {
+        let mut state = self.shared.state.lock();
+        state.closed = true;
+        let dropped = (std::mem::take(&mut state.ready), std::mem::take(&mut state.lanes));
+        drop(state);
+        drop(dropped);
+        self.shared.work.notify_all();
+        self.closed.cancel();
+    }
+
+    /// Resolves only when a thread is stuck: a long queue is not a hang.
+    async fn watch(&self, allowance: Duration) -> Refusal {
+        loop {
+            tokio::time::sleep(allowance).await;
+            let stuck = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() >= allowance);
+            if self.shared.state.lock().since.iter().any(stuck) {
+                return Refusal::Hung;
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn work(shared: &Shared, thread: usize) {
+    let mut state = shared.state.lock();
+    loop {
+        let (job, lane) = match state.ready.pop_front() {
+            Some(Item::Job(job)) => (job, None),
+            Some(Item::Lane(lane)) => {
+                let job = state.lanes.get_mut(&lane).and_then(VecDeque::pop_front);
+                (job.expect("a ready lane has a job"), Some(lane))
+            }
+            None if state.closed => return,
+            None => {
+                shared.work.wait(&mut state);
+                continue;
+            }
+        };
+        state.since[thread] = Some(Instant::now());
+        drop(state);
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
+            report(panic.as_ref());
+        }
+        state = shared.state.lock();
+        state.since[thread] = None;
+        let Some(lane) = lane else { continue };
+        match state.lanes.get(&lane).map(VecDeque::is_empty) {
+            Some(true) => drop(state.lanes.remove(&lane)),
+            Some(false) => state.ready.push_back(Item::Lane(lane)),
+            None => {}
+        }
+    }
+}
+
+/// The job's caller is told that the disk's threads are gone, which fails the disk.
+fn report(panic: &(dyn Any + Send)) {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    tracing::error!(reason = text.unwrap_or("unknown"), "a job on a disk's thread broke an invariant");
+}

@@ -1,0 +1,13 @@
+//! Whole clusters on this machine, in one folder; every process a real one with its own log file. The one launcher: the
+//! command line, the demo and the chaos harness use it.
+//!
+//! Invariants: a process is signalled only if its start time is the one that was noted (no reused pid is ever hit); ports are
+//! chosen once and kept over restarts; listeners are on loopback.
+
+mod cluster;
+mod layout;
+mod process;
+
+pub use cluster::{LocalCluster, Options};
+pub use layout::{Layout, MountEntry, Node, Part};
+pub use process::{Binaries, ProcessId};

@@ -1,0 +1,299 @@
+//! The buffer of one chunk: an interval map of the *latest* bytes that no acknowledged fsync covers yet (W5, ADR 0001.6). Pure.
+//!
+//! Each extent is dirty (not sent in this epoch), in flight, acknowledged by the whole chain, or synced (on the disks of all
+//! holders, but its length is not committed yet). Extents leave only by [`ChunkBuffer::release`] (synced *and* committed) or
+//! when their bytes cease to exist ([`ChunkBuffer::cut`]). After a broken stream everything that is left becomes dirty again;
+//! history is never kept, so a resend cannot take a block back in time (P2).
+//!
+//! Writes are numbered per inode. `since` is the oldest write whose bytes an extent stands for (overwriting inherits it),
+//! `unsent` the oldest of those that was never sent in this epoch. Offsets are within the chunk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::{Bytes, BytesMut};
+use caribou_proto::ids::{BLOCK_BYTES, MAX_FRAGMENT_BYTES};
+
+/// What an extent costs beside its bytes, so that a buffer of tiny extents is bounded too.
+pub(crate) const EXTENT_OVERHEAD: u64 = 128;
+/// Without being asked to, runs shorter than a fragment are sent only when this much is dirty (scattered writes).
+const SCATTERED_BYTES: u64 = 4 << 20;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Dirty { unsent: u64 },
+    InFlight(u64),
+    Acked(u64),
+    Synced,
+}
+
+#[derive(Clone, Debug)]
+struct Extent {
+    data: Bytes,
+    /// Bytes that `data` keeps alive: it may be a slice of more.
+    pinned: usize,
+    since: u64,
+    state: State,
+}
+
+impl Extent {
+    fn len(&self) -> u32 {
+        u32::try_from(self.data.len()).expect("extents are shorter than a chunk")
+    }
+
+    /// A part of this extent; copied when a slice would keep much more alive than it shows.
+    fn part(&self, from: u32, to: u32) -> Self {
+        let slice = self.data.slice(from as usize..to as usize);
+        if slice.len() * 2 <= self.pinned {
+            let data = Bytes::copy_from_slice(&slice);
+            Self { pinned: data.len(), data, ..*self }
+        } else {
+            Self { data: slice, ..*self }
+        }
+    }
+}
+
+/// What bytes that are written over hand down to those that replace them.
+#[derive(Default)]
+struct Inherited {
+    since: Option<u64>,
+    unsent: Option<u64>,
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(crate) struct ChunkBuffer {
+    extents: BTreeMap<u32, Extent>,
+    /// `(unsent, offset)` of the dirty ones.
+    dirty: BTreeSet<(u64, u32)>,
+    bytes: u64,
+    dirty_bytes: u64,
+    synced: usize,
+    unsynced: usize,
+}
+
+impl ChunkBuffer {
+    /// The newest bytes at `offset`, from write number `write`.
+    pub(crate) fn insert(&mut self, offset: u32, data: Bytes, write: u64) {
+        if data.is_empty() {
+            return;
+        }
+        let end = offset + u32::try_from(data.len()).expect("a write lies within a chunk");
+        let inherited = self.carve(offset, end);
+        let since = inherited.since.unwrap_or(write).min(write);
+        let unsent = inherited.unsent.unwrap_or(write).min(write);
+        self.put(offset, Extent { pinned: data.len(), data, since, state: State::Dirty { unsent } });
+    }
+
+    /// The next fragment to send, at most 1 MiB, marked in flight as number `n`: the run around the oldest dirty bytes,
+    /// ending at a block's end where it can. Unless `force`d, only whole fragments leave (or scattered ones, once they are many).
+    pub(crate) fn take(&mut self, n: u64, force: bool) -> Option<(u32, Bytes)> {
+        let &(_, oldest) = self.dirty.first()?;
+        let mut start = oldest;
+        for (&offset, extent) in self.extents.range(..oldest).rev() {
+            let joins = matches!(extent.state, State::Dirty { .. }) && offset + extent.len() == start;
+            if !joins || oldest - offset >= MAX_FRAGMENT_BYTES {
+                break;
+            }
+            start = offset;
+        }
+        let mut run_end = start;
+        for (&offset, extent) in self.extents.range(start..) {
+            if offset != run_end || !matches!(extent.state, State::Dirty { .. }) || run_end - start > MAX_FRAGMENT_BYTES {
+                break;
+            }
+            run_end += extent.len();
+        }
+        if !force && run_end - start < MAX_FRAGMENT_BYTES && self.dirty_bytes < SCATTERED_BYTES {
+            return None;
+        }
+        let mut end = run_end;
+        if run_end - start > MAX_FRAGMENT_BYTES {
+            end = (start + MAX_FRAGMENT_BYTES) / BLOCK_BYTES * BLOCK_BYTES;
+        }
+        Some((start, self.mark_in_flight(start, end, n)))
+    }
+
+    fn mark_in_flight(&mut self, start: u32, end: u32, n: u64) -> Bytes {
+        let mut pieces = Vec::new();
+        let mut since = u64::MAX;
+        while let Some((&offset, _)) = self.extents.range(start..end).next() {
+            let mut extent = self.remove(offset);
+            if offset + extent.len() > end {
+                let rest = extent.part(end - offset, extent.len());
+                self.put(end, rest);
+                extent = extent.part(0, end - offset);
+            }
+            since = since.min(extent.since);
+            pieces.push(extent);
+        }
+        let (data, pinned) = if pieces.len() == 1 {
+            (pieces[0].data.clone(), pieces[0].pinned)
+        } else {
+            let mut joined = BytesMut::with_capacity((end - start) as usize);
+            for piece in &pieces {
+                joined.extend_from_slice(&piece.data);
+            }
+            (joined.freeze(), (end - start) as usize)
+        };
+        self.put(start, Extent { data: data.clone(), pinned, since, state: State::InFlight(n) });
+        data
+    }
+
+    /// Fragment `n`, sent from these bytes, is acknowledged by the whole chain.
+    pub(crate) fn acked(&mut self, n: u64, offset: u32, len: u32) {
+        for (_, extent) in self.extents.range_mut(offset..offset + len) {
+            if extent.state == State::InFlight(n) {
+                extent.state = State::Acked(n);
+            }
+        }
+    }
+
+    /// W6: a sync that was sent after fragment `n` is acknowledged, and so are all fragments up to `n`.
+    pub(crate) fn synced(&mut self, n: u64) {
+        for extent in self.extents.values_mut() {
+            if matches!(extent.state, State::Acked(m) if m <= n) {
+                extent.state = State::Synced;
+                self.synced += 1;
+                self.unsynced -= 1;
+            }
+        }
+    }
+
+    /// W5: drops what is synced and lies below `committed`, the part of the chunk within the committed length.
+    pub(crate) fn release(&mut self, committed: u32) {
+        if self.synced == 0 {
+            return;
+        }
+        let gone: Vec<u32> = (self.extents.iter())
+            .filter(|(offset, extent)| extent.state == State::Synced && **offset + extent.len() <= committed)
+            .map(|(offset, _)| *offset)
+            .collect();
+        for offset in gone {
+            self.remove(offset);
+        }
+    }
+
+    /// W4, W5: nothing that was sent counts any more. All that is left must be sent again.
+    pub(crate) fn reset(&mut self) {
+        let offsets: Vec<u32> = self.extents.keys().copied().collect();
+        for offset in offsets {
+            let mut extent = self.remove(offset);
+            extent.state = State::Dirty { unsent: extent.since };
+            self.put(offset, extent);
+        }
+    }
+
+    /// W9: bytes at or beyond `offset` no longer exist.
+    pub(crate) fn cut(&mut self, offset: u32) {
+        self.carve(offset, u32::MAX);
+    }
+
+    /// The buffered bytes within `[start, end)`, in order.
+    pub(crate) fn snapshot(&self, start: u32, end: u32) -> Vec<(u32, Bytes)> {
+        let before = self.extents.range(..start).next_back();
+        let within = self.extents.range(start..end);
+        (before.into_iter().chain(within))
+            .filter_map(|(&offset, extent)| {
+                let (from, to) = (offset.max(start), (offset + extent.len()).min(end));
+                (from < to).then(|| (from, extent.data.slice((from - offset) as usize..(to - offset) as usize)))
+            })
+            .collect()
+    }
+
+    /// The end of the furthest buffered byte; 0 when there is none.
+    pub(crate) fn end(&self) -> u32 {
+        self.extents.last_key_value().map_or(0, |(offset, extent)| offset + extent.len())
+    }
+
+    /// Whether some bytes of writes up to `write` end beyond `limit`.
+    pub(crate) fn reaches_beyond(&self, limit: u32, write: u64) -> bool {
+        (self.extents.iter().rev())
+            .take_while(|(offset, extent)| **offset + extent.len() > limit)
+            .any(|(_, extent)| extent.since <= write)
+    }
+
+    /// The oldest write with bytes that have not been sent in this epoch.
+    pub(crate) fn oldest_unsent(&self) -> Option<u64> {
+        self.dirty.first().map(|(unsent, _)| *unsent)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.extents.is_empty()
+    }
+
+    /// Some bytes are not on the disks of all holders.
+    pub(crate) fn has_unsynced(&self) -> bool {
+        self.unsynced > 0
+    }
+
+    /// Some bytes only wait for their length.
+    pub(crate) fn has_synced(&self) -> bool {
+        self.synced > 0
+    }
+
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.dirty_bytes
+    }
+
+    /// What the buffer costs: bytes and extents.
+    pub(crate) fn charged(&self) -> u64 {
+        self.bytes + self.extents.len() as u64 * EXTENT_OVERHEAD
+    }
+
+    /// Clears `[start, end)`, splitting what lies across its ends.
+    fn carve(&mut self, start: u32, end: u32) -> Inherited {
+        let mut inherited = Inherited::default();
+        let first = (self.extents.range(..start).next_back())
+            .filter(|(offset, extent)| **offset + extent.len() > start)
+            .map_or(start, |(offset, _)| *offset);
+        let offsets: Vec<u32> = self.extents.range(first..end).map(|(offset, _)| *offset).collect();
+        for offset in offsets {
+            let extent = self.remove(offset);
+            let extent_end = offset + extent.len();
+            inherited.since = Some(inherited.since.unwrap_or(u64::MAX).min(extent.since));
+            if let State::Dirty { unsent } = extent.state {
+                inherited.unsent = Some(inherited.unsent.unwrap_or(u64::MAX).min(unsent));
+            }
+            if offset < start {
+                self.put(offset, extent.part(0, start - offset));
+            }
+            if extent_end > end {
+                self.put(end, extent.part(end - offset, extent.len()));
+            }
+        }
+        inherited
+    }
+
+    fn put(&mut self, offset: u32, extent: Extent) {
+        self.bytes += extent.data.len() as u64;
+        match extent.state {
+            State::Dirty { unsent } => {
+                self.dirty.insert((unsent, offset));
+                self.dirty_bytes += extent.data.len() as u64;
+                self.unsynced += 1;
+            }
+            State::Synced => self.synced += 1,
+            State::InFlight(_) | State::Acked(_) => self.unsynced += 1,
+        }
+        let replaced = self.extents.insert(offset, extent);
+        assert!(replaced.is_none(), "extents never overlap");
+    }
+
+    fn remove(&mut self, offset: u32) -> Extent {
+        let extent = self.extents.remove(&offset).expect("the extent was just seen");
+        self.bytes -= extent.data.len() as u64;
+        match extent.state {
+            State::Dirty { unsent } => {
+                self.dirty.remove(&(unsent, offset));
+                self.dirty_bytes -= extent.data.len() as u64;
+                self.unsynced -= 1;
+            }
+            State::Synced => self.synced -= 1,
+            State::InFlight(_) | State::Acked(_) => self.unsynced -= 1,
+        }
+        extent
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,512 @@
+//! One chunk that this client writes: its buffer, its grant, what is on its way, and what it wants next (W1–W9). Pure: the
+//! clock is an argument, calls to servers leave as [`Action`]s and come back as method calls.
+//!
+//! An *epoch* is the time of one grant with one set of holders and incarnations. Fragments are numbered; only the unbroken
+//! prefix of acknowledged ones counts. When anything goes wrong the epoch ends, nothing that was sent in it counts any more,
+//! and all that is left in the buffer is sent again in the next one (W4, W5).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caribou_proto::cluster::v1::Holder;
+use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::meta::v1::{Grant, WrittenChunk};
+use tokio::time::Instant;
+
+use super::buffer::ChunkBuffer;
+
+/// Bytes of one chunk on their way to the chain.
+pub(crate) const WINDOW_BYTES: u64 = 16 << 20;
+/// A chunk that is written to without pause is synced this many times `sync_after` after its oldest un-synced byte.
+const AGE_FACTOR: u32 = 5;
+/// While the file is open for writing, a grant without work is kept this many times `sync_after` (it holds back repair, R2).
+const KEEP_FACTOR: u32 = 10;
+
+/// What has to be done outside.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Action {
+    TakeGrant { index: u32, attempt: u32 },
+    /// Wait until the chunk may be grantable.
+    Wait { index: u32, attempt: u32 },
+    /// W4.
+    Report { held: Held, suspects: Vec<u64>, attempt: u32 },
+    Send { epoch: u64, n: u64, held: Held, offset: u32, data: Bytes, sync: bool },
+    WriteEnd { id: u64, length: u64, mtime_ns: i64, chunks: Vec<WrittenChunk>, attempt: u32 },
+    /// W7.
+    End { held: Held, attempt: u32 },
+}
+
+/// A grant as it was given (W1).
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) index: u32,
+    pub(crate) chunk: u64,
+    pub(crate) version: u64,
+    pub(crate) grant: u64,
+    /// W2: the token may create replicas.
+    pub(crate) create: bool,
+    pub(crate) holders: std::sync::Arc<[Holder]>,
+}
+
+impl Held {
+    pub(crate) fn new(grant: &Grant) -> Self {
+        Self {
+            index: grant.index,
+            chunk: grant.chunk,
+            version: grant.version,
+            grant: grant.grant,
+            create: grant.create,
+            holders: grant.holders.clone().into(),
+        }
+    }
+
+    pub(crate) fn written(&self) -> WrittenChunk {
+        WrittenChunk {
+            index: self.index,
+            chunk: self.chunk,
+            version: self.version,
+            grant: self.grant,
+            resent: false,
+            end: false,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// No grant.
+    Free,
+    /// `TakeGrant` is under way.
+    Taking,
+    /// Something is in the way of a grant: waiting, then taking anew.
+    Waiting,
+    /// A grant is held; fragments flow.
+    Held,
+    /// The stream broke; to be reported.
+    Broken,
+    /// `ReportBroken` is under way.
+    Reporting,
+    /// `EndGrants` is under way.
+    Ending,
+}
+
+/// What the inode and its callers want of a chunk at this moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Want {
+    pub(crate) now: Instant,
+    pub(crate) sync_after: Duration,
+    /// The newest write.
+    pub(crate) write: u64,
+    /// Writes up to here are to be sent …
+    pub(crate) flush: u64,
+    /// … and these to be synced.
+    pub(crate) sync: u64,
+    /// A write-end is under way or not yet done.
+    pub(crate) commit_open: bool,
+    pub(crate) committing: bool,
+    /// Nothing may start: a change of size or times is under way.
+    pub(crate) paused: bool,
+    /// The file is open for writing.
+    pub(crate) in_use: bool,
+    pub(crate) committed_length: u64,
+}
+
+#[derive(Debug)]
+struct Flight {
+    n: u64,
+    offset: u32,
+    len: u32,
+    /// All writes up to this one had been sent when this fragment was (0: not said).
+    through: u64,
+    sync: bool,
+    acked: bool,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct WriteChunk {
+    pub(crate) index: u32,
+    pub(crate) buffer: ChunkBuffer,
+    pub(crate) phase: Phase,
+    pub(crate) held: Option<Held>,
+    pub(crate) epoch: u64,
+    /// W2: no write-end has named this chunk yet.
+    pub(crate) is_new: bool,
+    /// Acknowledged bytes that no write-end has told of.
+    pub(crate) untold: bool,
+    /// W8.
+    pub(crate) recalled: bool,
+    /// End of the furthest acknowledged byte of this epoch.
+    pub(crate) acked_end: u32,
+    /// W5: this chunk's grant ended otherwise than cleanly; once all writes up to this one are sent again, the leader is told.
+    pub(crate) resend: Option<u64>,
+    attempt: u32,
+    suspects: Vec<u64>,
+    /// Chunk and version at which nothing may be sent any more (W4).
+    spoilt: Option<(u64, u64)>,
+    last_sent: u64,
+    last_synced: u64,
+    next_n: u64,
+    flights: VecDeque<Flight>,
+    flying_bytes: u64,
+    acked_through: u64,
+    durable_through: u64,
+    /// A sync that nobody asked for: idle, age, recall.
+    own_sync: u64,
+    /// Nothing more is sent under this grant: it is about to be ended.
+    draining: bool,
+    last_write: Instant,
+    oldest_unsynced: Option<Instant>,
+}
+
+impl WriteChunk {
+    pub(crate) fn new(index: u32, now: Instant) -> Self {
+        Self {
+            index,
+            buffer: ChunkBuffer::default(),
+            phase: Phase::Free,
+            held: None,
+            epoch: 0,
+            is_new: false,
+            untold: false,
+            recalled: false,
+            acked_end: 0,
+            resend: None,
+            attempt: 0,
+            suspects: Vec::new(),
+            spoilt: None,
+            last_sent: 0,
+            last_synced: 0,
+            next_n: 1,
+            flights: VecDeque::new(),
+            flying_bytes: 0,
+            acked_through: 0,
+            durable_through: 0,
+            own_sync: 0,
+            draining: false,
+            last_write: now,
+            oldest_unsynced: None,
+        }
+    }
+
+    fn base(&self) -> u64 {
+        u64::from(self.index) * CHUNK_BYTES
+    }
+
+    /// The part of this chunk below the file's length `length`.
+    pub(crate) fn within(&self, length: u64) -> u32 {
+        u32::try_from(length.saturating_sub(self.base()).min(CHUNK_BYTES)).expect("a chunk's size fits")
+    }
+
+    pub(crate) fn write(&mut self, offset: u32, data: Bytes, write: u64, now: Instant) {
+        self.buffer.insert(offset, data, write);
+        self.last_write = now;
+        self.oldest_unsynced.get_or_insert(now);
+    }
+
+    /// The end in the file of the furthest buffered byte; 0 when there is none.
+    pub(crate) fn buffered_end(&self) -> u64 {
+        if self.buffer.is_empty() { 0 } else { self.base() + u64::from(self.buffer.end()) }
+    }
+
+    /// The end in the file of the furthest acknowledged byte; 0 when there is none.
+    pub(crate) fn acked_file_end(&self) -> u64 {
+        if self.acked_end == 0 { 0 } else { self.base() + u64::from(self.acked_end) }
+    }
+
+    /// W9: acknowledged bytes whose length, or whose chunk, is not committed yet.
+    pub(crate) fn is_news(&self, committed_length: u64) -> bool {
+        self.phase == Phase::Held && self.acked_end > 0 && (self.is_new || self.acked_file_end() > committed_length)
+    }
+
+    /// All writes up to this one are acknowledged by the chain, or their bytes are gone from here for good.
+    pub(crate) fn acked_up_to(&self, write: u64) -> u64 {
+        match self.buffer.oldest_unsent() {
+            None if self.flights.is_empty() => write,
+            _ => self.acked_through,
+        }
+    }
+
+    pub(crate) fn is_acked(&self, write: u64) -> bool {
+        self.acked_up_to(write) >= write
+            || (self.flights.is_empty() && self.buffer.oldest_unsent().is_none_or(|oldest| oldest > write))
+    }
+
+    /// W5, W6: all writes up to `write` are on the disks of all holders, and their length is committed.
+    pub(crate) fn is_durable(&self, write: u64, committed_length: u64) -> bool {
+        let on_disk = self.durable_through >= write || !self.buffer.has_unsynced();
+        let limit = if self.is_new { 0 } else { self.within(committed_length) };
+        on_disk && !self.buffer.reaches_beyond(limit, write)
+    }
+
+    /// W5: everything has been sent again and acknowledged, and the leader does not know it yet.
+    pub(crate) fn resend_done(&self) -> bool {
+        self.phase == Phase::Held && self.resend.is_some_and(|write| self.is_acked(write))
+    }
+
+    /// Nothing to do and nothing held.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.phase == Phase::Free && self.buffer.is_empty() && self.resend.is_none()
+    }
+
+    /// A call about this chunk's grant is under way that changes something at the leader.
+    pub(crate) fn is_calling(&self) -> bool {
+        matches!(self.phase, Phase::Taking | Phase::Reporting | Phase::Ending)
+    }
+
+    /// Decides what to do now.
+    pub(crate) fn plan(&mut self, want: &Want, out: &mut Vec<Action>) {
+        self.note_own_sync(want);
+        if want.paused {
+            return;
+        }
+        let sync = want.sync.max(self.own_sync);
+        let flush = want.flush.max(sync).max(self.resend.unwrap_or(0));
+        match self.phase {
+            Phase::Free => {
+                let forced = self.buffer.oldest_unsent().is_some_and(|oldest| oldest <= flush);
+                let much = self.buffer.dirty_bytes() >= u64::from(caribou_proto::ids::MAX_FRAGMENT_BYTES);
+                if forced || much || self.resend.is_some() {
+                    self.phase = Phase::Taking;
+                    out.push(Action::TakeGrant { index: self.index, attempt: self.attempt });
+                }
+            }
+            Phase::Broken if !want.committing => {
+                self.phase = Phase::Reporting;
+                let held = self.held.clone().expect("a broken chunk had a grant");
+                out.push(Action::Report { held, suspects: std::mem::take(&mut self.suspects), attempt: self.attempt });
+            }
+            Phase::Held if !self.draining => self.send(want.write, flush, sync, out),
+            _ => {}
+        }
+        if self.may_end(want) {
+            self.phase = Phase::Ending;
+            let held = self.held.clone().expect("a held chunk has a grant");
+            out.push(Action::End { held, attempt: self.attempt });
+        }
+    }
+
+    /// W5: idle or old un-synced bytes are a reason for a sync that nobody asked for.
+    fn note_own_sync(&mut self, want: &Want) {
+        if !self.buffer.has_unsynced() {
+            (self.oldest_unsynced, self.own_sync) = (None, 0);
+            return;
+        }
+        let old = self.oldest_unsynced.is_some_and(|since| want.now >= since + want.sync_after * AGE_FACTOR);
+        let due = old || want.now >= self.last_write + want.sync_after;
+        if due && self.own_sync <= self.durable_through && !self.recalled {
+            self.own_sync = want.write;
+        }
+    }
+
+    /// W8: what is written up to now is synced, then the grant ends; what comes later waits for the next grant.
+    pub(crate) fn recall(&mut self, write: u64) {
+        if !self.recalled {
+            self.recalled = true;
+            self.own_sync = self.own_sync.max(write);
+        }
+    }
+
+    fn send(&mut self, newest: u64, flush: u64, sync: u64, out: &mut Vec<Action>) {
+        let held = self.held.clone().expect("a held chunk has a grant");
+        let mut sent = false;
+        while self.flying_bytes < WINDOW_BYTES {
+            let force = self.buffer.oldest_unsent().is_some_and(|oldest| oldest <= flush);
+            let Some((offset, data)) = self.buffer.take(self.next_n, force) else { break };
+            sent = true;
+            self.fly(&held, offset, data, false, out);
+            self.last_sent = self.next_n - 1;
+        }
+        let unsent = self.buffer.oldest_unsent();
+        let through = unsent.map_or(newest, |oldest| oldest - 1);
+        let due = sync > self.durable_through && self.last_sent > self.last_synced && through >= sync;
+        let pending = self.flights.iter().any(|flight| flight.sync && flight.through >= sync);
+        if due && !pending {
+            // W6: the flag rides on the last fragment if that leaves now.
+            match out.last_mut() {
+                Some(Action::Send { sync, .. }) if sent => *sync = true,
+                _ => self.fly(&held, 0, Bytes::new(), true, out),
+            }
+            let flight = self.flights.back_mut().expect("a fragment was just sent");
+            flight.sync = true;
+            sent = true;
+        }
+        if sent {
+            self.flights.back_mut().expect("a fragment was just sent").through = through;
+        }
+        // W8: what came after the recall waits for the next grant.
+        self.draining |= self.recalled && through >= self.own_sync;
+    }
+
+    fn fly(&mut self, held: &Held, offset: u32, data: Bytes, sync: bool, out: &mut Vec<Action>) {
+        let n = self.next_n;
+        self.next_n += 1;
+        let len = u32::try_from(data.len()).expect("fragments are short");
+        self.flying_bytes += u64::from(len);
+        self.flights.push_back(Flight { n, offset, len, through: 0, sync, acked: false });
+        out.push(Action::Send { epoch: self.epoch, n, held: held.clone(), offset, data, sync });
+    }
+
+    /// Fragment `n` is acknowledged by all holders, at the incarnations that the grant names (W3, W6).
+    pub(crate) fn acked(&mut self, epoch: u64, n: u64) {
+        if epoch != self.epoch {
+            return;
+        }
+        let Some(first) = self.flights.front().map(|flight| flight.n) else { return };
+        // Numbers of one epoch follow each other.
+        let Some(flight) = n.checked_sub(first).and_then(|at| self.flights.get_mut(at as usize)) else { return };
+        flight.acked = true;
+        self.flying_bytes -= u64::from(flight.len);
+        self.attempt = 0;
+        while self.flights.front().is_some_and(|flight| flight.acked) {
+            let flight = self.flights.pop_front().expect("it was just seen");
+            if flight.len > 0 {
+                self.buffer.acked(flight.n, flight.offset, flight.len);
+                self.acked_end = self.acked_end.max(flight.offset + flight.len);
+                self.untold = true;
+            }
+            self.acked_through = self.acked_through.max(flight.through);
+            if flight.sync {
+                self.buffer.synced(flight.n);
+                self.last_synced = flight.n;
+                self.durable_through = self.durable_through.max(flight.through);
+                self.oldest_unsynced = self.buffer.has_unsynced().then_some(self.last_write);
+            }
+        }
+    }
+
+    /// W4: the stream broke, or an acknowledgement was not what it should be.
+    pub(crate) fn broke(&mut self, epoch: u64, suspects: Vec<u64>, write: u64) {
+        if epoch != self.epoch || self.phase != Phase::Held {
+            return;
+        }
+        self.attempt += 1;
+        self.suspects = suspects;
+        self.end_epoch(write);
+        self.phase = Phase::Broken;
+    }
+
+    /// W9: the grant is no longer current (or the session that had it has ended, S4).
+    pub(crate) fn lost(&mut self, write: u64) {
+        // In the other phases there is no grant to lose, or its end is being reported already.
+        if matches!(self.phase, Phase::Held | Phase::Ending) {
+            self.end_epoch(write);
+            self.held = None;
+            self.phase = Phase::Free;
+        }
+    }
+
+    fn end_epoch(&mut self, write: u64) {
+        self.spoilt = self.held.as_ref().map(|held| (held.chunk, held.version)).or(self.spoilt);
+        self.epoch += 1;
+        self.flights.clear();
+        self.flying_bytes = 0;
+        self.buffer.reset();
+        self.last_sent = self.last_synced;
+        (self.acked_through, self.durable_through, self.acked_end) = (0, 0, 0);
+        self.resend = Some(write);
+        (self.draining, self.recalled) = (false, false);
+    }
+
+    /// The answer to taking a grant or to reporting a broken one.
+    pub(crate) fn granted(&mut self, grant: &Grant) {
+        let held = Held::new(grant);
+        self.epoch += 1;
+        self.is_new = held.create;
+        (self.recalled, self.draining, self.acked_end) = (false, false, 0);
+        // W4: never again at the same version, whatever the leader thinks of this grant.
+        let spoilt = self.spoilt.is_some_and(|(chunk, version)| held.chunk == chunk && held.version <= version);
+        self.held = Some(held);
+        if spoilt && !self.buffer.is_empty() {
+            self.attempt += 1;
+            self.phase = Phase::Broken;
+            return;
+        }
+        if self.is_new && self.buffer.is_empty() {
+            // W5: there is nothing to send again, and nothing that a reader could wait for.
+            self.resend = None;
+        }
+        self.spoilt = None;
+        self.phase = Phase::Held;
+    }
+
+    /// Not now: wait for the chunk, or take a grant anew at once (`again`, W2: the chunk went to garbage).
+    pub(crate) fn not_granted(&mut self, again: bool, out: &mut Vec<Action>) {
+        self.attempt += 1;
+        self.held = None;
+        if again {
+            self.phase = Phase::Free;
+        } else {
+            self.phase = Phase::Waiting;
+            out.push(Action::Wait { index: self.index, attempt: self.attempt });
+        }
+    }
+
+    /// The wait is over, or a call came to nothing: to be tried anew.
+    pub(crate) fn try_again(&mut self) {
+        self.phase = match self.phase {
+            Phase::Ending => Phase::Held,
+            Phase::Reporting => Phase::Broken,
+            _ => Phase::Free,
+        };
+    }
+
+    /// Counts one more call that came to nothing.
+    pub(crate) fn failed_call(&mut self) {
+        self.attempt += 1;
+        self.try_again();
+    }
+
+    /// W7: ended cleanly; a next grant may come at the same version.
+    pub(crate) fn ended(&mut self) {
+        self.held = None;
+        self.epoch += 1;
+        self.attempt = 0;
+        self.phase = Phase::Free;
+        (self.recalled, self.draining, self.acked_end, self.untold) = (false, false, 0, false);
+        self.spoilt = None;
+    }
+
+    /// W9: the file was cut; this chunk's grant has ended with it.
+    pub(crate) fn cut(&mut self, offset: u32, write: u64) {
+        self.lost(write);
+        self.buffer.cut(offset);
+        if self.buffer.is_empty() && self.phase == Phase::Free {
+            self.resend = None;
+        }
+    }
+
+    /// Clean, told and unused, or wanted by somebody else: the grant may go (W7, W8).
+    fn may_end(&self, want: &Want) -> bool {
+        let told = if self.recalled { !self.untold && !want.committing } else { !want.commit_open };
+        let clean = self.is_settled() && !self.buffer.has_synced() && self.resend.is_none();
+        clean && told && !self.is_news(want.committed_length) && self.wants_end(want)
+    }
+
+    /// All that was sent under this grant is synced, and no more will be sent as things stand.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.phase == Phase::Held
+            && self.flights.is_empty()
+            && self.last_sent <= self.last_synced
+            && ((self.recalled && self.draining) || !self.buffer.has_unsynced())
+    }
+
+    /// Nobody needs the grant any more.
+    pub(crate) fn wants_end(&self, want: &Want) -> bool {
+        self.phase == Phase::Held && (self.recalled || want.now >= self.end_due(want.sync_after, want.in_use))
+    }
+
+    fn end_due(&self, sync_after: Duration, in_use: bool) -> Instant {
+        self.last_write + sync_after * if in_use { KEEP_FACTOR } else { 1 }
+    }
+
+    /// When this chunk wants to be looked at again although nothing happens.
+    pub(crate) fn deadline(&self, sync_after: Duration, in_use: bool) -> Option<Instant> {
+        if self.buffer.has_unsynced() && self.own_sync <= self.durable_through {
+            let old = self.oldest_unsynced.map(|since| since + sync_after * AGE_FACTOR);
+            return Some((self.last_write + sync_after).min(old.unwrap_or(self.last_write + sync_after)));
+        }
+        (self.phase == Phase::Held).then(|| self.end_due(sync_after, in_use))
+    }
+}

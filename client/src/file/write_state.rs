@@ -1,0 +1,425 @@
+//! Everything that this client has written to one file and that is not settled yet (W1–W9). Pure: [`WriteState::plan`] says
+//! what to do, the other methods take what came of it. `driver.rs` carries it out, `inode.rs` guards it with a lock.
+//!
+//! Writes are numbered. A flush or an fsync names the newest write that it must cover, and is done when every chunk has reached
+//! it; what is written later never delays it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::meta::v1::{Grant, GrantState, ReplyBody, WrittenChunk};
+use tokio::time::Instant;
+
+use super::write_chunk::{Action, Held, Phase, Want, WriteChunk};
+use crate::Error;
+
+/// What the readers of the file have to know.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Note {
+    /// The chunk has a write-end: readers find it here.
+    Placed(Held),
+    /// The chunk's place or version is no longer what it was.
+    Moved(u32),
+}
+
+#[derive(Debug)]
+struct Commit {
+    id: u64,
+    chunks: Vec<WrittenChunk>,
+    /// Writes covered once this is committed.
+    covers: u64,
+    /// The number of the write whose time it carries.
+    mtime_write: u64,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct WriteState {
+    chunks: BTreeMap<u32, WriteChunk>,
+    /// The newest write's number.
+    pub(crate) write: u64,
+    /// The committed length as far as this client knows (W9).
+    pub(crate) length: u64,
+    /// Time of the newest write, or of what the leader last said.
+    pub(crate) mtime_ns: i64,
+    /// The write whose time the leader has.
+    mtime_told: u64,
+    flush: u64,
+    sync: u64,
+    committed: u64,
+    commit: Option<Commit>,
+    commit_attempt: u32,
+    next_commit: u64,
+    pub(crate) paused: bool,
+    /// End every grant as soon as it is clean: the client shuts down.
+    ending: bool,
+    pub(crate) notes: Vec<Note>,
+}
+
+impl WriteState {
+    pub(crate) fn new(length: u64, mtime_ns: i64) -> Self {
+        Self {
+            chunks: BTreeMap::new(),
+            write: 0,
+            length,
+            mtime_ns,
+            mtime_told: 0,
+            flush: 0,
+            sync: 0,
+            committed: 0,
+            commit: None,
+            commit_attempt: 0,
+            next_commit: 1,
+            paused: false,
+            ending: false,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Takes bytes in. They may cross chunks.
+    pub(crate) fn insert(&mut self, mut offset: u64, mut data: Bytes, mtime_ns: i64, now: Instant) {
+        if data.is_empty() {
+            return;
+        }
+        self.write += 1;
+        self.mtime_ns = mtime_ns;
+        while !data.is_empty() {
+            let index = u32::try_from(offset / CHUNK_BYTES).expect("the caller checks the greatest file size");
+            let within = offset % CHUNK_BYTES;
+            let len = (CHUNK_BYTES - within).min(data.len() as u64);
+            let piece = data.split_to(usize::try_from(len).expect("a piece is in memory"));
+            let chunk = self.chunks.entry(index).or_insert_with(|| WriteChunk::new(index, now));
+            chunk.write(u32::try_from(within).expect("within a chunk"), piece, self.write, now);
+            offset += len;
+        }
+    }
+
+    /// W1: the grant that came with the creation.
+    pub(crate) fn adopt(&mut self, grant: &Grant, now: Instant) {
+        let chunk = self.chunks.entry(grant.index).or_insert_with(|| WriteChunk::new(grant.index, now));
+        if chunk.phase == Phase::Free && grant.state() == GrantState::Granted {
+            chunk.granted(grant);
+        }
+    }
+
+    /// The size of the file for this client: committed, or buffered here.
+    pub(crate) fn size(&self) -> u64 {
+        self.chunks.values().map(WriteChunk::buffered_end).max().unwrap_or(0).max(self.length)
+    }
+
+    /// The buffered bytes of one chunk within `[start, end)`.
+    pub(crate) fn snapshot(&self, index: u32, start: u32, end: u32) -> Vec<(u32, Bytes)> {
+        self.chunks.get(&index).map_or_else(Vec::new, |chunk| chunk.buffer.snapshot(start, end))
+    }
+
+    /// W2: the chunk has nothing yet that could be read from servers.
+    pub(crate) fn is_new_chunk(&self, index: u32) -> bool {
+        self.chunks.get(&index).is_some_and(|chunk| chunk.is_new && chunk.held.is_some())
+    }
+
+    /// Written bytes whose time or length the leader does not know.
+    pub(crate) fn has_untold(&self) -> bool {
+        self.mtime_told < self.write
+    }
+
+    pub(crate) fn charged(&self) -> u64 {
+        self.chunks.values().map(|chunk| chunk.buffer.charged()).sum()
+    }
+
+    /// Everything written up to now shall be sent and its length committed; the answer goes to [`Self::is_flushed`].
+    pub(crate) fn want_flush(&mut self) -> u64 {
+        self.flush = self.flush.max(self.write);
+        self.write
+    }
+
+    /// W6: everything written up to now shall be synced; the answer goes to [`Self::is_synced`].
+    pub(crate) fn want_sync(&mut self) -> u64 {
+        self.sync = self.sync.max(self.write);
+        self.write
+    }
+
+    /// Sync all, then end every grant.
+    pub(crate) fn want_end(&mut self) {
+        self.sync = self.sync.max(self.write);
+        self.ending = true;
+    }
+
+    /// W8.
+    pub(crate) fn recall(&mut self, index: u32, grant: u64) {
+        let write = self.write;
+        if let Some(chunk) = self.chunks.get_mut(&index)
+            && chunk.held.as_ref().is_some_and(|held| held.grant == grant)
+        {
+            chunk.recall(write);
+        }
+    }
+
+    /// S4: the session's grants are gone. What is buffered is sent again under new ones.
+    pub(crate) fn session_changed(&mut self) {
+        for chunk in self.chunks.values_mut().filter(|chunk| chunk.held.is_some()) {
+            self.notes.push(Note::Moved(chunk.index));
+            chunk.lost(self.write);
+            if chunk.buffer.is_empty() {
+                // Whatever the chunk was held back for has ended with the session (W5).
+                chunk.resend = None;
+            }
+        }
+    }
+
+    /// Close-to-open: all chains have the bytes, the leader has length and time.
+    pub(crate) fn is_flushed(&self, write: u64) -> bool {
+        self.committed >= write || (self.chunks.values().all(|chunk| chunk.is_acked(write)) && !self.commit_open())
+    }
+
+    /// W5, W6.
+    pub(crate) fn is_synced(&self, write: u64) -> bool {
+        self.chunks.values().all(|chunk| chunk.is_durable(write, self.length))
+    }
+
+    /// No call that changes something at the leader is under way.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.commit.is_none() && !self.chunks.values().any(WriteChunk::is_calling)
+    }
+
+    /// Nothing buffered, nothing held, nothing under way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.commit.is_none() && self.chunks.values().all(WriteChunk::is_quiet)
+    }
+
+    fn commit_open(&self) -> bool {
+        self.has_untold() || self.chunks.values().any(|chunk| chunk.is_news(self.length) || chunk.resend.is_some())
+    }
+
+    /// What to do now, and when to ask again although nothing happens.
+    pub(crate) fn plan(
+        &mut self,
+        now: Instant,
+        sync_after: Duration,
+        in_use: bool,
+        out: &mut Vec<Action>,
+    ) -> Option<Instant> {
+        let in_use = in_use && !self.ending;
+        let sync_after = if self.ending { Duration::ZERO } else { sync_after };
+        let want = Want {
+            now,
+            sync_after,
+            write: self.write,
+            flush: self.flush,
+            sync: self.sync,
+            commit_open: self.has_untold() || self.commit.is_some(),
+            committing: self.commit.is_some(),
+            paused: self.paused,
+            in_use,
+            committed_length: self.length,
+        };
+        for chunk in self.chunks.values_mut() {
+            chunk.plan(&want, out);
+        }
+        self.chunks.retain(|_, chunk| !chunk.is_quiet());
+        if !self.paused && self.commit.is_none() {
+            self.plan_commit(&want, out);
+        }
+        self.chunks.values().filter_map(|chunk| chunk.deadline(sync_after, in_use)).filter(|due| *due > now).min()
+    }
+
+    /// W9: one write-end for everything that is acknowledged, when somebody waits for it: a flush, a reader of a held chunk
+    /// (W5), bytes that only wait for their length, or a grant that shall end (W7).
+    fn plan_commit(&mut self, want: &Want, out: &mut Vec<Action>) {
+        let mut covers = self.write;
+        let mut urgent = false;
+        let mut news = self.has_untold();
+        let mut named = Vec::new();
+        let mut length = 0;
+        for chunk in self.chunks.values() {
+            covers = covers.min(chunk.acked_up_to(self.write));
+            let (resent, is_news) = (chunk.resend_done(), chunk.is_news(self.length));
+            let untold = is_news || chunk.untold || (self.has_untold() && !chunk.recalled);
+            let ends = untold && chunk.wants_end(want) && chunk.is_settled();
+            urgent |= resent || ends || (is_news && chunk.buffer.has_synced());
+            news |= is_news;
+            if chunk.phase == Phase::Held && (resent || is_news || chunk.untold || ends) {
+                let held = chunk.held.as_ref().expect("a held chunk has a grant");
+                named.push(WrittenChunk { resent, ..held.written() });
+                length = length.max(chunk.acked_file_end());
+            }
+        }
+        let flush = self.flush > self.committed && covers >= self.flush && news;
+        // With no chunk left to name (they ended with the session) only the time is told.
+        if !(urgent || flush) || (named.is_empty() && !self.chunks.is_empty()) {
+            return;
+        }
+        // The newest write's time; what has been told already is told again, since 0 would mean "now".
+        let mtime_ns = self.mtime_ns;
+        let length = if length > self.length { length } else { 0 };
+        let id = self.next_commit;
+        self.next_commit += 1;
+        out.push(Action::WriteEnd { id, length, mtime_ns, chunks: named.clone(), attempt: self.commit_attempt });
+        self.commit = Some(Commit { id, chunks: named, covers, mtime_write: self.write });
+    }
+
+    /// The answer to a write-end.
+    pub(crate) fn write_ended(&mut self, id: u64, body: &ReplyBody) {
+        let Some(commit) = self.commit.take_if(|commit| commit.id == id) else { return };
+        self.commit_attempt = 0;
+        self.length = body.length;
+        for told in &commit.chunks {
+            let Some(chunk) = self.chunks.get_mut(&told.index) else { continue };
+            if chunk.held.as_ref().is_none_or(|held| held.grant != told.grant) {
+                continue;
+            }
+            if body.lost.contains(&told.index) {
+                self.notes.push(Note::Moved(told.index));
+                chunk.lost(self.write);
+                continue;
+            }
+            chunk.is_new = false;
+            if told.resent && chunk.resend_done() {
+                chunk.resend = None;
+            }
+            chunk.untold = false;
+            if chunk.phase == Phase::Held {
+                self.notes.push(Note::Placed(chunk.held.clone().expect("it was just compared")));
+            }
+        }
+        if body.lost.is_empty() {
+            self.committed = self.committed.max(commit.covers);
+            self.mtime_told = self.mtime_told.max(commit.mtime_write);
+        }
+        self.release();
+    }
+
+    /// The write-end came to nothing and shall be tried anew.
+    pub(crate) fn write_end_failed(&mut self, id: u64) {
+        if self.commit.take_if(|commit| commit.id == id).is_some() {
+            self.commit_attempt += 1;
+        }
+    }
+
+    /// W5: what is synced and committed leaves the buffer.
+    fn release(&mut self) {
+        for chunk in self.chunks.values_mut().filter(|chunk| !chunk.is_new) {
+            let limit = chunk.within(self.length);
+            chunk.buffer.release(limit);
+        }
+    }
+
+    pub(crate) fn acked(&mut self, index: u32, epoch: u64, n: u64) {
+        if let Some(chunk) = self.chunks.get_mut(&index) {
+            chunk.acked(epoch, n);
+            if !chunk.is_new {
+                let limit = chunk.within(self.length);
+                chunk.buffer.release(limit);
+            }
+        }
+    }
+
+    pub(crate) fn broke(&mut self, index: u32, epoch: u64, suspects: Vec<u64>) {
+        if let Some(chunk) = self.chunks.get_mut(&index) {
+            self.notes.push(Note::Moved(index));
+            chunk.broke(epoch, suspects, self.write);
+        }
+    }
+
+    /// The answer to taking a grant or to a report.
+    pub(crate) fn granted(&mut self, index: u32, grant: Option<&Grant>, out: &mut Vec<Action>) {
+        let Some(chunk) = self.chunks.get_mut(&index) else { return };
+        if !matches!(chunk.phase, Phase::Taking | Phase::Reporting) {
+            return;
+        }
+        match grant {
+            Some(grant) if grant.state() == GrantState::Granted && !grant.holders.is_empty() => chunk.granted(grant),
+            grant => {
+                let again = grant.is_some_and(|grant| grant.state() == GrantState::Restart);
+                chunk.not_granted(again, out);
+            }
+        }
+    }
+
+    pub(crate) fn waited(&mut self, index: u32) {
+        if let Some(chunk) = self.chunks.get_mut(&index)
+            && chunk.phase == Phase::Waiting
+        {
+            chunk.try_again();
+        }
+    }
+
+    /// A call about a chunk's grant came to nothing and shall be tried anew.
+    pub(crate) fn call_failed(&mut self, index: u32) {
+        if let Some(chunk) = self.chunks.get_mut(&index)
+            && chunk.is_calling()
+        {
+            chunk.failed_call();
+        }
+    }
+
+    /// W7: the answer to the end of a grant.
+    pub(crate) fn ended(&mut self, index: u32, grant: u64, lost: bool) {
+        let Some(chunk) = self.chunks.get_mut(&index) else { return };
+        if chunk.phase != Phase::Ending || chunk.held.as_ref().is_none_or(|held| held.grant != grant) {
+            return;
+        }
+        if lost {
+            self.notes.push(Note::Moved(index));
+            chunk.lost(self.write);
+        } else {
+            chunk.ended();
+        }
+    }
+
+    /// W9: this client has set the size; grants at or beyond the cut have ended.
+    pub(crate) fn resized(&mut self, size: u64) {
+        let cut = size < self.size();
+        self.length = size;
+        if !cut {
+            return;
+        }
+        let first = u32::try_from(size / CHUNK_BYTES).unwrap_or(u32::MAX);
+        for (index, chunk) in self.chunks.range_mut(first..) {
+            let offset = chunk.within(size);
+            chunk.cut(offset, self.write);
+            self.notes.push(Note::Moved(*index));
+        }
+        self.chunks.retain(|_, chunk| !chunk.is_quiet());
+    }
+
+    /// The leader's times now, after this client has set them.
+    pub(crate) fn set_mtime(&mut self, mtime_ns: i64) {
+        self.mtime_ns = mtime_ns;
+        self.mtime_told = self.write;
+    }
+
+    /// The bytes of a chunk can never be stored (W5: an error for every handle). True if there were any.
+    pub(crate) fn give_up_chunk(&mut self, index: u32) -> bool {
+        self.chunks.remove(&index).is_some_and(|chunk| !chunk.buffer.is_empty())
+    }
+
+    /// The file is gone. True if bytes were given up.
+    pub(crate) fn give_up(&mut self) -> bool {
+        self.commit = None;
+        self.mtime_told = self.write;
+        self.committed = self.write;
+        std::mem::take(&mut self.chunks).into_values().any(|chunk| !chunk.buffer.is_empty())
+    }
+
+    /// Why a call about this file ends in giving bytes up; `None`: it is to be tried anew.
+    pub(crate) fn verdict(error: &Error) -> Option<GiveUp> {
+        match error {
+            Error::Errno(libc::ENOENT | libc::ESTALE) => Some(GiveUp::Inode),
+            // S4, S5: the outcome is unknown, and every call here may be made twice.
+            Error::Errno(libc::EIO | libc::EINTR | libc::EAGAIN | libc::ETIMEDOUT | libc::ECANCELED) => None,
+            Error::Errno(errno) => Some(GiveUp::Chunk(*errno)),
+            // The client has been shut down: no call will ever be answered.
+            Error::Fatal(_) => Some(GiveUp::Inode),
+            Error::Refused(_) | Error::Unavailable(_) | Error::Interrupted => None,
+        }
+    }
+}
+
+/// How much an error takes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GiveUp {
+    Inode,
+    Chunk(i32),
+}

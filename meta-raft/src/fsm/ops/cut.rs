@@ -1,0 +1,57 @@
+//! A change of a file's committed length, and what it does to its chunks (W9). Shared by `setattr` and `create` with truncation.
+
+use caribou_proto::ids::{CHUNK_BYTES, InodeId};
+
+use crate::fsm::command::IntentKind;
+use crate::fsm::error::{Errno, Fatal, OpResult};
+use crate::fsm::ops::Op;
+use crate::fsm::ops::chunk::{Edit, discard, end_by_force, intend};
+use crate::fsm::tables::inodes::{self, Inode, MAX_FILE_BYTES};
+use crate::fsm::tables::{chunks, file_chunks};
+
+/// Sets the committed length of a regular file, longer or shorter; the caller puts the inode's row and has checked access.
+pub(crate) fn set_size(op: &mut Op<'_, '_>, id: InodeId, inode: &mut Inode, size: u64) -> OpResult<()> {
+    if size > MAX_FILE_BYTES {
+        return Err(Errno::FileTooBig.into());
+    }
+    cut(op, id, inode.size, size)?;
+    inodes::set_size(op.txn, inode, size)?;
+    Ok(())
+}
+
+/// What a change of the committed length from `old` to `new` does to the chunks, in the same record as the length.
+///
+/// Shorter: every grant at or beyond the cut ends, chunks beyond it go to garbage, new ones included, and the chunk that the cut goes
+/// through gets an Intent that cuts it. One record whatever the size: a file has at most `MAX_FILE_CHUNKS` chunks.
+///
+/// Longer or equal: nothing. What is beyond `old` is a hole: a chunk without grant has no bytes there (a clean end comes with its length,
+/// every other end cuts), and bytes under a live grant are its writer's own, which its write-end will commit.
+fn cut(op: &mut Op<'_, '_>, inode: InodeId, old: u64, new: u64) -> Result<(), Fatal> {
+    if new >= old {
+        return Ok(());
+    }
+    let first = u32::try_from(new / CHUNK_BYTES).unwrap_or(u32::MAX);
+    for (index, id) in file_chunks::page(op.txn, inode, first, usize::MAX)? {
+        let stored = chunks::existing(op.txn, id)?;
+        let through = u64::from(index) * CHUNK_BYTES < new;
+        if !through || stored.new {
+            discard(op, id, &stored)?;
+            continue;
+        }
+        let mut edit = Edit::of(id, stored);
+        match edit.row.grant {
+            Some(_) => {
+                let lives = edit.writer_lives(op.txn)?;
+                end_by_force(&mut edit, IntentKind::Cut, lives, new);
+            }
+            None => intend(&mut edit.row, IntentKind::Cut, None, new),
+        }
+        // What the writer has not synced beyond the cut was written before it: it is not to come back.
+        let clip = edit.row.cut_at(new);
+        if let Some(hold) = edit.row.hold.as_mut() {
+            hold.clip = hold.clip.min(clip);
+        }
+        edit.save(op)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! `mknod`: fifos, sockets, devices and empty regular files.
+
+use caribou_proto::ids::InodeId;
+
+use super::{Op, names};
+use crate::fsm::command::Kind;
+use crate::fsm::error::{Errno, OpResult};
+use crate::fsm::reply::Body;
+use crate::fsm::tables::inodes::Inode;
+
+pub(super) fn apply(
+    op: &mut Op<'_, '_>,
+    parent: InodeId,
+    name: &[u8],
+    kind: Kind,
+    mode: u32,
+    rdev: u32,
+) -> OpResult<Body> {
+    let directory = names::vacant(op, parent, name)?;
+    let mut inode = Inode::new(kind, mode & 0o7777, op.time_ns);
+    match kind {
+        Kind::Directory => return Err(Errno::Perm.into()),
+        Kind::Symlink => return Err(Errno::Inval.into()),
+        Kind::CharDevice | Kind::BlockDevice if !op.caller.is_root() => return Err(Errno::Perm.into()),
+        Kind::CharDevice | Kind::BlockDevice => inode.rdev = rdev,
+        Kind::Regular | Kind::Fifo | Kind::Socket => {}
+    }
+    let id = names::add_new(op, parent, directory, name, &mut inode)?;
+    Ok(names::with_attr(inode.attr(id)))
+}

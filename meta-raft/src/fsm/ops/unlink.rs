@@ -1,0 +1,24 @@
+//! `unlink`: takes a name from anything but a directory. The last one makes the inode an orphan (S7).
+
+use caribou_proto::ids::InodeId;
+
+use super::{Op, names};
+use crate::fsm::access;
+use crate::fsm::error::{Errno, OpResult};
+use crate::fsm::reply::Body;
+use crate::fsm::tables::{dentries, inodes};
+
+pub(super) fn apply(op: &mut Op<'_, '_>, parent: InodeId, name: &[u8]) -> OpResult<Body> {
+    let mut directory = names::searched(op.txn, parent, op.caller)?;
+    names::check_name(name)?;
+    let (dentry, inode) = names::occupied(op, parent, name)?;
+    access::check_removal(&directory, &inode, op.caller)?;
+    if inode.is_dir() {
+        return Err(Errno::IsDir.into());
+    }
+    dentries::remove(op.txn, parent, name, &dentry);
+    names::drop_link(op, parent, name, dentry.inode, inode)?;
+    directory.content_changed(op.time_ns);
+    inodes::put(op.txn, parent, &directory);
+    Ok(Body::default())
+}

@@ -1,0 +1,109 @@
+//! `write_end`: commits a file's length, and with it that its new chunks exist (W9, W2).
+//!
+//! The setuid and setgid bits are not touched: the client's kernel clears them with a `setattr` before the write.
+
+use caribou_proto::ids::{CHUNK_BYTES, ChunkId, GrantId, InodeId, SessionId};
+
+use crate::fsm::command::{Kind, WrittenChunk};
+use crate::fsm::error::{Errno, Fatal, OpResult};
+use crate::fsm::ops::Op;
+use crate::fsm::ops::chunk::{Edit, MAX_CHUNKS_PER_COMMAND};
+use crate::fsm::reply::Body;
+use crate::fsm::tables::Tables;
+use crate::fsm::tables::chunks::{self, Chunk};
+use crate::fsm::tables::inodes::{self, MAX_FILE_BYTES};
+
+pub(crate) fn apply(
+    op: &mut Op<'_, '_>,
+    inode_id: InodeId,
+    length: u64,
+    mtime_ns: i64,
+    written: &[WrittenChunk],
+) -> OpResult<Body> {
+    let mut inode = inodes::named(op.txn, inode_id)?;
+    if inode.kind != Kind::Regular || written.len() > MAX_CHUNKS_PER_COMMAND {
+        return Err(Errno::Inval.into());
+    }
+    if length > MAX_FILE_BYTES {
+        return Err(Errno::FileTooBig.into());
+    }
+    // W9: the length counts only if the chunk that holds the last byte is still granted.
+    let counts = length <= inode.size || last_byte_is_granted(op, inode_id, length, written)?;
+    if counts && length > inode.size {
+        inodes::set_size(op.txn, &mut inode, length)?;
+    }
+    let mut lost = Vec::new();
+    let mut any = written.is_empty();
+    for chunk in written {
+        let kept = end_one(op, inode_id, chunk, counts)?;
+        any |= kept;
+        if !kept {
+            lost.push(chunk.index);
+        }
+    }
+    if any {
+        inode.content_changed(op.time_ns);
+        if mtime_ns != 0 {
+            inode.mtime_ns = mtime_ns;
+        }
+        inodes::put(op.txn, inode_id, &inode);
+    }
+    Ok(Body { length: inode.size, lost, ..Body::default() })
+}
+
+fn last_byte_is_granted(op: &Op<'_, '_>, inode: InodeId, length: u64, written: &[WrittenChunk]) -> Result<bool, Fatal> {
+    let last = (length - 1) / CHUNK_BYTES;
+    for chunk in written.iter().filter(|c| u64::from(c.index) == last) {
+        if current(op.txn, op.session, Some(inode), chunk)?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// One chunk's part; whether its grant was current.
+fn end_one(op: &mut Op<'_, '_>, inode: InodeId, chunk: &WrittenChunk, counts: bool) -> Result<bool, Fatal> {
+    let Some(mut edit) = current(op.txn, op.session, Some(inode), chunk)? else {
+        return release_hold(op, chunk);
+    };
+    edit.row.new = false; // W2
+    if chunk.resent {
+        edit.row.hold = None; // W5
+    }
+    // An end counts only with its length: else the chunk would keep bytes beyond the committed length without a grant (W9).
+    // The client resends, as for any lost grant, and finds that it still has this one.
+    let ends = chunk.end && counts;
+    if ends {
+        edit.row.grant = None; // W7
+    }
+    edit.save(op)?;
+    Ok(ends == chunk.end)
+}
+
+/// W5: the holder of a hold has nothing to resend and says so without taking a grant (`grant` is 0).
+pub(super) fn release_hold(op: &mut Op<'_, '_>, chunk: &WrittenChunk) -> Result<bool, Fatal> {
+    if !chunk.resent || chunk.grant != GrantId(0) {
+        return Ok(false);
+    }
+    let Some(mut edit) = Edit::load(op.txn, chunk.chunk)? else { return Ok(false) };
+    let free = edit.row.grant.is_none() && edit.row.hold.is_some_and(|h| h.session == op.session);
+    if free {
+        edit.row.hold = None;
+        edit.save(op)?;
+    }
+    Ok(free)
+}
+
+/// The chunk, if `written` names its live grant at its current version (F3, W9).
+pub(super) fn current(
+    tables: &dyn Tables,
+    session: SessionId,
+    inode: Option<InodeId>,
+    written: &WrittenChunk,
+) -> Result<Option<Edit>, Fatal> {
+    let id: ChunkId = written.chunk;
+    let Some(row) = chunks::get(tables, id)? else { return Ok(None) };
+    let place = row.index == written.index && inode.is_none_or(|inode| inode == row.inode);
+    let grant = |row: &Chunk| row.grant.is_some_and(|g| g.id == written.grant && g.session == session);
+    Ok((place && row.version == written.version && grant(&row)).then(|| Edit::of(id, row)))
+}

@@ -1,0 +1,93 @@
+//! Memory → wire: what clients are answered.
+
+use caribou_proto::cluster::v1::Holder;
+use caribou_proto::ids::{Incarnation, ServerId};
+use caribou_proto::meta::v1 as wire;
+
+use crate::fsm::command::Kind;
+use crate::fsm::reply::{Attr, Body, ClientReply, GrantReply, GrantState, Outcome};
+
+/// The reply to `seq`, or `None` where nobody waits for one (S2: below `acked_below`).
+pub(crate) fn reply(
+    seq: u64,
+    reply: ClientReply,
+    address: &dyn Fn(ServerId) -> String,
+) -> Option<wire::Reply> {
+    let outcome = match reply.outcome {
+        Outcome::Executed => wire::Outcome::Executed,
+        Outcome::NotExecuted => wire::Outcome::NotExecuted,
+        Outcome::Cancelled => wire::Outcome::Cancelled,
+        Outcome::SessionExpired => wire::Outcome::SessionExpired,
+        Outcome::WindowExceeded => wire::Outcome::WindowExceeded,
+        Outcome::Acknowledged => return None,
+    };
+    let (errno, body) = match reply.result {
+        Ok(body) => (0, Some(self::body(body, address))),
+        Err(errno) => (errno.number(), None),
+    };
+    Some(wire::Reply { seq, errno, outcome: outcome.into(), body })
+}
+
+fn body(body: Body, address: &dyn Fn(ServerId) -> String) -> wire::ReplyBody {
+    wire::ReplyBody {
+        attr: body.attr.as_ref().map(attr),
+        created: body.created,
+        grant: body.grant.map(|g| grant(g, address)),
+        length: body.length,
+        lost: body.lost,
+        ..wire::ReplyBody::default()
+    }
+}
+
+fn grant(grant: GrantReply, address: &dyn Fn(ServerId) -> String) -> wire::Grant {
+    let state = match grant.state {
+        GrantState::Granted => wire::GrantState::Granted,
+        GrantState::Pending => wire::GrantState::Pending,
+        GrantState::Recalled => wire::GrantState::Recalled,
+        GrantState::Restart => wire::GrantState::Restart,
+        GrantState::NoServers => wire::GrantState::NoServers,
+    };
+    wire::Grant {
+        state: state.into(),
+        index: grant.index,
+        chunk: grant.chunk.0,
+        version: grant.version.0,
+        grant: grant.grant.0,
+        create: grant.create,
+        holders: grant.holders.into_iter().map(|(server, inc)| holder(server, inc, address)).collect(),
+    }
+}
+
+pub(crate) fn holder(server: ServerId, incarnation: Incarnation, address: &dyn Fn(ServerId) -> String) -> Holder {
+    Holder { server_id: server.0, incarnation: incarnation.0, address: address(server) }
+}
+
+pub(crate) fn attr(attr: &Attr) -> wire::Attr {
+    wire::Attr {
+        inode: attr.inode.0,
+        kind: kind(attr.kind).into(),
+        mode: attr.mode,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        size: attr.size,
+        blocks: attr.blocks,
+        atime_ns: attr.atime_ns,
+        mtime_ns: attr.mtime_ns,
+        ctime_ns: attr.ctime_ns,
+        data_generation: attr.data_generation,
+    }
+}
+
+pub(crate) fn kind(kind: Kind) -> wire::FileKind {
+    match kind {
+        Kind::Regular => wire::FileKind::Regular,
+        Kind::Directory => wire::FileKind::Directory,
+        Kind::Symlink => wire::FileKind::Symlink,
+        Kind::Fifo => wire::FileKind::Fifo,
+        Kind::Socket => wire::FileKind::Socket,
+        Kind::CharDevice => wire::FileKind::CharDevice,
+        Kind::BlockDevice => wire::FileKind::BlockDevice,
+    }
+}
