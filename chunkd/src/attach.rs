@@ -67,7 +67,10 @@ impl Nodes {
     }
 
     fn hint(&mut self, address: &str) {
-        if !address.is_empty() && !self.learnt.iter().any(|known| known == address) && self.learnt.len() < limits::META_NODES {
+        if !address.is_empty()
+            && !self.learnt.iter().any(|known| known == address)
+            && self.learnt.len() < limits::META_NODES
+        {
             self.learnt.push(address.to_owned());
         }
     }
@@ -93,7 +96,11 @@ struct Accepted {
 type Attempts = FuturesUnordered<BoxFuture<'static, (String, Answer)>>;
 
 /// Looks until a leader accepts. A refusal ends the search only while no leader has accepted this process before.
-pub(crate) async fn find(server: &Arc<ChunkServer>, nodes: &mut Nodes, accepted_before: bool) -> Result<Attached, Refusal> {
+pub(crate) async fn find(
+    server: &Arc<ChunkServer>,
+    nodes: &mut Nodes,
+    accepted_before: bool,
+) -> Result<Attached, Refusal> {
     let mut attempts = Attempts::new();
     let mut pauses: HashMap<String, Duration> = HashMap::new();
     let mut troubles: BTreeMap<String, String> = BTreeMap::new();
@@ -200,7 +207,12 @@ enum Unacceptable {
 }
 
 /// F1, F2: checks who accepted us and makes it durable before anything of it is obeyed.
-async fn accept(server: &ChunkServer, nodes: &mut Nodes, address: String, accepted: Accepted) -> Result<Attached, Unacceptable> {
+async fn accept(
+    server: &ChunkServer,
+    nodes: &mut Nodes,
+    address: String,
+    accepted: Accepted,
+) -> Result<Attached, Unacceptable> {
     let Accepted { registered, outbound, inbound } = accepted;
     let new = server.store.cluster().is_none();
     let Some(cluster) = registered.cluster.as_ref().and_then(cluster_from_wire) else {
@@ -218,7 +230,11 @@ async fn accept(server: &ChunkServer, nodes: &mut Nodes, address: String, accept
     server.store.fence(cluster.generation, registered.term).await.map_err(unusable)?;
     nodes.learn(&registered.nodes);
     if new {
-        info!(server = registered.server_id, generation = cluster.generation, "registered in a cluster for the first time");
+        info!(
+            server = registered.server_id,
+            generation = cluster.generation,
+            "registered in a cluster for the first time"
+        );
     }
     Ok(Attached {
         address,

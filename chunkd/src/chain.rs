@@ -1,7 +1,7 @@
 //! Forwarding to the next member of a chain (W3): long-lived multiplexed write streams to other chunk servers.
 //!
-//! One link per (address, position of the receiver). A link of position *p* only ever waits for links of position *p + 1*, and
-//! the last position only for its own disk, so full queues cannot wait for each other in a circle.
+//! One link per (address, number of members behind the receiver). A link with *n* members behind it only ever waits for links
+//! with *n - 1*, and one with none only for a disk, so full queues cannot wait for each other in a circle.
 //! Invariants: fragments leave a link in the order in which they were forwarded; each gets exactly one answer; a link that
 //! broke once never carries anything again, and all that it still owed is answered with the failure (W4).
 //! It does not decide what a failure means for a chunk; `service::write` does.
@@ -40,7 +40,7 @@ pub(crate) struct Timeouts {
 pub(crate) struct Chain {
     peers: Arc<dyn Peers>,
     timeouts: Timeouts,
-    links: Mutex<HashMap<(String, u32), Arc<Link>>>,
+    links: Mutex<HashMap<(String, usize), Arc<Link>>>,
 }
 
 impl Chain {
@@ -48,17 +48,17 @@ impl Chain {
         Arc::new(Self { peers, timeouts, links: Mutex::default() })
     }
 
-    /// The link to a server at a position of the chain; opened if there is none that works.
-    pub(crate) fn link(self: &Arc<Self>, server: u64, address: &str, position: u32) -> Arc<Link> {
+    /// The link to a server with so many members behind it; opened if there is none that works.
+    pub(crate) fn link(self: &Arc<Self>, server: u64, address: &str, behind: usize) -> Arc<Link> {
         let mut links = self.links.lock();
-        if let Some(link) = links.get(&(address.to_owned(), position))
+        if let Some(link) = links.get(&(address.to_owned(), behind))
             && link.broken().is_none()
         {
             return link.clone();
         }
         let (sender, receiver) = mpsc::channel(limits::LINK_QUEUE);
-        let link = Arc::new(Link { server, address: address.to_owned(), position, sender, state: Mutex::default() });
-        links.insert((address.to_owned(), position), link.clone());
+        let link = Arc::new(Link { server, address: address.to_owned(), behind, sender, state: Mutex::default() });
+        links.insert((address.to_owned(), behind), link.clone());
         drop(links);
         tokio::spawn(run(link.clone(), receiver, self.peers.clone(), self.timeouts, Arc::downgrade(self)));
         link
@@ -67,7 +67,7 @@ impl Chain {
     /// Forgets a link, unless a newer one took its place.
     fn forget(&self, link: &Arc<Link>) {
         let mut links = self.links.lock();
-        let key = (link.address.clone(), link.position);
+        let key = (link.address.clone(), link.behind);
         if links.get(&key).is_some_and(|held| Arc::ptr_eq(held, link)) {
             links.remove(&key);
         }
@@ -78,7 +78,7 @@ impl Chain {
 pub(crate) struct Link {
     server: u64,
     address: String,
-    position: u32,
+    behind: usize,
     sender: mpsc::Sender<WriteFragment>,
     state: Mutex<State>,
 }

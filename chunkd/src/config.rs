@@ -51,7 +51,7 @@ pub struct Config {
     pub log: String,
     /// Connections of clients and chunk servers at once; more are closed at once.
     pub connections: usize,
-    /// Memory for fragments that are being written, for each position in a chain (up to nine; the first two or three matter).
+    /// Memory for fragments that are being written, for each distance from the end of a chain (goal 2: two, goal 3: three).
     pub write_buffer: ByteSize,
     /// Forwarding to the next chunk server.
     pub chain: ChainConfig,
@@ -96,6 +96,9 @@ pub struct StoreConfig {
     /// How often the quarantine is looked through.
     #[serde(with = "humantime_serde")]
     pub quarantine_scan: Duration,
+    /// A disk that takes longer for one operation counts as failed until the server is restarted.
+    #[serde(with = "humantime_serde")]
+    pub disk_deadline: Duration,
 }
 
 impl Default for Config {
@@ -130,7 +133,11 @@ impl Default for RecoveryConfig {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { quarantine: Duration::from_secs(24 * 3600), quarantine_scan: Duration::from_secs(600) }
+        Self {
+            quarantine: Duration::from_secs(24 * 3600),
+            quarantine_scan: Duration::from_secs(600),
+            disk_deadline: Duration::from_secs(10),
+        }
     }
 }
 
@@ -166,8 +173,8 @@ impl Config {
         let mut config = match &args.config {
             None => Self::default(),
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| Error::Unreadable { path: path.clone(), source })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
                 Self::parse(&text, path)?
             }
         };
@@ -203,7 +210,10 @@ impl Config {
     /// The address to listen on.
     pub fn listen_address(&self) -> Result<SocketAddr, Error> {
         self.listen.parse().map_err(|_| {
-            Error::Value(format!("listen = \"{}\" is no address: give an IP address and a port, as 127.0.0.1:9440", self.listen))
+            Error::Value(format!(
+                "listen = \"{}\" is no address: give an IP address and a port, as 127.0.0.1:9440",
+                self.listen
+            ))
         })
     }
 
@@ -216,7 +226,10 @@ impl Config {
         let wrong = |text: String| Err(Error::Value(text));
         let listen = self.listen_address()?;
         if listen.port() == 0 {
-            return wrong(format!("listen = \"{}\" has port 0: choose a fixed port, others have to find it", self.listen));
+            return wrong(format!(
+                "listen = \"{}\" has port 0: choose a fixed port, others have to find it",
+                self.listen
+            ));
         }
         if !listen.ip().is_loopback() && !self.insecure_listen {
             return wrong(format!(
@@ -226,7 +239,10 @@ impl Config {
             ));
         }
         if listen.ip().is_unspecified() && self.advertise.is_empty() {
-            return wrong(format!("listen = \"{}\" names no host: set advertise to what others shall dial", self.listen));
+            return wrong(format!(
+                "listen = \"{}\" names no host: set advertise to what others shall dial",
+                self.listen
+            ));
         }
         if !is_host_and_port(self.advertised()) {
             return wrong(format!("advertise = \"{}\" is no address: give host:port", self.advertise));
@@ -257,11 +273,16 @@ impl Config {
         if self.write_buffer > ByteSize::gib(2) || self.recovery.window > ByteSize::gib(1) {
             return wrong("write_buffer must be at most 2 GiB and recovery.window 1 GiB: lower them".to_owned());
         }
-        if self.chain.connect_timeout.is_zero() || self.chain.ack_timeout.is_zero() || self.recovery.fetch_timeout.is_zero() {
+        if self.chain.connect_timeout.is_zero()
+            || self.chain.ack_timeout.is_zero()
+            || self.recovery.fetch_timeout.is_zero()
+        {
             return wrong("timeouts must be above 0: correct or remove them".to_owned());
         }
-        if self.store.quarantine_scan.is_zero() {
-            return wrong("store.quarantine_scan must be above 0: correct or remove it".to_owned());
+        if self.store.quarantine_scan.is_zero() || self.store.disk_deadline.is_zero() {
+            return wrong(
+                "store.quarantine_scan and store.disk_deadline must be above 0: correct or remove them".to_owned(),
+            );
         }
         Ok(())
     }

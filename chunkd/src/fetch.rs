@@ -18,16 +18,23 @@ use tokio::sync::mpsc;
 const REQUEST_BLOCKS: u32 = MAX_FRAGMENT_BYTES / BLOCK_BYTES;
 
 /// Copies what a fetch names into the replica that is incomplete at `version`. Returns the number of blocks.
-pub(crate) async fn fetch(server: &ChunkServer, chunk: ChunkId, version: ChunkVersion, fetch: &Fetch) -> Result<u64, Failed> {
+pub(crate) async fn fetch(
+    server: &ChunkServer,
+    chunk: ChunkId,
+    version: ChunkVersion,
+    fetch: &Fetch,
+) -> Result<u64, Failed> {
     let invalid = |detail: &str| Failed { status: Status::Invalid, detail: detail.to_owned() };
     let source = fetch.source.as_ref().ok_or_else(|| invalid("a fetch names no source"))?;
     let parts = split(&fetch.blocks).ok_or_else(|| invalid("a fetch names blocks outside the chunk"))?;
     if parts.is_empty() {
         return Ok(0);
     }
-    let window = usize::try_from(server.settings.fetch_window_bytes / u64::from(MAX_FRAGMENT_BYTES)).unwrap_or(1).max(1);
+    let window =
+        usize::try_from(server.settings.fetch_window_bytes / u64::from(MAX_FRAGMENT_BYTES)).unwrap_or(1).max(1);
     let (requests, receiver) = mpsc::channel(window);
-    let opening = tokio::time::timeout(server.settings.connect_timeout, server.peers.read(&source.address, receiver)).await;
+    let opening =
+        tokio::time::timeout(server.settings.connect_timeout, server.peers.read(&source.address, receiver)).await;
     let mut replies = opening
         .map_err(|_| from_source(source, "does not answer"))?
         .map_err(|error| from_source(source, &error.to_string()))?;
@@ -59,7 +66,14 @@ pub(crate) async fn fetch(server: &ChunkServer, chunk: ChunkId, version: ChunkVe
     }
 }
 
-fn request(server: &ChunkServer, chunk: ChunkId, version: u64, source: &Holder, id: u64, part: (u32, u32)) -> ReadRequest {
+fn request(
+    server: &ChunkServer,
+    chunk: ChunkId,
+    version: u64,
+    source: &Holder,
+    id: u64,
+    part: (u32, u32),
+) -> ReadRequest {
     ReadRequest {
         cluster: server.store.cluster().map(cluster_on_wire),
         id,

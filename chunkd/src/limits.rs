@@ -60,3 +60,14 @@ pub(crate) const ATTACH_BACKOFF_MAX: Duration = Duration::from_millis(100);
 pub(crate) const REGISTER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Replicas that a heartbeat reports as lost at most (R3: a hint).
 pub(crate) const LOST_PER_HEARTBEAT: usize = 1024;
+
+/// How often the store's housekeeping runs.
+pub(crate) const STORE_TICK: Duration = Duration::from_secs(1);
+/// How often the counters are logged.
+pub(crate) const FIGURES_INTERVAL: Duration = Duration::from_secs(60);
+/// How long requests under way may take to finish when the server stops …
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// … and then connections to close.
+pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause after an accept failed, for instance for lack of file descriptors.
+pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

@@ -11,7 +11,9 @@ use crate::server::ChunkServer;
 use crate::service::status::{detail_of, status_of};
 use crate::store;
 use caribou_proto::chunk::v1::command::Body;
-use caribou_proto::chunk::v1::{Command, CommandResult, Delete, Fix, FromServer, Prepare, Prepared, Status, from_server};
+use caribou_proto::chunk::v1::{
+    Command, CommandResult, Delete, Fix, FromServer, Prepare, Prepared, Status, from_server,
+};
 use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId};
 use parking_lot::Mutex;
 use std::collections::HashMap;
@@ -40,6 +42,13 @@ impl Commands {
     /// A Prepare or Delete of the chunk has been received and not been answered yet.
     pub(crate) fn pending(&self, chunk: ChunkId) -> bool {
         self.pending.lock().contains_key(&chunk)
+    }
+
+    /// Keeps Prepare and Delete commands waiting until the guard is dropped.
+    #[cfg(test)]
+    pub(crate) async fn hold_short(&self) -> tokio::sync::SemaphorePermit<'_> {
+        let all = u32::try_from(limits::SHORT_COMMANDS).expect("a small number");
+        self.short.acquire_many(all).await.expect("never closed")
     }
 }
 
@@ -91,8 +100,9 @@ pub(crate) fn take(server: &Arc<ChunkServer>, session: &Session, command: Comman
         let id = command.id;
         let outcome = match slot {
             Ok(_slot) => tokio::select! {
-                outcome = carry_out(&server, &session, command) => outcome,
+                biased;
                 () = session.ended.cancelled() => return,
+                outcome = carry_out(&server, &session, command) => outcome,
             },
             Err(_) => Err(Failed { status: Status::NotYet, detail: "too many commands at once".to_owned() }),
         };
@@ -113,13 +123,17 @@ async fn carry_out(server: &Arc<ChunkServer>, session: &Session, command: Comman
     let chunk = ChunkId(command.chunk);
     let Some(body) = command.body else {
         warn!(%chunk, "the leader sent a command that this version does not know; upgrade this server");
-        return Err(Failed { status: Status::Invalid, detail: "unknown command: upgrade this chunk server".to_owned() });
+        return Err(Failed {
+            status: Status::Invalid,
+            detail: "unknown command: upgrade this chunk server".to_owned(),
+        });
     };
     let slots = if matches!(body, Body::Fix(_)) { &server.commands.fixes } else { &server.commands.short };
     let _slot = slots.acquire().await.expect("never closed");
     // F1, F2: as late as possible, a newer leader may have come while this waited.
     if command.generation != u32::from(session.generation) {
-        let detail = format!("the command is of generation {}, the stream of {}", command.generation, session.generation);
+        let detail =
+            format!("the command is of generation {}, the stream of {}", command.generation, session.generation);
         return Err(Failed { status: Status::Invalid, detail });
     }
     server.store.fence(session.generation, command.term).await?;

@@ -10,12 +10,17 @@
 //!
 //! Not here: anything that knows FUSE, a command line or a server.
 
+pub mod chunk;
+mod client;
 mod config;
 pub mod errno;
 mod error;
+pub mod file;
 pub mod meta;
 
 pub use caribou_proto as proto;
+pub use client::Client;
 pub use config::ClientConfig;
 pub use error::Error;
+pub use file::{Files, OpenFile};
 pub use meta::MetaClient;

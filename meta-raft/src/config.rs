@@ -50,23 +50,12 @@ pub struct Config {
     pub data: PathBuf,
     /// What goes to standard error: error, warn, info, debug, or a filter such as `info,caribou_meta_raft::raft=debug`.
     pub log: String,
-    /// Clients' sessions.
-    pub sessions: SessionsConfig,
     /// Replication.
     pub raft: RaftSection,
     /// The state's store.
     pub storage: StorageConfig,
     /// What one node takes on at most.
     pub limits: LimitsConfig,
-}
-
-/// `[sessions]`
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SessionsConfig {
-    /// A session that has been silent for this long is ended, with its grants and claims (S3).
-    #[serde(with = "humantime_serde")]
-    pub ttl: Duration,
 }
 
 /// `[raft]`
@@ -119,17 +108,10 @@ impl Default for Config {
             insecure_listen: false,
             data: PathBuf::from("/var/lib/caribou/meta"),
             log: "info".to_owned(),
-            sessions: SessionsConfig::default(),
             raft: RaftSection::default(),
             storage: StorageConfig::default(),
             limits: LimitsConfig::default(),
         }
-    }
-}
-
-impl Default for SessionsConfig {
-    fn default() -> Self {
-        Self { ttl: Duration::from_secs(30) }
     }
 }
 
@@ -245,9 +227,6 @@ impl Config {
                 raft.heartbeat, raft.election_timeout_min, raft.election_timeout_max
             ));
         }
-        if self.sessions.ttl < Duration::from_secs(2) {
-            return wrong(format!("[sessions] ttl = {:?} is too short: at least 2s", self.sessions.ttl));
-        }
         if self.limits.sessions == 0 || self.limits.connections == 0 || self.limits.calls_per_session == 0 {
             return wrong("[limits] values must be above zero".to_owned());
         }
@@ -286,6 +265,5 @@ mod tests {
     #[test]
     fn times_must_fit_together() {
         assert!(parsed("[raft]\nheartbeat = \"100ms\"").is_err());
-        assert!(parsed("[sessions]\nttl = \"1s\"").is_err());
     }
 }

@@ -1,4 +1,10 @@
 //! Caribou's metadata node: a pure state machine (`fsm`), replicated by Raft (`raft`), offered over gRPC (`service`), with the
-//! loops that only the leader runs (`leader`).
+//! loops that only the leader runs (`leader`). `server` puts them together; `config` and `listen` are what a process needs besides.
 
+pub mod config;
 pub mod fsm;
+pub mod leader;
+mod listen;
+pub mod raft;
+pub mod server;
+mod service;

@@ -1,1 +1,34 @@
-fn main() {}
+//! `caribou-meta`: flags, configuration, log, run. What goes wrong is one sentence on standard error and exit code 2.
+
+use std::process::ExitCode;
+
+use caribou_meta_raft::config::{Args, Config};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("caribou-meta: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn start() -> anyhow::Result<()> {
+    let config = Config::load(&Args::parse())?;
+    let filter = EnvFilter::try_new(&config.log)
+        .map_err(|error| anyhow::anyhow!("log = \"{}\" is no filter ({error}): use a level such as info", config.log))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| anyhow::anyhow!("cannot start threads ({error}): check the limits of this process"))?;
+    let outcome = runtime.block_on(caribou_meta_raft::server::run(config));
+    runtime.shutdown_background();
+    Ok(outcome?)
+}

@@ -25,7 +25,8 @@ impl TonicPeers {
     }
 
     async fn connect(self, address: String) -> Result<Channel, PeerError> {
-        let failed = |error: &dyn std::error::Error| PeerError(format!("{address} cannot be reached: {}", chain_of(error)));
+        let failed =
+            |error: &dyn std::error::Error| PeerError(format!("{address} cannot be reached: {}", chain_of(error)));
         Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| failed(&error))?
             .connect_timeout(self.connect_timeout)
@@ -50,7 +51,8 @@ impl Peers for TonicPeers {
             let mut client = ChunkDataClient::new(peers.connect(address.clone()).await?)
                 .max_decoding_message_size(limits::MESSAGE_BYTES)
                 .max_encoding_message_size(limits::MESSAGE_BYTES);
-            let answers = client.write(ReceiverStream::new(fragments)).await.map_err(|status| ended(&address, &status))?;
+            let answers =
+                client.write(ReceiverStream::new(fragments)).await.map_err(|status| ended(&address, &status))?;
             Ok(answers_of(address, answers.into_inner()))
         }
         .boxed()
@@ -62,7 +64,8 @@ impl Peers for TonicPeers {
             let mut client = ChunkDataClient::new(peers.connect(address.clone()).await?)
                 .max_decoding_message_size(limits::MESSAGE_BYTES)
                 .max_encoding_message_size(limits::MESSAGE_BYTES);
-            let answers = client.read(ReceiverStream::new(requests)).await.map_err(|status| ended(&address, &status))?;
+            let answers =
+                client.read(ReceiverStream::new(requests)).await.map_err(|status| ended(&address, &status))?;
             Ok(answers_of(address, answers.into_inner()))
         }
         .boxed()
@@ -74,7 +77,8 @@ impl Peers for TonicPeers {
             let mut client = ControlServiceClient::new(peers.connect(address.clone()).await?)
                 .max_decoding_message_size(limits::CONTROL_MESSAGE_BYTES)
                 .max_encoding_message_size(limits::CONTROL_MESSAGE_BYTES);
-            let answers = client.attach(ReceiverStream::new(messages)).await.map_err(|status| ended(&address, &status))?;
+            let answers =
+                client.attach(ReceiverStream::new(messages)).await.map_err(|status| ended(&address, &status))?;
             Ok(answers_of(address, answers.into_inner()))
         }
         .boxed()

@@ -39,11 +39,8 @@ struct Finishing {
 
 async fn apply(server: &Arc<ChunkServer>, job: Job) {
     let Job { fragment, refused, reply, memory } = job;
-    let key = Key {
-        chunk: ChunkId(fragment.chunk),
-        version: ChunkVersion(fragment.version),
-        grant: GrantId(fragment.grant),
-    };
+    let key =
+        Key { chunk: ChunkId(fragment.chunk), version: ChunkVersion(fragment.version), grant: GrantId(fragment.grant) };
     if let Err(failure) = server.streams.check(&key) {
         return reply.send(Err(signed(server, failure)));
     }
@@ -75,7 +72,7 @@ async fn apply(server: &Arc<ChunkServer>, job: Job) {
     };
     let answered = match next {
         None => None,
-        Some(_) => match forward(server, &key, fragment).await {
+        Some(_) => match forward(server, &key, fragment, behind - 1).await {
             Ok(answered) => Some(answered),
             Err(failure) => {
                 let failed = server.streams.settle(&key, Err(signed(server, failure)));
@@ -93,7 +90,11 @@ async fn apply(server: &Arc<ChunkServer>, job: Job) {
 }
 
 /// Into the page cache. A fragment that only syncs is checked against the replica all the same.
-async fn write_here(server: &ChunkServer, key: &Key, fragment: &WriteFragment) -> Result<Option<ForwardTicket>, store::Error> {
+async fn write_here(
+    server: &ChunkServer,
+    key: &Key,
+    fragment: &WriteFragment,
+) -> Result<Option<ForwardTicket>, store::Error> {
     let Key { chunk, version, grant } = *key;
     if fragment.data.is_empty() {
         let replica = server.store.replica(chunk).ok_or(store::Error::NoReplica { chunk })?;
@@ -128,11 +129,17 @@ fn over_for_good(key: &Key, error: &store::Error) -> bool {
     }
 }
 
-async fn forward(server: &ChunkServer, key: &Key, mut fragment: WriteFragment) -> Result<oneshot::Receiver<Forwarded>, Failure> {
+/// Hands a fragment to the next member, which has `behind` members behind it.
+async fn forward(
+    server: &ChunkServer,
+    key: &Key,
+    mut fragment: WriteFragment,
+    behind: usize,
+) -> Result<oneshot::Receiver<Forwarded>, Failure> {
     fragment.position += 1;
     // Twice, because an idle link may close between being chosen and being used.
     for _ in 0..2 {
-        let link = server.streams.link(key, fragment.position, &server.chain)?;
+        let link = server.streams.link(key, behind, &server.chain)?;
         match link.forward(fragment).await {
             Ok(answered) => return Ok(answered),
             Err(NotQueued(back)) => fragment = *back,

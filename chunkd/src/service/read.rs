@@ -4,10 +4,10 @@
 //! version and that the chain has the bytes (R1). A recovery read comes from another chunk server that carries out a Fix: no lease,
 //! whole blocks, incomplete replicas too, but only if this server is the source that the leader's plan names (F3).
 
+use crate::chain::Failure;
 use crate::limits;
 use crate::server::ChunkServer;
 use crate::service::status::{Foreign, check_cluster, failure, failure_of};
-use crate::chain::Failure;
 use caribou_proto::chunk::v1::{ReadReply, ReadRequest, Status};
 use caribou_proto::ids::{BLOCK_BYTES, CHUNK_BYTES, ChunkId, ChunkVersion, MAX_FRAGMENT_BYTES};
 use futures::stream::BoxStream;
@@ -48,7 +48,12 @@ async fn answer(server: &ChunkServer, request: ReadRequest) -> ReadReply {
         Err(failure) => {
             if failure.status == Status::Corrupt {
                 // Once here, where it is handled: the reader goes to another replica.
-                warn!(chunk = request.chunk, version = request.version, failure.detail, "a damaged block was not served");
+                warn!(
+                    chunk = request.chunk,
+                    version = request.version,
+                    failure.detail,
+                    "a damaged block was not served"
+                );
             } else {
                 debug!(chunk = request.chunk, status = ?failure.status, failure.detail, "a read was refused");
             }
@@ -83,7 +88,11 @@ async fn blocks(server: &ChunkServer, request: &ReadRequest) -> Result<ReadReply
         return Err(failure(store, Status::NoLease, "this server has not heard from the leader for too long"));
     }
     if server.commands.pending(chunk) {
-        return Err(failure(store, Status::WrongVersion, "the leader has asked for a recovery or deletion of the chunk"));
+        return Err(failure(
+            store,
+            Status::WrongVersion,
+            "the leader has asked for a recovery or deletion of the chunk",
+        ));
     }
     // R1
     let read = store.read(chunk, ChunkVersion(request.version), request.offset, request.length).await;

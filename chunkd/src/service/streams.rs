@@ -124,7 +124,7 @@ impl Streams {
 
     /// The link that a fragment under way has to take. A broken one is returned as it is while others of the stream are under
     /// way, because they are about to fail on it.
-    pub(crate) fn link(&self, key: &Key, position: u32, chain: &Arc<Chain>) -> Result<Arc<Link>, Failure> {
+    pub(crate) fn link(&self, key: &Key, behind: usize, chain: &Arc<Chain>) -> Result<Arc<Link>, Failure> {
         let mut inner = self.inner.lock();
         inner.check(key)?;
         let stream = inner.chunks.get_mut(&key.chunk).and_then(|held| held.stream.as_mut());
@@ -137,9 +137,13 @@ impl Streams {
             return Ok(link.clone());
         }
         let Some(next) = &stream.next else {
-            return Err(Failure { status: Status::Invalid, detail: "the tail has no next member".to_owned(), server: 0 });
+            return Err(Failure {
+                status: Status::Invalid,
+                detail: "the tail has no next member".to_owned(),
+                server: 0,
+            });
         };
-        let link = chain.link(next.server_id, &next.address, position);
+        let link = chain.link(next.server_id, &next.address, behind);
         stream.link = Some(link.clone());
         Ok(link)
     }

@@ -1,7 +1,7 @@
 //! One write stream: what is checked before a fragment counts at all (F1, F3), its memory, and the way to its chunk's queue.
 //!
 //! A stream carries many chunks. It stops taking fragments when its share of memory is used up, or that of all streams of the
-//! same chain position: positions have separate budgets, because a fragment only ever waits for a later position.
+//! same distance from their chain's end: distances have separate budgets, because a fragment only ever waits for shorter ones.
 //! Acks leave in any order. It does not apply anything; `apply` does.
 
 use crate::chain::Failure;
@@ -24,7 +24,7 @@ pub(crate) struct Job {
     /// It may not be applied, and it breaks its grant when its turn comes.
     pub(crate) refused: Option<Failure>,
     pub(crate) reply: Reply,
-    /// The fragment's part of the position's budget; freed when it is done.
+    /// The fragment's part of the distance's budget; freed when it is done.
     pub(crate) memory: OwnedSemaphorePermit,
 }
 
@@ -45,7 +45,9 @@ impl Reply {
     /// Answers: the incarnations of this server and all behind, or what failed.
     pub(crate) fn send(self, outcome: Result<Vec<u64>, Failure>) {
         let ack = match outcome {
-            Ok(incarnations) => WriteAck { id: self.id, status: Status::Ok as i32, incarnations, ..WriteAck::default() },
+            Ok(incarnations) => {
+                WriteAck { id: self.id, status: Status::Ok as i32, incarnations, ..WriteAck::default() }
+            }
             Err(failure) => {
                 debug!(id = self.id, status = ?failure.status, failure.detail, failure.server, "a fragment failed");
                 WriteAck {
@@ -72,7 +74,11 @@ where
     ReceiverStream::new(outgoing).map(|outgoing| outgoing.ack).boxed()
 }
 
-async fn take_in(server: Arc<ChunkServer>, mut fragments: BoxStream<'static, WriteFragment>, acks: mpsc::Sender<Outgoing>) {
+async fn take_in(
+    server: Arc<ChunkServer>,
+    mut fragments: BoxStream<'static, WriteFragment>,
+    acks: mpsc::Sender<Outgoing>,
+) {
     let budget = Arc::new(Semaphore::new(limits::STREAM_WRITE_BYTES as usize));
     loop {
         let fragment = tokio::select! {
@@ -83,7 +89,8 @@ async fn take_in(server: Arc<ChunkServer>, mut fragments: BoxStream<'static, Wri
         let Some(fragment) = fragment else { return };
         let bytes = u32::try_from(fragment.data.len()).unwrap_or(u32::MAX);
         let cost = bytes.clamp(limits::FRAGMENT_COST_BYTES, MAX_FRAGMENT_BYTES);
-        let lane = server.lanes[(fragment.position as usize).min(limits::CHAIN_MEMBERS - 1)].clone();
+        let behind = fragment.chain.len().saturating_sub(fragment.position as usize + 1);
+        let lane = server.lanes[behind.min(limits::CHAIN_MEMBERS - 1)].clone();
         let permits = async {
             let ticket = budget.clone().acquire_many_owned(cost).await.expect("never closed");
             (ticket, lane.acquire_many_owned(cost).await.expect("never closed"))

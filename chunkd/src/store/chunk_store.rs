@@ -1,13 +1,31 @@
-//! The async door of the store (being filled in; signatures are final).
+//! The async door of the store: finds or chooses the disk, queues the work in the right lane, waits with a deadline.
+//!
+//! Never blocks a task of the runtime: only the disks' threads touch a disk or a lock that is held across I/O.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation, ServerId};
+use bytes::Bytes;
+use caribou_proto::ids::{CHUNK_BYTES, ChunkId, ChunkVersion, Incarnation, ServerId};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::disk::Disk;
+use super::pool::{Lane, Refusal};
+use super::replica::Replica;
 use super::request::*;
+use super::start::{self, Started, hex};
+use super::tombstones::Tombstones;
+use super::volume::Volume;
 use super::{Error, OpenError};
+
+/// A whole chunk is read or synced: so many times the deadline of one operation.
+const WHOLE_CHUNK: u32 = 6;
+/// Free space below which a disk gets no new replica.
+const PLACEMENT_RESERVE: u64 = CHUNK_BYTES;
+/// What a replica made since the last look at the free space is taken to use.
+const PLACED_BYTES: u64 = 1 << 20;
 
 /// What a store is opened with.
 pub struct OpenOptions {
@@ -20,128 +38,435 @@ pub struct OpenOptions {
 }
 
 /// The replicas of this server.
-pub struct ChunkStore {}
+pub struct ChunkStore {
+    volumes: Vec<Arc<Volume>>,
+    tombstones: Arc<Tombstones>,
+    incarnation: Incarnation,
+    unclean: bool,
+    fence: Mutex<(u16, u64)>,
+    /// One fence or registration is persisted at a time.
+    persisting: tokio::sync::Mutex<()>,
+    deadline: Duration,
+    /// Held while a new replica is given a place.
+    placing: Mutex<()>,
+    closed: AtomicBool,
+}
 
-#[allow(unused_variables)]
+type Home = (Arc<Volume>, Arc<Replica>);
+
 impl ChunkStore {
     /// Locks and checks all folders (a foreign one: nothing is changed anywhere), makes a new incarnation durable on all of
     /// them (F3), removes the mark of a clean stop, scans the headers, and marks what an unclean stop may have hurt as dirty (V3).
     pub async fn open(options: OpenOptions) -> Result<Arc<Self>, OpenError> {
-        todo!()
+        let OpenOptions { disks, mut new_uuid, deadline } = options;
+        let started = if disks.iter().all(|disk| disk.inline()) {
+            start::start(disks, &mut new_uuid)?
+        } else {
+            let work = tokio::task::spawn_blocking(move || start::start(disks, &mut new_uuid));
+            work.await.expect("opening the store does not panic")?
+        };
+        let Started { volumes, incarnation, fence, unclean, tombstones } = started;
+        Ok(Arc::new(Self {
+            volumes,
+            tombstones,
+            incarnation,
+            unclean,
+            fence: Mutex::new(fence),
+            persisting: tokio::sync::Mutex::new(()),
+            deadline,
+            placing: Mutex::new(()),
+            closed: AtomicBool::new(false),
+        }))
     }
 
     /// Made at the first start, the same on all folders.
     pub fn server_uuid(&self) -> [u8; 16] {
-        todo!()
+        self.volumes[0].identity.lock().server_uuid
     }
+
     /// `None` before the first registration.
     pub fn server_id(&self) -> Option<ServerId> {
-        todo!()
+        self.volumes[0].identity.lock().registered.map(|(_, server)| server)
     }
+
     /// `None` before the first registration.
     pub fn cluster(&self) -> Option<ClusterIdentity> {
-        todo!()
+        self.volumes[0].identity.lock().registered.map(|(cluster, _)| cluster)
     }
+
     /// F3: of this start; higher than that of every start before.
     pub fn incarnation(&self) -> Incarnation {
-        todo!()
+        self.incarnation
     }
+
     /// Any folder was not stopped cleanly before this start.
     pub fn unclean(&self) -> bool {
-        todo!()
+        self.unclean
     }
+
     /// V3: not served before their recovery. For `Register.dirty_chunks`.
     pub fn dirty_chunks(&self) -> Vec<ChunkId> {
-        todo!()
+        let dirty = |volume: &Arc<Volume>| {
+            let index = volume.index.read();
+            let dirty = index.values().filter(|replica| replica.info().is_some_and(|info| info.dirty));
+            dirty.map(|replica| replica.chunk).collect::<Vec<_>>()
+        };
+        let mut all: Vec<ChunkId> = self.volumes.iter().flat_map(dirty).collect();
+        all.sort_unstable();
+        all
     }
-    /// R3, a hint: replicas whose file is damaged beyond use (header unreadable, or on a failed disk). At most 10 000.
+
+    /// R3, a hint: replicas whose file is damaged or unreadable. At most 10 000 a disk; those of a failed disk are not listed.
     pub fn lost_chunks(&self) -> Vec<ChunkId> {
-        todo!()
+        self.volumes.iter().flat_map(|volume| volume.suspects.lock().iter().copied().collect::<Vec<_>>()).collect()
     }
+
     pub fn disks(&self) -> Vec<DiskStatus> {
-        todo!()
+        self.volumes.iter().map(|volume| volume.status()).collect()
     }
+
     /// From memory; `None` if there is no replica.
     pub fn replica(&self, chunk: ChunkId) -> Option<ReplicaInfo> {
-        todo!()
+        self.find(chunk).and_then(|(_, replica)| replica.info())
     }
 
     /// F1: at registration. Persists cluster and server id on all folders if they are new. Refuses another cluster, a lower
     /// generation, an equal generation with another nonce, and another server id (`ForeignCluster`).
     pub async fn adopt(&self, cluster: ClusterIdentity, server: ServerId) -> Result<(), Error> {
-        todo!()
+        let _one = self.persisting.lock().await;
+        let known = self.volumes[0].identity.lock().registered;
+        if let Some((ours, our_server)) = known {
+            let newer = cluster.generation > ours.generation;
+            let same = cluster.generation == ours.generation && cluster.nonce == ours.nonce;
+            if ours.uuid != cluster.uuid || our_server != server || !(newer || same) {
+                return Err(Error::ForeignCluster { ours: words(&ours, our_server), theirs: words(&cluster, server) });
+            }
+        }
+        self.on_healthy("persisting the identity", move |volume| volume.register(cluster, server)).await
     }
+
     /// F2: call before obeying a command or a Registered. Persists (generation, term) on all healthy folders if it is higher
     /// than before; `OldTerm` if it is lower; no I/O if it is equal.
     pub async fn fence(&self, generation: u16, term: u64) -> Result<(), Error> {
-        todo!()
+        // A lower or equal one needs no turn: the fence only rises.
+        if self.fenced() != (generation, term) {
+            let _one = self.persisting.lock().await;
+            let (have_generation, have_term) = self.fenced();
+            if (generation, term) < (have_generation, have_term) {
+                return Err(Error::OldTerm { generation, term, have_generation, have_term });
+            }
+            if (generation, term) > (have_generation, have_term) {
+                self.on_healthy("persisting the fence", move |volume| volume.write_fence(generation, term)).await?;
+                *self.fence.lock() = (generation, term);
+            }
+        }
+        Ok(())
     }
+
     /// F2: the highest (generation, term) obeyed.
     pub fn fenced(&self) -> (u16, u64) {
-        todo!()
+        *self.fence.lock()
     }
 
     /// W3: puts a fragment into the page cache (and the chunk into the dirty journal before, V3). After it has resolved the
     /// fragment may be forwarded.
     pub async fn write(&self, write: Write) -> Result<Written, Error> {
-        todo!()
+        let chunk = write.chunk;
+        let home = match self.find(chunk) {
+            Some(home) => home,
+            None if self.tombstones.contains(chunk) => return Err(Error::Deleted { chunk }),
+            None if write.create => self.place(chunk, false)?,
+            None => return Err(Error::NoReplica { chunk }),
+        };
+        self.run(home, Lane::Chunk(chunk.0), "write", 1, move |volume, replica| volume.write(replica, &write)).await
     }
+
     /// R1: the servers behind have the fragment. Never blocks.
     pub fn acknowledged(&self, ticket: ForwardTicket) {
-        todo!()
+        if let Some((_, replica)) = self.find(ticket.chunk) {
+            replica.in_flight.lock().end(&ticket);
+        }
     }
+
     /// W6: everything written before is durable here. Callers for the same chunk share one fdatasync. `WrongVersion` if the
     /// replica is not (or no longer, when done) complete at `version`. A failure fails the disk for ever.
     pub async fn sync(&self, chunk: ChunkId, version: ChunkVersion) -> Result<(), Error> {
-        todo!()
+        let (volume, replica) = self.existing(chunk)?;
+        self.usable(&volume)?;
+        serves(&replica, version)?;
+        let allowance = self.deadline * WHOLE_CHUNK;
+        let (sender, receiver) = oneshot::channel();
+        let first = {
+            let mut waiters = replica.sync_waiters.lock();
+            let first = waiters.is_none();
+            waiters.get_or_insert_with(Vec::new).push(sender);
+            first
+        };
+        if first {
+            let (volume_of_job, replica_of_job) = (volume.clone(), replica.clone());
+            // Not limited by the queue: at most one waits per chunk.
+            volume.pool.submit(Lane::Sync(chunk.0), allowance, move || {
+                let waiters = replica_of_job.sync_waiters.lock().take();
+                if volume_of_job.sync_replica(&replica_of_job).is_ok() {
+                    for waiter in waiters.into_iter().flatten() {
+                        let _ = waiter.send(());
+                    }
+                }
+            });
+        }
+        let result = volume.pool.wait(receiver, allowance).await;
+        result.map_err(|refusal| refused(&volume, refusal, "fdatasync"))?;
+        serves(&replica, version)
     }
+
     /// R1: exact version, complete, not dirty, every block acknowledged by the chain, checksum verified.
-    pub async fn read(&self, chunk: ChunkId, version: ChunkVersion, offset: u32, length: u32) -> Result<ReadData, Error> {
-        todo!()
+    pub async fn read(
+        &self,
+        chunk: ChunkId,
+        version: ChunkVersion,
+        offset: u32,
+        length: u32,
+    ) -> Result<ReadData, Error> {
+        let home = self.existing(chunk)?;
+        self.run(home, Lane::Free, "read", 1, move |volume, replica| volume.read(replica, version, offset, length))
+            .await
     }
+
     /// Whole blocks for another server; incomplete and dirty replicas too. `version` is the replica's present or last completed one.
     /// At most 16 blocks.
-    pub async fn read_recovery(&self, chunk: ChunkId, version: ChunkVersion, first: u32, count: u32) -> Result<RecoveryData, Error> {
-        todo!()
+    pub async fn read_recovery(
+        &self,
+        chunk: ChunkId,
+        version: ChunkVersion,
+        first: u32,
+        count: u32,
+    ) -> Result<RecoveryData, Error> {
+        let home = self.existing(chunk)?;
+        let job = move |volume: &Volume, replica: &Arc<Replica>| volume.read_recovery(replica, version, first, count);
+        self.run(home, Lane::Free, "read", WHOLE_CHUNK, job).await
     }
 
     /// V1: persists `version, incomplete`, fences the old grants and reports the blocks. Idempotent; never lowers a version
     /// (`WrongVersion`). Without a replica and without `join`: `found = false` and nothing is made.
     pub async fn prepare(&self, prepare: Prepare) -> Result<Prepared, Error> {
-        todo!()
+        let chunk = prepare.chunk;
+        let home = match self.find(chunk) {
+            // A replica on a failed disk does not keep the server from holding a new one.
+            Some((volume, _)) if prepare.join && volume.check().is_err() => self.place(chunk, true)?,
+            Some(home) => home,
+            None if prepare.join => self.place(chunk, true)?,
+            None => return Ok(self.volumes[0].absent()),
+        };
+        let job = move |volume: &Volume, replica: &Arc<Replica>| {
+            if !prepare.join && replica.state.lock().header.is_none() {
+                return Ok(volume.absent());
+            }
+            volume.prepare(replica, &prepare)
+        };
+        self.run(home, Lane::Chunk(chunk.0), "prepare", WHOLE_CHUNK, job).await
     }
+
     /// V1: one block of a replica incomplete at `version`: 64 KiB of data, or a hole.
-    pub async fn install_block(&self, chunk: ChunkId, version: ChunkVersion, block: u32, data: Option<bytes::Bytes>) -> Result<(), Error> {
-        todo!()
+    pub async fn install_block(
+        &self,
+        chunk: ChunkId,
+        version: ChunkVersion,
+        block: u32,
+        data: Option<Bytes>,
+    ) -> Result<(), Error> {
+        let job = move |volume: &Volume, replica: &Arc<Replica>| {
+            volume.install_block(replica, version, block, data.as_deref())
+        };
+        self.change(chunk, "install", job).await
     }
+
     /// V1: bytes at or beyond `length` become a hole. The replica is incomplete at `version`.
     pub async fn cut(&self, chunk: ChunkId, version: ChunkVersion, length: u32) -> Result<(), Error> {
-        todo!()
+        self.change(chunk, "cut", move |volume, replica| volume.cut(replica, version, length)).await
     }
+
     /// V2: damaged blocks are summed as they are. Returns how many. The replica is incomplete at `version`.
     pub async fn resum_damaged(&self, chunk: ChunkId, version: ChunkVersion) -> Result<u32, Error> {
-        todo!()
+        self.change(chunk, "re-sum", move |volume, replica| volume.resum_damaged(replica, version)).await
     }
+
     /// V1: everything durable, then `version, complete` durable. Confirms if it is complete already (F2).
     pub async fn complete(&self, chunk: ChunkId, version: ChunkVersion) -> Result<(), Error> {
-        todo!()
+        self.change(chunk, "complete", move |volume, replica| volume.complete(replica, version)).await
     }
+
     /// R4: into the quarantine, durable. A replica above `up_to` is kept (`WrongVersion`); none there is success.
     /// `now_unix_ms` dates the quarantine entry.
     pub async fn delete(&self, chunk: ChunkId, up_to: ChunkVersion, now_unix_ms: u64) -> Result<(), Error> {
-        todo!()
+        let Some(home) = self.find(chunk) else {
+            self.tombstones.add(chunk);
+            return Ok(());
+        };
+        let job = move |volume: &Volume, replica: &Arc<Replica>| volume.delete(replica, up_to, now_unix_ms);
+        self.run(home, Lane::Chunk(chunk.0), "delete", 1, job).await
     }
+
     /// R4: unlinks what has been in the quarantine by a Delete for longer than the retention.
     pub async fn purge_quarantine(&self, now_unix_ms: u64, retention: Duration) -> Purged {
-        todo!()
+        let mut total = Purged::default();
+        for volume in &self.volumes {
+            let job = move |volume: &Volume| volume.purge(now_unix_ms, retention);
+            if let Ok(purged) = self.run_on(volume.clone(), Lane::Free, "purge", WHOLE_CHUNK, job).await {
+                total.files += purged.files;
+                total.kept += purged.kept;
+            }
+        }
+        total
     }
+
     /// Housekeeping, to be called about once a second with a monotonic clock: free space, journal entries idle for 30 s,
     /// the journal's watermark.
     pub async fn tick(&self, now_ms: u64) {
-        todo!()
+        let tick = move |volume: &Volume| volume.tick(now_ms);
+        let ticks = self.volumes.iter().map(|volume| self.run_on(volume.clone(), Lane::Free, "tick", 1, tick));
+        // Errors have failed their disk and are logged there.
+        let _ = futures::future::join_all(ticks).await;
     }
+
     /// Clean stop: everything synced, the mark of a clean stop durable, all later calls refused. A failed disk gets no mark.
+    /// No call may be under way.
     pub async fn close(&self) {
-        todo!()
+        self.closed.store(true, Ordering::SeqCst);
+        let stop = |volume: &Arc<Volume>| {
+            let volume = volume.clone();
+            let allowance = self.deadline * WHOLE_CHUNK;
+            async move {
+                let job = volume.clone();
+                let result = volume.pool.run(Lane::Free, allowance, move || job.stop()).await;
+                if !matches!(result, Ok(Ok(()))) {
+                    tracing::warn!(disk = volume.disk.path(), "not stopped cleanly");
+                }
+                volume.pool.close();
+            }
+        };
+        futures::future::join_all(self.volumes.iter().map(stop)).await;
     }
+
+    /// Healthy disks first.
+    fn find(&self, chunk: ChunkId) -> Option<Home> {
+        let homes = || self.volumes.iter().filter_map(|volume| Some((volume.clone(), volume.find(chunk)?)));
+        homes().find(|(volume, _)| volume.check().is_ok()).or_else(|| homes().next())
+    }
+
+    fn existing(&self, chunk: ChunkId) -> Result<Home, Error> {
+        let deleted =
+            || if self.tombstones.contains(chunk) { Error::Deleted { chunk } } else { Error::NoReplica { chunk } };
+        self.find(chunk).ok_or_else(deleted)
+    }
+
+    /// Reserves a place for a new replica: on the healthy disk with the most free bytes.
+    fn place(&self, chunk: ChunkId, beside_failed: bool) -> Result<Home, Error> {
+        let _one = self.placing.lock();
+        if let Some(home) = self.find(chunk).filter(|(volume, _)| !beside_failed || volume.check().is_ok()) {
+            return Ok(home);
+        }
+        let free = |volume: &&Arc<Volume>| {
+            let placed = volume.placed.load(Ordering::SeqCst).saturating_mul(PLACED_BYTES);
+            volume.space.lock().free_bytes.saturating_sub(placed)
+        };
+        let healthy = self.volumes.iter().filter(|volume| volume.check().is_ok());
+        let volume = healthy.max_by_key(free).ok_or(Error::NoDisk)?;
+        if free(&volume) < PLACEMENT_RESERVE {
+            return Err(Error::NoSpace { disk: volume.disk.path().into() });
+        }
+        volume.placed.fetch_add(1, Ordering::SeqCst);
+        let replica = Arc::new(Replica::new(chunk, None, false, volume.next_epoch()));
+        volume.index.write().insert(chunk, replica.clone());
+        Ok((volume.clone(), replica))
+    }
+
+    async fn change<T, F>(&self, chunk: ChunkId, operation: &'static str, job: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Volume, &Arc<Replica>) -> Result<T, Error> + Send + 'static,
+    {
+        let home = self.existing(chunk)?;
+        self.run(home, Lane::Chunk(chunk.0), operation, WHOLE_CHUNK, job).await
+    }
+
+    async fn run<T, F>(&self, home: Home, lane: Lane, operation: &'static str, weight: u32, job: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Volume, &Arc<Replica>) -> Result<T, Error> + Send + 'static,
+    {
+        let (volume, replica) = home;
+        self.run_on(volume, lane, operation, weight, move |volume| job(volume, &replica)).await
+    }
+
+    async fn run_on<T, F>(
+        &self,
+        volume: Arc<Volume>,
+        lane: Lane,
+        operation: &'static str,
+        weight: u32,
+        job: F,
+    ) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Volume) -> Result<T, Error> + Send + 'static,
+    {
+        self.usable(&volume)?;
+        let of_job = volume.clone();
+        let result = volume.pool.run(lane, self.deadline * weight, move || job(&of_job)).await;
+        result.unwrap_or_else(|refusal| Err(refused(&volume, refusal, operation)))
+    }
+
+    fn usable(&self, volume: &Volume) -> Result<(), Error> {
+        if self.closed.load(Ordering::SeqCst) {
+            let (disk, reason) = (volume.disk.path().into(), "the store is closed".into());
+            return Err(Error::DiskFailed { disk, reason });
+        }
+        volume.check()
+    }
+
+    /// Runs on every healthy disk; succeeds if all that are healthy afterwards, and at least one, have done it.
+    async fn on_healthy<F>(&self, operation: &'static str, job: F) -> Result<(), Error>
+    where
+        F: Fn(&Volume) -> Result<(), Error> + Clone + Send + 'static,
+    {
+        let runs = self.volumes.iter().map(|volume| self.run_on(volume.clone(), Lane::Free, operation, 1, job.clone()));
+        let results = futures::future::join_all(runs).await;
+        let mut done = 0;
+        for (volume, result) in self.volumes.iter().zip(results) {
+            match result {
+                Ok(()) => done += 1,
+                Err(error) if volume.check().is_ok() => return Err(error),
+                Err(_) => {}
+            }
+        }
+        if done == 0 { Err(Error::NoDisk) } else { Ok(()) }
+    }
+}
+
+fn serves(replica: &Replica, version: ChunkVersion) -> Result<(), Error> {
+    let chunk = replica.chunk;
+    let info = replica.info().ok_or(Error::NoReplica { chunk })?;
+    if !info.complete || info.version != version {
+        let (have, complete) = (info.version, info.complete);
+        return Err(Error::WrongVersion { chunk, asked: version, have, complete });
+    }
+    if info.dirty { Err(Error::Dirty { chunk }) } else { Ok(()) }
+}
+
+/// The pool gave no result: the disk has failed, or fails now.
+fn refused(volume: &Volume, refusal: Refusal, operation: &'static str) -> Error {
+    match refusal {
+        Refusal::Hung => {
+            volume.fail(format!("'{operation}' did not finish in time"));
+            Error::Hung { disk: volume.disk.path().into(), operation }
+        }
+        Refusal::Closed => {
+            volume.fail(format!("'{operation}' was broken off"));
+            volume.check().expect_err("a failed disk says so")
+        }
+    }
+}
+
+fn words(cluster: &ClusterIdentity, server: ServerId) -> String {
+    format!("{} generation {} nonce {:x} (server {server})", hex(&cluster.uuid), cluster.generation, cluster.nonce)
 }

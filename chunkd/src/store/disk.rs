@@ -41,6 +41,8 @@ pub trait DiskFile: Send + Sync {
     fn sync_data(&self) -> io::Result<()>;
     /// Makes a range read as zeros, giving its space back where possible; the length stays.
     fn punch(&self, offset: u64, length: u64) -> io::Result<()>;
+    /// Makes the file at least so long; what was never written reads as zeros.
+    fn extend(&self, length: u64) -> io::Result<()>;
     fn len(&self) -> io::Result<u64>;
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

@@ -147,6 +147,13 @@ impl DiskFile for OpenFile {
         }
     }
 
+    fn extend(&self, length: u64) -> io::Result<()> {
+        if self.len()? < length {
+            rustix::fs::ftruncate(&self.descriptor, length)?;
+        }
+        Ok(())
+    }
+
     fn len(&self) -> io::Result<u64> {
         let size = rustix::fs::fstat(&self.descriptor)?.st_size;
         u64::try_from(size).map_err(|_| io::ErrorKind::InvalidData.into())
@@ -156,7 +163,7 @@ impl DiskFile for OpenFile {
 impl OpenFile {
     /// For file systems without holes.
     fn write_zeros(&self, offset: u64, length: u64) -> io::Result<()> {
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let mut done = 0;
         while done < length {
             let part = (length - done).min(ZEROS.len() as u64);

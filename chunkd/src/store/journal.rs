@@ -147,6 +147,21 @@ impl Journal {
         self.commit(state)
     }
 
+    /// The chunk has just been synced as a whole, and its caller keeps writers away.
+    pub(crate) fn close(&self, chunk: ChunkId) -> io::Result<()> {
+        let mut state = self.state.lock();
+        if state.contents.entries.remove(&chunk).is_none() {
+            return Ok(());
+        }
+        self.append(&mut state, &Record::Close { chunk });
+        self.commit(state)
+    }
+
+    /// Makes all records durable.
+    pub(crate) fn flush(&self) -> io::Result<()> {
+        self.commit(self.state.lock())
+    }
+
     pub(crate) fn highest_grant(&self) -> GrantId {
         self.state.lock().contents.highest_grant
     }
@@ -311,7 +326,9 @@ mod tests {
         journal.ensure(chunk(120), ChunkVersion(1), GrantId(11)).unwrap();
         assert_eq!(disk.syncs(), syncs + 1, "neither known nor new chunks pay");
         let found = Journal::replay(&disk.power_cut(1), DISK).unwrap().unwrap();
-        assert!(found.covers(chunk(5)) && found.covers(chunk(100)) && found.covers(chunk(120)) && !found.covers(chunk(6)));
+        assert!(
+            found.covers(chunk(5)) && found.covers(chunk(100)) && found.covers(chunk(120)) && !found.covers(chunk(6))
+        );
     }
 
     #[test]

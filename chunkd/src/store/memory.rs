@@ -137,12 +137,7 @@ impl MemoryDisk {
                 *inode = fresh.clone();
             }
         }
-        Self {
-            path: self.path.clone(),
-            state: Arc::new(Mutex::new(copy)),
-            gate: Arc::default(),
-            inline: self.inline,
-        }
+        Self { path: self.path.clone(), state: Arc::new(Mutex::new(copy)), gate: Arc::default(), inline: self.inline }
     }
 
     /// Power loss: what was synced stays; each un-synced sector, length and name is kept or lost by the seed's choice.
@@ -158,7 +153,8 @@ impl MemoryDisk {
             let inode = if keep_new { state.names.get(name) } else { state.durable_names.get(name) };
             if let Some(inode) = inode {
                 let key = Arc::as_ptr(inode) as usize;
-                let survivor = copies.entry(key).or_insert_with(|| Arc::new(Mutex::new(survive(&inode.lock(), &mut dice))));
+                let survivor =
+                    copies.entry(key).or_insert_with(|| Arc::new(Mutex::new(survive(&inode.lock(), &mut dice))));
                 names.insert(name.clone(), survivor.clone());
             }
         }
@@ -169,12 +165,7 @@ impl MemoryDisk {
             space: state.space,
             locked: Arc::default(),
         };
-        Self {
-            path: self.path.clone(),
-            state: Arc::new(Mutex::new(state)),
-            gate: Arc::default(),
-            inline: self.inline,
-        }
+        Self { path: self.path.clone(), state: Arc::new(Mutex::new(state)), gate: Arc::default(), inline: self.inline }
     }
 }
 
@@ -286,7 +277,8 @@ impl Disk for MemoryDisk {
         self.gate.enter("sync_dir")?;
         let mut state = self.state.lock();
         state.durable_names.retain(|name, _| parent(name) != dir);
-        let live: Vec<_> = state.names.iter().filter(|(name, _)| parent(name) == dir).map(|(n, i)| (n.clone(), i.clone())).collect();
+        let live: Vec<_> =
+            state.names.iter().filter(|(name, _)| parent(name) == dir).map(|(n, i)| (n.clone(), i.clone())).collect();
         state.durable_names.extend(live);
         Ok(())
     }
@@ -373,7 +365,11 @@ impl DiskFile for MemoryFile {
         let mut inode = self.inode.lock();
         let inode = &mut *inode;
         let end = (offset + length).min(inode.length);
-        let hit: Vec<u64> = inode.sectors.range(offset / SECTOR as u64..end.div_ceil(SECTOR as u64)).map(|(s, _)| *s).collect();
+        if offset >= end {
+            return Ok(());
+        }
+        let hit: Vec<u64> =
+            inode.sectors.range(offset / SECTOR as u64..end.div_ceil(SECTOR as u64)).map(|(s, _)| *s).collect();
         for sector in hit {
             let start = sector * SECTOR as u64;
             let from = offset.saturating_sub(start).min(SECTOR as u64) as usize;
@@ -385,6 +381,13 @@ impl DiskFile for MemoryFile {
             }
             inode.changed.insert(sector);
         }
+        Ok(())
+    }
+
+    fn extend(&self, length: u64) -> io::Result<()> {
+        self.gate.enter("extend")?;
+        let mut inode = self.inode.lock();
+        inode.length = inode.length.max(length);
         Ok(())
     }
 

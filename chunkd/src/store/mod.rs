@@ -5,9 +5,16 @@
 //! It does not know the wire, the leader, leases, incarnations of other servers or the chain; the service does.
 //!
 //! ```text
-//! request.rs  error.rs       the words spoken with the service
-//! chunk_store.rs             ChunkStore: the async door; finds the disk, queues, waits with a deadline
-//! disk.rs                    trait Disk: what is needed from a file system   file.rs (real)   memory.rs (crashes at will)
+//! request.rs  error.rs     the words spoken with the service
+//! chunk_store.rs           ChunkStore: the async door; finds the disk, queues, waits with a deadline      pool.rs  a disk's threads
+//! start.rs  scan.rs        opening: whose folders, incarnation (F3), index, dirty set      folder.rs  identity, fence, clean mark
+//! volume.rs                one data folder at work: index, open files, fdatasync (W6), failure
+//!   write.rs  read.rs      W2 W3 F3 · R1          recover.rs  verify.rs    V1 V2        retire.rs  R4       upkeep.rs  ticks, stop
+//! replica.rs               one replica in memory, R1's list of blocks in flight          tombstones.rs  ADR 1.9
+//! open_chunk.rs  table.rs  slots.rs    a chunk's open file: header and table and where their copies go (V4)
+//! journal.rs               the dirty journal (V3)          crc.rs  linearity (W3)
+//! format/  layout.rs       bytes and names on disk (docs/on-disk-format.md)
+//! disk.rs                  trait Disk: what is needed from a file system     file.rs  a real one     memory.rs  one that crashes at will
 //! ```
 //!
 //! # For the service
@@ -19,16 +26,32 @@
 //! - `sync` covers every write whose future had resolved before the call.
 
 mod chunk_store;
+mod crc;
 pub mod disk;
 mod error;
+pub mod file;
+mod folder;
+mod format;
+mod journal;
+mod layout;
+pub mod memory;
+mod open_chunk;
+mod pool;
+mod read;
+mod recover;
+mod replica;
 mod request;
+mod retire;
+mod scan;
+mod slots;
+mod start;
+mod table;
+mod tombstones;
+mod upkeep;
+mod verify;
+mod volume;
+mod write;
 
 pub use chunk_store::{ChunkStore, OpenOptions};
 pub use error::{Error, OpenError};
 pub use request::*;
-
-/// Names within a data folder.
-pub(crate) mod layout {
-    /// Who the folder belongs to; the first file written into a new folder.
-    pub(crate) const IDENTITY: &str = "caribou-disk";
-}

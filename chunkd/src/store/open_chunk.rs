@@ -61,6 +61,13 @@ pub(crate) struct FoundSector {
     damaged: bool,
 }
 
+impl FoundSector {
+    /// A copy is unreadable.
+    pub(crate) fn damaged(&self) -> bool {
+        self.damaged
+    }
+}
+
 /// Reads all copies of the table.
 pub(crate) fn find_table(file: &dyn DiskFile, chunk: ChunkId) -> io::Result<Vec<FoundSector>> {
     let mut bytes = vec![0; (TABLES.end - TABLES.start) as usize];

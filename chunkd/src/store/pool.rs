@@ -57,21 +57,27 @@ struct Shared {
 struct State {
     ready: VecDeque<Item>,
     /// Lanes with a job that waits or runs.
-    lanes: HashMap<Lane, VecDeque<Job>>,
-    /// When each thread began its present job.
-    since: Vec<Option<Instant>>,
+    lanes: HashMap<Lane, VecDeque<Task>>,
+    /// When each thread's present job should be done.
+    due: Vec<Option<Instant>>,
     closed: bool,
 }
 
+/// A job and how long it may run.
+struct Task {
+    job: Job,
+    allowance: Duration,
+}
+
 enum Item {
-    Job(Job),
+    Task(Task),
     Lane(Lane),
 }
 
 impl Pool {
     pub(crate) fn new(name: &str, inline: bool) -> std::io::Result<Self> {
         let threads = if inline { 0 } else { THREADS };
-        let state = State { since: vec![None; threads], ..State::default() };
+        let state = State { due: vec![None; threads], ..State::default() };
         let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
         for thread in 0..threads {
             let shared = shared.clone();
@@ -92,7 +98,7 @@ impl Pool {
             refusal = self.watch(allowance) => return Err(refusal),
         };
         let (sender, receiver) = oneshot::channel();
-        self.submit(lane, move || {
+        self.submit(lane, allowance, move || {
             let result = job();
             drop(permit);
             let _ = sender.send(result);
@@ -101,7 +107,7 @@ impl Pool {
     }
 
     /// Queues a job at once, beyond the queue's limit: for callers that bound themselves.
-    pub(crate) fn submit(&self, lane: Lane, job: impl FnOnce() + Send + 'static) {
+    pub(crate) fn submit(&self, lane: Lane, allowance: Duration, job: impl FnOnce() + Send + 'static) {
         if self.inline {
             if !self.closed.is_cancelled() {
                 job();
@@ -112,14 +118,14 @@ impl Pool {
         if state.closed {
             return;
         }
-        let job: Job = Box::new(job);
+        let task = Task { job: Box::new(job), allowance };
         if lane == Lane::Free {
-            state.ready.push_back(Item::Job(job));
+            state.ready.push_back(Item::Task(task));
         } else if let Some(queue) = state.lanes.get_mut(&lane) {
-            queue.push_back(job);
+            queue.push_back(task);
             return;
         } else {
-            state.lanes.insert(lane, VecDeque::from([job]));
+            state.lanes.insert(lane, VecDeque::from([task]));
             state.ready.push_back(Item::Lane(lane));
         }
         self.shared.work.notify_one();
@@ -150,8 +156,8 @@ impl Pool {
     async fn watch(&self, allowance: Duration) -> Refusal {
         loop {
             tokio::time::sleep(allowance).await;
-            let stuck = |since: &Option<Instant>| since.is_some_and(|since| since.elapsed() >= allowance);
-            if self.shared.state.lock().since.iter().any(stuck) {
+            let stuck = |due: &Option<Instant>| due.is_some_and(|due| Instant::now() >= due);
+            if self.shared.state.lock().due.iter().any(stuck) {
                 return Refusal::Hung;
             }
         }
@@ -167,11 +173,11 @@ impl Drop for Pool {
 fn work(shared: &Shared, thread: usize) {
     let mut state = shared.state.lock();
     loop {
-        let (job, lane) = match state.ready.pop_front() {
-            Some(Item::Job(job)) => (job, None),
+        let (task, lane) = match state.ready.pop_front() {
+            Some(Item::Task(task)) => (task, None),
             Some(Item::Lane(lane)) => {
-                let job = state.lanes.get_mut(&lane).and_then(VecDeque::pop_front);
-                (job.expect("a ready lane has a job"), Some(lane))
+                let task = state.lanes.get_mut(&lane).and_then(VecDeque::pop_front);
+                (task.expect("a ready lane has a job"), Some(lane))
             }
             None if state.closed => return,
             None => {
@@ -179,13 +185,13 @@ fn work(shared: &Shared, thread: usize) {
                 continue;
             }
         };
-        state.since[thread] = Some(Instant::now());
+        state.due[thread] = Some(Instant::now() + task.allowance);
         drop(state);
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(task.job)) {
             report(panic.as_ref());
         }
         state = shared.state.lock();
-        state.since[thread] = None;
+        state.due[thread] = None;
         let Some(lane) = lane else { continue };
         match state.lanes.get(&lane).map(VecDeque::is_empty) {
             Some(true) => drop(state.lanes.remove(&lane)),

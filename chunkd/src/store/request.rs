@@ -34,7 +34,6 @@ pub struct Write {
 
 /// A fragment is in the page cache: it may be forwarded now (ADR 1.1).
 #[derive(Debug)]
-#[must_use = "R1: hand the ticket back with `acknowledged` once the rest of the chain has the fragment"]
 pub struct Written {
     /// Present unless `tail`.
     pub ticket: Option<ForwardTicket>,
@@ -43,6 +42,7 @@ pub struct Written {
 /// R1: blocks written here that the servers behind have not acknowledged. Dropping it (broken stream) leaves the blocks
 /// un-acknowledged until the chunk's recovery, which is right.
 #[derive(Debug)]
+#[must_use = "R1: hand it back with `acknowledged` once the rest of the chain has the fragment"]
 pub struct ForwardTicket {
     pub(super) chunk: ChunkId,
     pub(super) epoch: u64,

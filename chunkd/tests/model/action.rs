@@ -18,6 +18,9 @@ pub enum Action {
     Fault(fault::Step),
 }
 
+pub const SAFETY: &str = "P1, P2, P3";
+pub const PROGRESS: &str = "P5";
+
 pub fn step(m: &Chunk, s: &mut State, action: Action) {
     match action {
         Action::Writer(a) => writer::step(m, s, a),
@@ -57,9 +60,11 @@ impl Model for Chunk {
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
-        let mut all = vec![Property::always("P1-P3", |_: &Chunk, s: &State| s.ghost.broken.is_none())];
+        let mut all = vec![Property::always(SAFETY, |_: &Chunk, s: &State| s.ghost.broken.is_none())];
         if self.scenario.progress {
-            all.push(Property::always("P5", |m: &Chunk, s: &State| s.ghost.broken.is_some() || progress::settles(m, s)));
+            all.push(Property::always(PROGRESS, |m: &Chunk, s: &State| {
+                s.ghost.broken.is_some() || progress::settles(m, s)
+            }));
         }
         all.extend(self.scenario.reached.iter().map(|(name, holds)| Property::sometimes(name, *holds)));
         all

@@ -10,18 +10,36 @@ use crate::state::*;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
     /// The process dies; the page cache stays.
-    Crash { server: usize },
+    Crash {
+        server: usize,
+    },
     /// Each un-synced block keeps its new bytes, falls back to the synced ones, or is torn (base 3); a file never synced may be gone.
-    PowerCut { server: usize, outcome: u8 },
+    PowerCut {
+        server: usize,
+        outcome: u8,
+    },
     /// One disk of a running server is gone.
-    DiskLoss { server: usize },
-    Restart { server: usize },
-    CutOff { server: usize },
-    Heal { server: usize },
+    DiskLoss {
+        server: usize,
+    },
+    Restart {
+        server: usize,
+    },
+    CutOff {
+        server: usize,
+    },
+    Heal {
+        server: usize,
+    },
     /// The leader dies or is deposed, with at most one of its commands in the network.
-    NewLeader { late: Option<Command>, deposed: bool },
+    NewLeader {
+        late: Option<Command>,
+        deposed: bool,
+    },
     Arrive,
-    WriterDies { w: usize },
+    WriterDies {
+        w: usize,
+    },
 }
 
 pub const VANISH: u8 = 9;
@@ -32,12 +50,15 @@ pub fn offer(m: &Chunk, s: &State, out: &mut Vec<Action>) {
         of_server(m, s, server, &mut steps);
     }
     let max = &m.scenario.max;
-    if s.used.leader_deaths < max.leader_deaths {
+    // A leader with nothing in its memory and nothing under way can be replaced unnoticed.
+    let commands = in_flight(m, s);
+    let busy = s.row.intent.is_some() || s.leader.repair.is_some() || !commands.is_empty();
+    if busy && s.used.leader_deaths < max.leader_deaths {
         steps.push(Step::NewLeader { late: None, deposed: false });
-        if max.partitions > 0 {
+        if s.servers.iter().any(|i| !i.linked) {
             steps.push(Step::NewLeader { late: None, deposed: true });
         }
-        steps.extend(in_flight(m, s).into_iter().map(|c| Step::NewLeader { late: Some(c), deposed: false }));
+        steps.extend(commands.into_iter().map(|c| Step::NewLeader { late: Some(c), deposed: false }));
     }
     if s.late.is_some_and(|c| s.servers[c.server].up) {
         steps.push(Step::Arrive);
@@ -67,7 +88,8 @@ fn of_server(m: &Chunk, s: &State, i: usize, out: &mut Vec<Step>) {
         out.extend(outcomes(m, server).into_iter().map(|outcome| Step::PowerCut { server: i, outcome }));
     }
     // The promise: as long as one named holder keeps its disk.
-    let others = s.row.holders & !s.ghost.emptied & !(1 << i);
+    let kept = !s.ghost.emptied & !(1 << i);
+    let others = s.row.holders & kept & s.leader.plan.map_or(u8::MAX, |p| p.members);
     if server.replica.is_some() && s.used.disk_losses < max.disk_losses && (others != 0 || !has(s.row.holders, i)) {
         out.push(Step::DiskLoss { server: i });
     }
@@ -96,7 +118,9 @@ fn in_flight(m: &Chunk, s: &State) -> Vec<Command> {
     let mut steps = Vec::new();
     leader::offer(m, s, &mut steps);
     let order = |a: &Action| match *a {
-        Action::Leader(leader::Step::Prepare { server }) => Some((server, Order::Prepare { version: s.row.intent?.version })),
+        Action::Leader(leader::Step::Prepare { server }) => {
+            Some((server, Order::Prepare { version: s.row.intent?.version }))
+        }
         Action::Leader(leader::Step::FixWrite { server }) => Some((server, Order::Fix(s.leader.plan?))),
         Action::Leader(leader::Step::Delete { server }) => Some((server, Order::Delete { version: s.row.version })),
         _ => None,
@@ -139,7 +163,16 @@ pub fn step(m: &Chunk, s: &mut State, step: Step) {
         Step::NewLeader { late, deposed } => {
             s.used.leader_deaths += 1;
             s.late = late.or(s.late);
-            s.leader = Leader { term: s.leader.term + 1, round: 0, prepared: [0; SERVERS], waited: 0, plan: None, fixed: 0, repair: None, deposed };
+            s.leader = Leader {
+                term: s.leader.term + 1,
+                round: 0,
+                prepared: [0; SERVERS],
+                waited: 0,
+                plan: None,
+                fixed: 0,
+                repair: None,
+                deposed,
+            };
         }
         Step::Arrive => {
             let command = s.late.take().expect("offered with a late command");
@@ -148,7 +181,16 @@ pub fn step(m: &Chunk, s: &mut State, step: Step) {
         Step::WriterDies { w } => {
             s.used.writer_deaths += 1;
             let me = &mut s.writers[w];
-            *me = Writer { alive: false, session: me.session, grant: None, buf: [HOLE; BLOCKS], unsent: 0, wrote: false, broken: false, fsync: None };
+            *me = Writer {
+                alive: false,
+                session: me.session,
+                grant: None,
+                buf: [HOLE; BLOCKS],
+                unsent: 0,
+                wrote: false,
+                broken: false,
+                fsync: None,
+            };
         }
     }
 }

@@ -12,22 +12,42 @@ use crate::state::*;
 pub enum Step {
     /// An Intent without a grant: a holder restarted or is in doubt.
     Idle,
-    Prepare { server: usize },
+    Prepare {
+        server: usize,
+    },
     /// TTL + 10 % without a word from this server; its read lease has ended before (ADR 7).
-    Silence { server: usize },
+    Silence {
+        server: usize,
+    },
     Plan,
     /// Something that the plan relied on has changed: a new round.
     Replan,
-    FixWrite { server: usize },
-    FixSync { server: usize },
+    FixWrite {
+        server: usize,
+    },
+    FixSync {
+        server: usize,
+    },
     Ready,
-    Lost { server: usize },
-    RepairStart { target: usize },
-    Copy { block: usize },
+    Lost {
+        server: usize,
+    },
+    RepairStart {
+        target: usize,
+    },
+    Copy {
+        block: usize,
+    },
     CopyDone,
     RepairDone,
     RepairDrop,
-    Delete { server: usize },
+    /// After RepairDone has committed, by whichever leader: the copy may serve.
+    Named {
+        server: usize,
+    },
+    Delete {
+        server: usize,
+    },
 }
 
 pub fn offer(m: &Chunk, s: &State, out: &mut Vec<Action>) {
@@ -80,6 +100,8 @@ fn upkeep(m: &Chunk, s: &State, out: &mut Vec<Step>) {
             out.push(Step::Idle);
         }
         let lost = |i: &usize| reachable(s, *i) && s.servers[*i].replica.is_none() && !s.servers[*i].vanished;
+        let copy = |i: &usize| reachable(s, *i) && s.servers[*i].replica.as_ref().is_some_and(|c| c.copy && c.complete);
+        out.extend(ids(r.holders).filter(copy).map(|server| Step::Named { server }));
         if let Some(server) = ids(r.holders).find(lost).filter(|i| r.holders != 1 << i) {
             out.push(Step::Lost { server }); // R3
         }
@@ -96,20 +118,29 @@ fn upkeep(m: &Chunk, s: &State, out: &mut Vec<Step>) {
             out.push(Step::RepairDone);
         } else {
             let copied = |b: &usize| has(p.copied, *b);
-            out.extend((0..m.scenario.blocks).filter(|b| !copied(b) && copy_source(s, &p, *b).is_some()).map(|block| Step::Copy { block }));
+            out.extend(
+                (0..m.scenario.blocks)
+                    .filter(|b| !copied(b) && copy_source(s, &p, *b).is_some())
+                    .map(|block| Step::Copy { block }),
+            );
             if (0..m.scenario.blocks).all(|b| copied(&b)) {
                 out.push(Step::CopyDone);
             }
         }
     }
     let target = s.leader.repair.map(|p| p.target);
-    out.extend((0..m.scenario.servers).filter(|i| target != Some(*i) && deletable(m, s, *i)).map(|server| Step::Delete { server }));
+    out.extend(
+        (0..m.scenario.servers)
+            .filter(|i| target != Some(*i) && deletable(m, s, *i))
+            .map(|server| Step::Delete { server }),
+    );
 }
 
 fn deletable(m: &Chunk, s: &State, i: usize) -> bool {
     let server = &s.servers[i];
     let unnamed = s.row.phase == Phase::Live && !has(s.row.holders, i) && server.replica.is_some();
-    let garbage = s.row.phase == Phase::Garbage && has(s.row.holders, i) && (server.replica.is_some() || !server.tombstone);
+    let garbage =
+        s.row.phase == Phase::Garbage && has(s.row.holders, i) && (server.replica.is_some() || !server.tombstone);
     m.scenario.deletes && reachable(s, i) && (unnamed || garbage)
 }
 
@@ -149,7 +180,10 @@ fn make_plan(m: &Chunk, s: &State, intent: Intent) -> Option<Plan> {
 fn copy_source(s: &State, p: &Repair, block: usize) -> Option<usize> {
     ids(s.row.holders).find(|i| {
         let r = s.servers[*i].replica.as_ref();
-        s.servers[*i].up && r.is_some_and(|r| r.complete && r.version == p.version && r.doubt == Doubt::None && !has(r.unacked, block))
+        s.servers[*i].up
+            && r.is_some_and(|r| {
+                r.complete && r.version == p.version && r.doubt == Doubt::None && !has(r.unacked, block)
+            })
     })
 }
 
@@ -190,6 +224,7 @@ pub fn step(m: &Chunk, s: &mut State, step: Step) {
             let plan = s.leader.plan.expect("offered with a plan");
             record::ready(m, s, &plan);
         }
+        Step::Named { server } => s.servers[server].replica.as_mut().expect("checked when offered").copy = false,
         Step::Lost { server } => s.row.holders &= !(1 << server),
         Step::Delete { server } => {
             let version = s.row.version;
@@ -217,7 +252,14 @@ fn repair(m: &Chunk, s: &mut State, step: Step) {
             to.term = (leader.term, leader.round).max(to.term);
             to.replica = Some(Replica { born: true, ..server::blank(s.row.version, false) });
             to.vanished = false;
-            leader.repair = Some(Repair { target, version: s.row.version, inc: to.inc, grant: s.row.last_grant, copied: 0, done: false });
+            leader.repair = Some(Repair {
+                target,
+                version: s.row.version,
+                inc: to.inc,
+                grant: s.row.last_grant,
+                copied: 0,
+                done: false,
+            });
         }
         (Step::Copy { block }, Some(p)) => {
             let from = copy_source(s, p, block).expect("offered with a source");
@@ -227,6 +269,7 @@ fn repair(m: &Chunk, s: &mut State, step: Step) {
         }
         (Step::CopyDone, Some(p)) => {
             server::fix_sync(m, s, p.target);
+            s.servers[p.target].replica.as_mut().expect("just synced").copy = true;
             p.done = true;
         }
         (Step::RepairDone, Some(p)) => {

@@ -19,7 +19,8 @@ pub fn readable(m: &Chunk, s: &State, b: usize) -> u16 {
         let exact = r.complete && r.version == s.ghost.located[server]; // R1
         let acked = !has(r.unacked, b) || !m.keeps(Rule::HeadRefuses); // R1
         let sure = r.doubt == Doubt::None || !m.keeps(Rule::DoubtServesNothing);
-        (up && exact && acked && sure).then_some(r.cells[b])
+        let told = !r.copy || !m.keeps(Rule::CopyServesNothing);
+        (up && exact && acked && sure && told).then_some(r.cells[b])
     };
     (0..SERVERS).filter_map(cell).fold(0, |all, c| all | 1 << c)
 }
@@ -61,7 +62,7 @@ fn see(g: &mut Ghost, b: usize, cell: Cell) {
 
 /// Forgets what cannot matter any more, so that equal situations are equal states.
 fn tidy(s: &mut State) {
-    let dead = |g: &Grant| !s.writers[g.writer].grant.is_some_and(|h| h.id == g.id);
+    let dead = |g: &Grant| s.writers[g.writer].grant.is_none_or(|h| h.id != g.id);
     let gone = |f: &Frag| dead(&f.grant) && (f.hop == SERVERS || s.servers[f.hop].inc != f.grant.incs[f.hop]);
     if s.frags.iter().any(gone) {
         let keep: Vec<bool> = s.frags.iter().map(|f| !gone(f)).collect();
@@ -70,19 +71,19 @@ fn tidy(s: &mut State) {
     }
 }
 
-/// Everything issued, except for what a living client still holds and may yet write.
+/// Everything issued, except for what a living client or the network still holds: that may yet be written.
 fn settled(s: &State, b: usize) -> u16 {
     let issued = (1u16 << s.ghost.next) - 1;
-    let live = s.writers.iter().filter(|w| w.session).fold(0, |all, w| all | 1u16 << w.buf[b]);
-    issued & !(live & !1)
+    let buffered = s.writers.iter().filter(|w| w.session).fold(0, |all, w| all | 1u16 << w.buf[b]);
+    let under_way = s.frags.iter().filter(|f| f.block == b).fold(0, |all, f| all | 1u16 << f.cell);
+    issued & !((buffered | under_way) & !1)
 }
 
 /// An fsync of writer `w` is acknowledged (P1).
 pub fn acknowledge(s: &mut State, w: usize) {
     let buf = std::mem::replace(&mut s.writers[w].buf, [HOLE; BLOCKS]);
     s.writers[w].fsync = None;
-    for b in 0..BLOCKS {
-        let x = buf[b];
+    for (b, x) in buf.into_iter().enumerate() {
         if x == HOLE || s.ghost.past[b] >> x & 1 == 1 {
             continue;
         }
@@ -97,6 +98,7 @@ pub fn ready(s: &mut State, members: u8) {
     let all_lost = s.row.holders & !s.ghost.powerless == 0;
     s.ghost.excuse |= all_lost;
     let owner_lives = s.row.owner.is_some_and(|w| s.writers[w].session);
+    recovered(s, members, owner_lives);
     if s.ghost.excuse && !owner_lives {
         excuse(&mut s.ghost);
     } else if !s.ghost.excuse {
@@ -104,6 +106,19 @@ pub fn ready(s: &mut State, members: u8) {
     }
     s.ghost.powerless &= !members;
     s.ghost.emptied &= !members;
+}
+
+/// What recovery has settled on. While the writer is to resend it may be older than what has been seen, but never than an fsync.
+fn recovered(s: &mut State, members: u8, owner_lives: bool) {
+    for b in 0..s.row.len as usize {
+        for cell in ids(members).filter_map(|i| s.servers[i].replica.as_ref()).map(|r| r.cells[b]) {
+            if s.ghost.sealed[b] >> cell & 1 == 1 {
+                s.ghost.broken = Some(Violation::Lost);
+            } else if s.ghost.past[b] >> cell & 1 == 1 && !s.ghost.excuse && !owner_lives {
+                s.ghost.broken = Some(Violation::Backwards);
+            }
+        }
+    }
 }
 
 pub fn writer_gone(s: &mut State, w: usize) {
@@ -129,9 +144,12 @@ pub fn truncated(s: &mut State) {
     }
 }
 
-/// The length grows by one block without a write: it reads as a hole, or as what a living client is writing there (W9).
+/// The length grows by one block without a write: it reads as a hole, or as what the live grant's writer is putting there (W9).
 pub fn extended(s: &mut State) {
     let b = s.row.len as usize;
+    if s.row.grant.is_some() {
+        return;
+    }
     s.ghost.past[b] |= settled(s, b) & !1;
     s.ghost.sealed[b] = s.ghost.past[b];
 }

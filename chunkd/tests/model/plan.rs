@@ -16,7 +16,8 @@ pub struct Report {
 
 /// The sources, block by block, and whether one of them stayed up.
 pub fn sources(m: &Chunk, reports: &[Report]) -> ([usize; BLOCKS], bool) {
-    let clean = reports.iter().filter(|r| r.doubt == Doubt::None).max_by_key(|r| (r.stayed, std::cmp::Reverse(r.server)));
+    let clean =
+        reports.iter().filter(|r| r.doubt == Doubt::None).max_by_key(|r| (r.stayed, std::cmp::Reverse(r.server)));
     let process = reports.iter().find(|r| r.doubt == Doubt::Process && m.keeps(Rule::ProcessBeatsPower));
     match clean.or(process) {
         Some(r) => ([r.server; BLOCKS], r.stayed && r.doubt == Doubt::None),

@@ -43,7 +43,9 @@ fn at_rest(m: &Chunk, s: &State) -> bool {
     }
     let row = s.row.intent.is_none() && s.row.grant.is_none() && s.row.hold.is_none();
     let writers = s.writers.iter().all(|w| w.grant.is_none() && w.unsent == 0);
-    row && writers && s.servers.iter().all(|i| i.up && i.linked) && (0..s.row.len as usize).all(|b| oracle::readable(m, s, b) != 0)
+    row && writers
+        && s.servers.iter().all(|i| i.up && i.linked)
+        && (0..s.row.len as usize).all(|b| oracle::readable(m, s, b) != 0)
 }
 
 fn wanted(a: &Action) -> bool {

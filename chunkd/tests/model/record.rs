@@ -12,8 +12,12 @@ pub enum Step {
     /// W8: a recall was not answered for 2 s.
     Recall,
     /// S4: a session's time is over.
-    Expire { w: usize },
-    Truncate { len: u8 },
+    Expire {
+        w: usize,
+    },
+    Truncate {
+        len: u8,
+    },
     /// Another client makes the file longer without writing.
     Extend,
 }
@@ -48,7 +52,8 @@ pub fn offer(m: &Chunk, s: &State, out: &mut Vec<Action>) {
                 out.push(Action::Record(Step::Truncate { len }));
             }
         }
-        if s.used.extends < max.extends && s.row.len < m.scenario.blocks as u8 {
+        let may_grow = s.row.intent.is_none() || !m.keeps(Rule::GrowthWaits);
+        if may_grow && s.used.extends < max.extends && s.row.len < m.scenario.blocks as u8 {
             out.push(Action::Record(Step::Extend));
         }
     }
@@ -64,7 +69,16 @@ pub fn step(m: &Chunk, s: &mut State, step: Step) {
         Step::Expire { w } => {
             s.used.expiries += u8::from(s.writers[w].alive);
             // The client is told and gives up: EIO for what it has not synced (W5).
-            s.writers[w] = Writer { alive: false, session: false, grant: None, buf: [HOLE; BLOCKS], unsent: 0, wrote: false, broken: false, fsync: None };
+            s.writers[w] = Writer {
+                alive: false,
+                session: false,
+                grant: None,
+                buf: [HOLE; BLOCKS],
+                unsent: 0,
+                wrote: false,
+                broken: false,
+                fsync: None,
+            };
             end_by_force(m, s, w, Cause::Expiry);
             if s.row.hold.is_some_and(|h| h.writer == w) {
                 s.row.hold = None;

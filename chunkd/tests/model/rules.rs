@@ -26,6 +26,8 @@ pub enum Rule {
     TermFence,
     /// R1: the head does not serve what those behind have not acknowledged.
     HeadRefuses,
+    /// W7, ADR 2: a clean end waits for every ack and for the sync.
+    CleanEnd,
     /// ADR 9: a deleted id is not created again.
     Tombstone,
 
@@ -57,6 +59,10 @@ pub enum Rule {
     VanishedIsDirty,
     /// A journal entry stays while a block is not known to be written by all behind, synced or not.
     JournalUntilAcked,
+    /// No record makes the file longer over a chunk with an open Intent.
+    GrowthWaits,
+    /// A repair copy serves no reads until it is told that RepairDone has named it.
+    CopyServesNothing,
     /// What Fix writes goes through the dirty journal too.
     FixJournals,
 }

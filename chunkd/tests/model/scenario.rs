@@ -76,6 +76,7 @@ impl Chunk {
             grant,
             unacked: 0,
             fixing: false,
+            copy: false,
         };
         State {
             row: Row {
@@ -117,7 +118,8 @@ impl Chunk {
                 grant: None,
                 buf: [HOLE; BLOCKS],
                 unsent: 0,
-                wrote: false, broken: false,
+                wrote: false,
+                broken: false,
                 fsync: None,
             }),
             frags: Vec::new(),

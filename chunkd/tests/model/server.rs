@@ -57,10 +57,10 @@ pub fn step(m: &Chunk, s: &mut State, step: Step) {
                 return;
             }
             s.frags.remove(frag);
-            let again = s.frags.iter().any(|o| o.grant.id == f.grant.id && o.block == f.block);
             for i in ids(f.grant.holders) {
-                let later = again && s.frags.iter().any(|o| o.grant.id == f.grant.id && o.block == f.block && o.hop > i);
-                if let Some(r) = s.servers[i].replica.as_mut().filter(|r| r.version == f.grant.version && !later) {
+                // Only if this was the last write here: a later one may never have come further.
+                let last = |r: &&mut Replica| r.version == f.grant.version && r.cells[f.block] == f.cell;
+                if let Some(r) = s.servers[i].replica.as_mut().filter(last) {
                     r.unacked &= !(1 << f.block);
                     trim(m, r);
                 }
@@ -153,6 +153,7 @@ pub fn blank(version: u8, complete: bool) -> Replica {
         grant: 0,
         unacked: 0,
         fixing: false,
+        copy: false,
     }
 }
 
@@ -197,8 +198,8 @@ fn prepare(m: &Chunk, server: &mut Server, fence: (u8, u8), version: u8) {
         r.version = version;
         r.complete = false;
         r.born = true;
-        r.fixing = false;
     }
+    r.fixing = false;
 }
 
 /// The member and its sources are as the plan found them.
@@ -233,6 +234,7 @@ pub fn fix_sync(m: &Chunk, s: &mut State, i: usize) {
     r.unacked = 0;
     sync(m, r);
     r.complete = true;
+    r.copy = false;
     r.fixing = false;
 }
 

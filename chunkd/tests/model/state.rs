@@ -139,10 +139,14 @@ pub struct Command {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Order {
-    Prepare { version: u8 },
+    Prepare {
+        version: u8,
+    },
     Fix(Plan),
     /// Remove a replica of at most this version.
-    Delete { version: u8 },
+    Delete {
+        version: u8,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -190,6 +194,8 @@ pub struct Replica {
     pub unacked: u8,
     /// A Fix has begun to write.
     pub fixing: bool,
+    /// Made by a repair and not yet told that it is named.
+    pub copy: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

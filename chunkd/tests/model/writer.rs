@@ -8,18 +8,40 @@ use crate::state::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Step {
-    Ask { w: usize },
+    Ask {
+        w: usize,
+    },
     /// The application writes a block; it goes into the buffer and down the chain.
-    Issue { w: usize, block: usize },
-    Resend { w: usize, block: usize },
-    WriteEnd { w: usize },
+    Issue {
+        w: usize,
+        block: usize,
+    },
+    Resend {
+        w: usize,
+        block: usize,
+    },
+    WriteEnd {
+        w: usize,
+    },
     /// Held, but there is nothing to resend.
-    Release { w: usize },
-    FsyncStart { w: usize },
-    FsyncDone { w: usize },
-    End { w: usize },
-    Report { w: usize },
-    Learn { w: usize },
+    Release {
+        w: usize,
+    },
+    FsyncStart {
+        w: usize,
+    },
+    FsyncDone {
+        w: usize,
+    },
+    End {
+        w: usize,
+    },
+    Report {
+        w: usize,
+    },
+    Learn {
+        w: usize,
+    },
 }
 
 pub fn offer(m: &Chunk, s: &State, out: &mut Vec<Action>) {
@@ -83,7 +105,8 @@ fn with_grant(m: &Chunk, s: &State, w: usize, grant: Grant, out: &mut Vec<Action
     }
     // W7, ADR 2: a clean end is a synced end.
     let used = me.wrote || s.used.writes >= m.scenario.max.writes;
-    if used && live && idle && me.buf == [HOLE; BLOCKS] && !needs_write_end(s, w) && chain_is_whole(s, &grant) {
+    let clean = idle && me.buf == [HOLE; BLOCKS] || !m.keeps(Rule::CleanEnd);
+    if used && live && clean && !needs_write_end(s, w) && chain_is_whole(s, &grant) {
         out.push(Action::Writer(Step::End { w }));
     }
 }
@@ -91,6 +114,7 @@ fn with_grant(m: &Chunk, s: &State, w: usize, grant: Grant, out: &mut Vec<Action
 pub fn step(m: &Chunk, s: &mut State, step: Step) {
     match step {
         Step::Ask { w } => {
+            clip(m, s, w);
             let grant = record::grant(s, w);
             s.writers[w].grant = Some(grant);
             s.writers[w].wrote = false;
@@ -134,18 +158,22 @@ fn send(s: &mut State, w: usize, block: usize) {
 
 /// The grant is gone; everything un-synced goes out again under the next one (W4, ADR 6).
 fn forget(m: &Chunk, s: &mut State, w: usize) {
-    let clip = s.row.hold.filter(|h| h.writer == w).map_or(BLOCKS as u8, |h| h.clip);
     let me = &mut s.writers[w];
     me.grant = None;
     me.broken = false;
     me.wrote = false;
     me.fsync = None;
-    me.unsent = 0;
-    for block in 0..BLOCKS {
-        if m.keeps(Rule::ClipResend) && block as u8 >= clip {
-            me.buf[block] = HOLE;
-        }
-        me.unsent |= u8::from(me.buf[block] != HOLE) << block;
+    clip(m, s, w);
+    let me = &mut s.writers[w];
+    me.unsent = (0..BLOCKS).fold(0, |set, b| set | u8::from(me.buf[b] != HOLE) << b);
+}
+
+/// The end of a grant and the next grant both carry the lowest truncation since.
+fn clip(m: &Chunk, s: &mut State, w: usize) {
+    let Some(hold) = s.row.hold.filter(|h| h.writer == w && m.keeps(Rule::ClipResend)) else { return };
+    for b in hold.clip as usize..BLOCKS {
+        s.writers[w].buf[b] = HOLE;
+        s.writers[w].unsent &= !(1 << b);
     }
 }
 
@@ -155,7 +183,9 @@ fn needs_write_end(s: &State, w: usize) -> bool {
 }
 
 fn chain_is_whole(s: &State, grant: &Grant) -> bool {
-    ids(grant.holders).all(|i| s.servers[i].up && s.servers[i].inc == grant.incs[i] && s.servers[i].replica.is_some() || fresh(s, grant, i))
+    ids(grant.holders).all(|i| {
+        s.servers[i].up && s.servers[i].inc == grant.incs[i] && s.servers[i].replica.is_some() || fresh(s, grant, i)
+    })
 }
 
 /// A create has not reached this server yet.

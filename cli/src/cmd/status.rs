@@ -298,7 +298,7 @@ pub fn print_table(status: &ClusterStatus) {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header.iter().copied());
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(header.iter().copied());
     table
 }
 

@@ -164,7 +164,7 @@ fn print(outcome: &Outcome) {
     let longest = gaps.last().copied().unwrap_or_default();
     let median = gaps.get(gaps.len() / 2).copied().unwrap_or_default();
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.add_row(["files", &outcome.files.to_string()]);
     table.add_row(["bytes", &ByteSize(outcome.bytes).to_string()]);
     table.add_row(["copied in", &format!("{:.1} s", outcome.copied_in.as_secs_f64())]);

@@ -18,6 +18,6 @@ mod servers;
 
 pub use grpc::GrpcTransport;
 pub use link::{LINK_QUEUE, Link, LinkError, Transport};
-pub(crate) use mux::Mux;
+pub(crate) use mux::{Mux, answer};
 pub(crate) use read::{Place, Verdict, read};
 pub(crate) use servers::{Servers, WriteStream};

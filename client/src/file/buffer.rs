@@ -23,7 +23,7 @@ enum State {
     Dirty { unsent: u64 },
     InFlight(u64),
     Acked(u64),
-    Synced,
+    Synced(u64),
 }
 
 #[derive(Clone, Debug)]
@@ -32,6 +32,8 @@ struct Extent {
     /// Bytes that `data` keeps alive: it may be a slice of more.
     pinned: usize,
     since: u64,
+    /// A committed write-end has told of these bytes: if they lie beyond the committed length now, somebody has cut them off.
+    told: bool,
     state: State,
 }
 
@@ -81,7 +83,7 @@ impl ChunkBuffer {
         let inherited = self.carve(offset, end);
         let since = inherited.since.unwrap_or(write).min(write);
         let unsent = inherited.unsent.unwrap_or(write).min(write);
-        self.put(offset, Extent { pinned: data.len(), data, since, state: State::Dirty { unsent } });
+        self.put(offset, Extent { pinned: data.len(), data, since, told: false, state: State::Dirty { unsent } });
     }
 
     /// The next fragment to send, at most 1 MiB, marked in flight as number `n`: the run around the oldest dirty bytes,
@@ -91,14 +93,20 @@ impl ChunkBuffer {
         let mut start = oldest;
         for (&offset, extent) in self.extents.range(..oldest).rev() {
             let joins = matches!(extent.state, State::Dirty { .. }) && offset + extent.len() == start;
+            let joins = joins && extent.told == self.extents[&oldest].told;
             if !joins || oldest - offset >= MAX_FRAGMENT_BYTES {
                 break;
             }
             start = offset;
         }
+        let told = self.extents[&start].told;
         let mut run_end = start;
         for (&offset, extent) in self.extents.range(start..) {
-            if offset != run_end || !matches!(extent.state, State::Dirty { .. }) || run_end - start > MAX_FRAGMENT_BYTES {
+            if offset != run_end
+                || extent.told != told
+                || !matches!(extent.state, State::Dirty { .. })
+                || run_end - start > MAX_FRAGMENT_BYTES
+            {
                 break;
             }
             run_end += extent.len();
@@ -135,7 +143,8 @@ impl ChunkBuffer {
             }
             (joined.freeze(), (end - start) as usize)
         };
-        self.put(start, Extent { data: data.clone(), pinned, since, state: State::InFlight(n) });
+        let told = pieces[0].told;
+        self.put(start, Extent { data: data.clone(), pinned, since, told, state: State::InFlight(n) });
         data
     }
 
@@ -151,10 +160,34 @@ impl ChunkBuffer {
     /// W6: a sync that was sent after fragment `n` is acknowledged, and so are all fragments up to `n`.
     pub(crate) fn synced(&mut self, n: u64) {
         for extent in self.extents.values_mut() {
-            if matches!(extent.state, State::Acked(m) if m <= n) {
-                extent.state = State::Synced;
+            if let State::Acked(m) = extent.state
+                && m <= n
+            {
+                extent.state = State::Synced(m);
                 self.synced += 1;
                 self.unsynced -= 1;
+            }
+        }
+    }
+
+    /// W9: a write-end that told of all fragments up to `n` is committed.
+    pub(crate) fn told(&mut self, n: u64) {
+        for extent in self.extents.values_mut() {
+            extent.told |= matches!(extent.state, State::Acked(m) | State::Synced(m) if m <= n);
+        }
+    }
+
+    /// W9: the committed length went back to `committed` (within the chunk): told bytes beyond it were cut off by somebody
+    /// else, after they were written. They must not come back.
+    pub(crate) fn cut_told(&mut self, committed: u32) {
+        let last = self.extents.range(..committed).next_back();
+        let across = last.filter(|(offset, extent)| extent.told && **offset + extent.len() > committed);
+        let mut cut: Vec<u32> = across.map(|(offset, _)| *offset).into_iter().collect();
+        cut.extend(self.extents.range(committed..).filter(|(_, extent)| extent.told).map(|(offset, _)| *offset));
+        for offset in cut {
+            let extent = self.remove(offset);
+            if offset < committed {
+                self.put(offset, extent.part(0, committed - offset));
             }
         }
     }
@@ -165,7 +198,7 @@ impl ChunkBuffer {
             return;
         }
         let gone: Vec<u32> = (self.extents.iter())
-            .filter(|(offset, extent)| extent.state == State::Synced && **offset + extent.len() <= committed)
+            .filter(|(offset, extent)| matches!(extent.state, State::Synced(_)) && **offset + extent.len() <= committed)
             .map(|(offset, _)| *offset)
             .collect();
         for offset in gone {
@@ -200,9 +233,10 @@ impl ChunkBuffer {
             .collect()
     }
 
-    /// The end of the furthest buffered byte; 0 when there is none.
-    pub(crate) fn end(&self) -> u32 {
-        self.extents.last_key_value().map_or(0, |(offset, extent)| offset + extent.len())
+    /// The end of the furthest byte that no committed write-end has told of; 0 when there is none.
+    pub(crate) fn untold_end(&self) -> u32 {
+        let last = self.extents.iter().rev().find(|(_, extent)| !extent.told);
+        last.map_or(0, |(offset, extent)| offset + extent.len())
     }
 
     /// Whether some bytes of writes up to `write` end beyond `limit`.
@@ -221,7 +255,7 @@ impl ChunkBuffer {
         self.extents.is_empty()
     }
 
-    /// Some bytes are not on the disks of all holders.
+    /// Some bytes are not known to be on the disks of all holders.
     pub(crate) fn has_unsynced(&self) -> bool {
         self.unsynced > 0
     }
@@ -272,7 +306,7 @@ impl ChunkBuffer {
                 self.dirty_bytes += extent.data.len() as u64;
                 self.unsynced += 1;
             }
-            State::Synced => self.synced += 1,
+            State::Synced(_) => self.synced += 1,
             State::InFlight(_) | State::Acked(_) => self.unsynced += 1,
         }
         let replaced = self.extents.insert(offset, extent);
@@ -288,7 +322,7 @@ impl ChunkBuffer {
                 self.dirty_bytes -= extent.data.len() as u64;
                 self.unsynced -= 1;
             }
-            State::Synced => self.synced -= 1,
+            State::Synced(_) => self.synced -= 1,
             State::InFlight(_) | State::Acked(_) => self.unsynced -= 1,
         }
         extent

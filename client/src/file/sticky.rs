@@ -26,6 +26,16 @@ impl Sticky {
         Seen(self.told)
     }
 
+    /// Knows everything that has happened so far: for waits on nobody's behalf.
+    pub(crate) fn now(&self) -> Seen {
+        Seen(self.count)
+    }
+
+    /// An error since `seen`, without counting as told.
+    pub(crate) fn since(&self, seen: Seen) -> Option<i32> {
+        (seen.0 < self.count).then_some(self.errno)
+    }
+
     /// The error that this handle has not been told, once.
     pub(crate) fn check(&mut self, seen: &mut Seen) -> Option<i32> {
         if seen.0 == self.count {

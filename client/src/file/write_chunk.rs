@@ -26,15 +26,41 @@ const KEEP_FACTOR: u32 = 10;
 /// What has to be done outside.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
-    TakeGrant { index: u32, attempt: u32 },
+    TakeGrant {
+        index: u32,
+        attempt: u32,
+    },
     /// Wait until the chunk may be grantable.
-    Wait { index: u32, attempt: u32 },
+    Wait {
+        index: u32,
+        attempt: u32,
+    },
     /// W4.
-    Report { held: Held, suspects: Vec<u64>, attempt: u32 },
-    Send { epoch: u64, n: u64, held: Held, offset: u32, data: Bytes, sync: bool },
-    WriteEnd { id: u64, length: u64, mtime_ns: i64, chunks: Vec<WrittenChunk>, attempt: u32 },
+    Report {
+        held: Held,
+        suspects: Vec<u64>,
+        attempt: u32,
+    },
+    Send {
+        epoch: u64,
+        n: u64,
+        held: Held,
+        offset: u32,
+        data: Bytes,
+        sync: bool,
+    },
+    WriteEnd {
+        id: u64,
+        length: u64,
+        mtime_ns: i64,
+        chunks: Vec<WrittenChunk>,
+        attempt: u32,
+    },
     /// W7.
-    End { held: Held, attempt: u32 },
+    End {
+        held: Held,
+        attempt: u32,
+    },
 }
 
 /// A grant as it was given (W1).
@@ -79,7 +105,7 @@ pub(crate) enum Phase {
     Free,
     /// `TakeGrant` is under way.
     Taking,
-    /// Something is in the way of a grant: waiting, then taking anew.
+    /// `WaitChunk` is under way; a grant is taken next.
     Waiting,
     /// A grant is held; fragments flow.
     Held,
@@ -156,6 +182,8 @@ pub(crate) struct WriteChunk {
     own_sync: u64,
     /// Nothing more is sent under this grant: it is about to be ended.
     draining: bool,
+    /// Ask for the chunk's state and the file's length before taking a grant.
+    look_first: bool,
     last_write: Instant,
     oldest_unsynced: Option<Instant>,
 }
@@ -185,6 +213,7 @@ impl WriteChunk {
             durable_through: 0,
             own_sync: 0,
             draining: false,
+            look_first: false,
             last_write: now,
             oldest_unsynced: None,
         }
@@ -205,9 +234,17 @@ impl WriteChunk {
         self.oldest_unsynced.get_or_insert(now);
     }
 
-    /// The end in the file of the furthest buffered byte; 0 when there is none.
-    pub(crate) fn buffered_end(&self) -> u64 {
-        if self.buffer.is_empty() { 0 } else { self.base() + u64::from(self.buffer.end()) }
+    /// The end in the file of the furthest byte that the leader was not told of; 0 when there is none.
+    pub(crate) fn untold_end(&self) -> u64 {
+        match self.buffer.untold_end() {
+            0 => 0,
+            end => self.base() + u64::from(end),
+        }
+    }
+
+    /// The last fragment of the acknowledged prefix.
+    pub(crate) fn acked_n(&self) -> u64 {
+        self.flights.front().map_or(self.next_n, |flight| flight.n) - 1
     }
 
     /// The end in the file of the furthest acknowledged byte; 0 when there is none.
@@ -268,8 +305,14 @@ impl WriteChunk {
                 let forced = self.buffer.oldest_unsent().is_some_and(|oldest| oldest <= flush);
                 let much = self.buffer.dirty_bytes() >= u64::from(caribou_proto::ids::MAX_FRAGMENT_BYTES);
                 if forced || much || self.resend.is_some() {
-                    self.phase = Phase::Taking;
-                    out.push(Action::TakeGrant { index: self.index, attempt: self.attempt });
+                    let (index, attempt) = (self.index, self.attempt);
+                    if std::mem::take(&mut self.look_first) {
+                        self.phase = Phase::Waiting;
+                        out.push(Action::Wait { index, attempt });
+                    } else {
+                        self.phase = Phase::Taking;
+                        out.push(Action::TakeGrant { index, attempt });
+                    }
                 }
             }
             Phase::Broken if !want.committing => {
@@ -393,7 +436,9 @@ impl WriteChunk {
         if matches!(self.phase, Phase::Held | Phase::Ending) {
             self.end_epoch(write);
             self.held = None;
+            // Not taken at once: the wait brings the length, and with it what somebody else has cut off (W9).
             self.phase = Phase::Free;
+            self.look_first = true;
         }
     }
 
@@ -431,16 +476,12 @@ impl WriteChunk {
         self.phase = Phase::Held;
     }
 
-    /// Not now: wait for the chunk, or take a grant anew at once (`again`, W2: the chunk went to garbage).
-    pub(crate) fn not_granted(&mut self, again: bool, out: &mut Vec<Action>) {
+    /// Not now: wait for the chunk first, or take a grant anew at once (`again`, W2: the chunk went to garbage).
+    pub(crate) fn not_granted(&mut self, again: bool) {
         self.attempt += 1;
         self.held = None;
-        if again {
-            self.phase = Phase::Free;
-        } else {
-            self.phase = Phase::Waiting;
-            out.push(Action::Wait { index: self.index, attempt: self.attempt });
-        }
+        self.look_first = !again;
+        self.phase = Phase::Free;
     }
 
     /// The wait is over, or a call came to nothing: to be tried anew.

@@ -28,6 +28,8 @@ pub(crate) enum Note {
 struct Commit {
     id: u64,
     chunks: Vec<WrittenChunk>,
+    /// The acknowledged fragments that it tells of, per chunk.
+    acked: Vec<u64>,
     /// Writes covered once this is committed.
     covers: u64,
     /// The number of the write whose time it carries.
@@ -106,7 +108,12 @@ impl WriteState {
 
     /// The size of the file for this client: committed, or buffered here.
     pub(crate) fn size(&self) -> u64 {
-        self.chunks.values().map(WriteChunk::buffered_end).max().unwrap_or(0).max(self.length)
+        self.untold_end().max(self.length)
+    }
+
+    /// The end of the furthest byte that the leader was not told of; 0 when there is none.
+    pub(crate) fn untold_end(&self) -> u64 {
+        self.chunks.values().map(WriteChunk::untold_end).max().unwrap_or(0)
     }
 
     /// The buffered bytes of one chunk within `[start, end)`.
@@ -185,7 +192,7 @@ impl WriteState {
 
     /// Nothing buffered, nothing held, nothing under way.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.commit.is_none() && self.chunks.values().all(WriteChunk::is_quiet)
+        self.commit.is_none() && !self.has_untold() && self.chunks.values().all(WriteChunk::is_quiet)
     }
 
     fn commit_open(&self) -> bool {
@@ -230,7 +237,7 @@ impl WriteState {
         let mut covers = self.write;
         let mut urgent = false;
         let mut news = self.has_untold();
-        let mut named = Vec::new();
+        let (mut named, mut acked) = (Vec::new(), Vec::new());
         let mut length = 0;
         for chunk in self.chunks.values() {
             covers = covers.min(chunk.acked_up_to(self.write));
@@ -242,11 +249,13 @@ impl WriteState {
             if chunk.phase == Phase::Held && (resent || is_news || chunk.untold || ends) {
                 let held = chunk.held.as_ref().expect("a held chunk has a grant");
                 named.push(WrittenChunk { resent, ..held.written() });
+                acked.push(chunk.acked_n());
                 length = length.max(chunk.acked_file_end());
             }
         }
         let flush = self.flush > self.committed && covers >= self.flush && news;
         // With no chunk left to name (they ended with the session) only the time is told.
+        urgent |= self.chunks.is_empty() && self.has_untold();
         if !(urgent || flush) || (named.is_empty() && !self.chunks.is_empty()) {
             return;
         }
@@ -256,15 +265,15 @@ impl WriteState {
         let id = self.next_commit;
         self.next_commit += 1;
         out.push(Action::WriteEnd { id, length, mtime_ns, chunks: named.clone(), attempt: self.commit_attempt });
-        self.commit = Some(Commit { id, chunks: named, covers, mtime_write: self.write });
+        self.commit = Some(Commit { id, chunks: named, acked, covers, mtime_write: self.write });
     }
 
     /// The answer to a write-end.
     pub(crate) fn write_ended(&mut self, id: u64, body: &ReplyBody) {
         let Some(commit) = self.commit.take_if(|commit| commit.id == id) else { return };
         self.commit_attempt = 0;
-        self.length = body.length;
-        for told in &commit.chunks {
+        self.set_length(body.length);
+        for (told, acked) in commit.chunks.iter().zip(commit.acked) {
             let Some(chunk) = self.chunks.get_mut(&told.index) else { continue };
             if chunk.held.as_ref().is_none_or(|held| held.grant != told.grant) {
                 continue;
@@ -275,6 +284,9 @@ impl WriteState {
                 continue;
             }
             chunk.is_new = false;
+            if chunk.phase == Phase::Held {
+                chunk.buffer.told(acked);
+            }
             if told.resent && chunk.resend_done() {
                 chunk.resend = None;
             }
@@ -288,6 +300,18 @@ impl WriteState {
             self.mtime_told = self.mtime_told.max(commit.mtime_write);
         }
         self.release();
+    }
+
+    /// W9: the committed length as the leader just said. What was told and now lies beyond it has been cut off elsewhere.
+    pub(crate) fn set_length(&mut self, length: u64) {
+        let shorter = length < self.length;
+        self.length = length;
+        if shorter {
+            for chunk in self.chunks.values_mut() {
+                let limit = chunk.within(length);
+                chunk.buffer.cut_told(limit);
+            }
+        }
     }
 
     /// The write-end came to nothing and shall be tried anew.
@@ -323,7 +347,7 @@ impl WriteState {
     }
 
     /// The answer to taking a grant or to a report.
-    pub(crate) fn granted(&mut self, index: u32, grant: Option<&Grant>, out: &mut Vec<Action>) {
+    pub(crate) fn granted(&mut self, index: u32, grant: Option<&Grant>) {
         let Some(chunk) = self.chunks.get_mut(&index) else { return };
         if !matches!(chunk.phase, Phase::Taking | Phase::Reporting) {
             return;
@@ -332,12 +356,13 @@ impl WriteState {
             Some(grant) if grant.state() == GrantState::Granted && !grant.holders.is_empty() => chunk.granted(grant),
             grant => {
                 let again = grant.is_some_and(|grant| grant.state() == GrantState::Restart);
-                chunk.not_granted(again, out);
+                chunk.not_granted(again);
             }
         }
     }
 
     pub(crate) fn waited(&mut self, index: u32) {
+        // The length that came with the answer has been set: see `set_length`.
         if let Some(chunk) = self.chunks.get_mut(&index)
             && chunk.phase == Phase::Waiting
         {

@@ -32,10 +32,7 @@ pub struct Environment {
 
 impl Default for Environment {
     fn default() -> Self {
-        Self {
-            transport: Arc::new(GrpcTransport::default()),
-            random: Arc::new(|| uuid::Uuid::new_v4().into_bytes()),
-        }
+        Self { transport: Arc::new(GrpcTransport::default()), random: Arc::new(|| uuid::Uuid::new_v4().into_bytes()) }
     }
 }
 
@@ -75,7 +72,8 @@ impl MetaClient {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (events, _) = broadcast::channel(EVENT_QUEUE);
         let board = Board::default();
-        let parts = TaskParts { config: config.clone(), environment, inbox, events: events.clone(), board: board.clone() };
+        let parts =
+            TaskParts { config: config.clone(), environment, inbox, events: events.clone(), board: board.clone() };
         tokio::spawn(task::run(parts));
         let client = Self {
             shared: Arc::new(Shared {

@@ -14,13 +14,32 @@ pub(crate) type Replier = oneshot::Sender<CallResult>;
 /// What the handles ask of the session task.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Mutate { call: CallId, caller: Caller, op: mutation::Op, reply: Replier },
-    Query { call: CallId, caller: Caller, op: QueryOp, reply: Replier },
-    Open { call: CallId, caller: Caller, open: Open, reply: Replier },
+    Mutate {
+        call: CallId,
+        caller: Caller,
+        op: mutation::Op,
+        reply: Replier,
+    },
+    Query {
+        call: CallId,
+        caller: Caller,
+        op: QueryOp,
+        reply: Replier,
+    },
+    Open {
+        call: CallId,
+        caller: Caller,
+        open: Open,
+        reply: Replier,
+    },
     /// S5: nobody waits for this call any more.
-    GiveUp { call: CallId },
+    GiveUp {
+        call: CallId,
+    },
     /// S7: one handle less on this inode.
-    ReleaseClaim { inode: u64 },
+    ReleaseClaim {
+        inode: u64,
+    },
     /// Ends the task; waiting calls fail.
     Close,
 }

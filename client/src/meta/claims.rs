@@ -3,6 +3,9 @@
 //! A claim is per session and inode: many handles are one claim, and its release is sent when the last of them is gone and
 //! nothing is under way that may make the claim again. After each new stream all claims are re-asserted, and `claims complete`
 //! follows once these, and the opens and creates that were unanswered then, are answered.
+//!
+//! The leader may handle the messages of a stream in any order. So a release and an open of one inode are never on their way
+//! together, and a create that finds an existing file whose release was on its way at the same time asserts its claim again.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -22,6 +25,13 @@ pub(crate) struct Claims {
     /// Inodes whose last handle went, with the newest create then under way: it may be opening the same inode, and its claim must
     /// not be undone by a release that overtakes it.
     releases: VecDeque<(Option<u64>, u64)>,
+    /// Releases that are not answered yet.
+    releasing: HashSet<u64>,
+    /// Opens that wait for the release of their inode, by query id.
+    held_opens: Vec<(u64, u64)>,
+    /// Inodes released while creates were on their way, with the newest of those: if one of them opened such an inode, the
+    /// leader may have handled the release after it.
+    suspects: HashMap<u64, u64>,
     to_reassert: VecDeque<u64>,
     reasserting: HashSet<u64>,
     waits_for_creates: BTreeSet<u64>,
@@ -54,6 +64,33 @@ impl Claims {
     pub(crate) fn created(&mut self, inode: u64, held: bool, newest_create: Option<u64>) {
         self.opening(inode);
         self.opening_ended(inode, held, newest_create);
+        if held && self.suspects.contains_key(&inode) {
+            self.to_reassert.push_back(inode);
+        }
+    }
+
+    /// Whether the open with this query id may be sent now; else it is among those that [`Self::released`] returns.
+    pub(crate) fn may_open(&mut self, id: u64, inode: u64) -> bool {
+        let free = !self.releasing.contains(&inode);
+        if !free {
+            self.held_opens.push((id, inode));
+        }
+        free
+    }
+
+    /// A release was answered. Returns the query ids of the opens that waited for it.
+    pub(crate) fn released(&mut self, inode: u64, newest_create: Option<u64>) -> Vec<u64> {
+        self.releasing.remove(&inode);
+        if let Some(newest) = newest_create {
+            self.suspects.insert(inode, newest);
+        }
+        if self.inodes.get(&inode).is_some_and(|claim| claim.handles > 0) {
+            self.to_reassert.push_back(inode); // a create opened it meanwhile
+        }
+        let (free, held) = self.held_opens.drain(..).partition(|(_, held)| *held == inode);
+        self.held_opens = held;
+        let free: Vec<(u64, u64)> = free;
+        free.into_iter().map(|(id, _)| id).collect()
     }
 
     /// One handle less.
@@ -84,6 +121,10 @@ impl Claims {
             }
         }
         self.to_reassert.clear();
+        // All claims are asserted again on the next stream, and its opens are sent anew.
+        self.releasing.clear();
+        self.held_opens.clear();
+        self.suspects.clear();
     }
 
     /// An open that was given up is not asked again.
@@ -134,14 +175,16 @@ impl Claims {
 
     /// The next inode to release, given the oldest create under way.
     pub(crate) fn next_release(&mut self, oldest_create: Option<u64>) -> Option<u64> {
+        self.suspects.retain(|_, newest| oldest_create.is_some_and(|oldest| oldest <= *newest));
         loop {
             let (newest_then, inode) = *self.releases.front()?;
             if newest_then.is_some_and(|newest| oldest_create.is_some_and(|oldest| oldest <= newest)) {
                 return None;
             }
             self.releases.pop_front();
-            if !self.inodes.contains_key(&inode) {
-                return Some(inode); // else opened again meanwhile
+            // Else it was opened again meanwhile, or its release is on its way already.
+            if !self.inodes.contains_key(&inode) && self.releasing.insert(inode) {
+                return Some(inode);
             }
         }
     }

@@ -110,16 +110,16 @@ impl Liveness {
 
     pub(crate) fn next_look(&self, waiting: bool, now: Instant) -> Instant {
         let renewal = self.renewal_at(waiting);
-        if self.silent_since.is_some() { (now + LOOK_EVERY).min(renewal.max(now + Duration::from_millis(1))) } else { renewal }
+        if self.silent_since.is_some() {
+            (now + LOOK_EVERY).min(renewal.max(now + Duration::from_millis(1)))
+        } else {
+            renewal
+        }
     }
 
     fn renewal_at(&self, waiting: bool) -> Instant {
         let idle = self.last_renewal + self.ttl / 4;
-        if waiting {
-            idle.min(self.last_renewal.max(self.last_arrival) + PING_AFTER.min(self.ttl / 4))
-        } else {
-            idle
-        }
+        if waiting { idle.min(self.last_renewal.max(self.last_arrival) + PING_AFTER.min(self.ttl / 4)) } else { idle }
     }
 }
 
@@ -149,7 +149,9 @@ mod tests {
         liveness.stream_began(8000 * MS, start);
         liveness.sent(false, start);
         assert_eq!(liveness.silence(start + 1900 * MS), Silence::None);
-        assert!(!liveness.is_renewal_due(false, start + 1900 * MS) && liveness.is_renewal_due(false, start + 2000 * MS));
+        assert!(
+            !liveness.is_renewal_due(false, start + 1900 * MS) && liveness.is_renewal_due(false, start + 2000 * MS)
+        );
         liveness.sent(true, start + 1000 * MS);
         assert!(liveness.is_renewal_due(true, start + 1250 * MS), "a ping");
         assert_eq!(liveness.silence(start + 1749 * MS), Silence::None);

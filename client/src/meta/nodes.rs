@@ -76,6 +76,10 @@ mod tests {
         nodes.identify("localhost:1", 1);
         assert_eq!(nodes.candidates(), ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "localhost:2"]);
         nodes.learn(&[node(2, "127.0.0.1:2")]);
-        assert_eq!(nodes.candidates(), ["127.0.0.1:2", "localhost:1", "localhost:2"], "a removed node's alias is tried again");
+        assert_eq!(
+            nodes.candidates(),
+            ["127.0.0.1:2", "localhost:1", "localhost:2"],
+            "a removed node's alias is tried again"
+        );
     }
 }

@@ -32,6 +32,15 @@ pub(crate) enum Kind {
     ClaimsComplete,
 }
 
+/// Inodes of queries that end with their stream.
+#[derive(Debug, Default)]
+pub(crate) struct Dropped {
+    /// Opens that were given up.
+    pub(crate) opens: Vec<u64>,
+    /// Releases that no answer came to.
+    pub(crate) releases: Vec<u64>,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Queries {
     pending: BTreeMap<u64, Pending>,
@@ -93,20 +102,23 @@ impl Queries {
         }
     }
 
-    /// The stream is gone. The session's own queries are dropped, and so are opens that were given up: their inodes are returned,
-    /// with those of releases that no answer came to.
-    pub(crate) fn stream_lost(&mut self) -> Vec<u64> {
-        let mut inodes = Vec::new();
+    /// The stream is gone. The session's own queries are dropped, and so are opens that were given up.
+    pub(crate) fn stream_lost(&mut self) -> Dropped {
+        let mut dropped = Dropped::default();
         self.pending.retain(|_, pending| match pending.kind {
             Kind::Read => true,
             Kind::Open(_) if pending.reply.is_some() => true,
-            Kind::Open(inode) | Kind::Release(inode) => {
-                inodes.push(inode);
+            Kind::Open(inode) => {
+                dropped.opens.push(inode);
+                false
+            }
+            Kind::Release(inode) => {
+                dropped.releases.push(inode);
                 false
             }
             Kind::Reassert(_) | Kind::ClaimsComplete => false,
         });
-        inodes
+        dropped
     }
 
     /// Everything again, in order; and the ids of the opens among it (S7).

@@ -46,7 +46,10 @@ pub(crate) enum Step {
     /// Leave this stream and greet the same leader again: the old session is settled (S4).
     Redial,
     /// The stream is of no use any more.
-    Leave { why: String, leader: Option<String> },
+    Leave {
+        why: String,
+        leader: Option<String>,
+    },
 }
 
 pub(crate) struct Session {
@@ -122,8 +125,11 @@ impl Session {
             }
             Command::Open { call, caller, open, reply } => {
                 self.claims.opening(open.inode);
+                let inode = open.inode;
                 let id = self.queries.open(call, caller, open, reply);
-                self.ask(id);
+                if self.claims.may_open(id, inode) {
+                    self.ask(id);
+                }
             }
             Command::GiveUp { call } => {
                 let cancel = self.requests.give_up(call); // S5
@@ -162,10 +168,12 @@ impl Session {
     pub(crate) fn stream_lost(&mut self) {
         self.linked = false;
         self.out.clear();
-        for inode in self.queries.stream_lost() {
+        let dropped = self.queries.stream_lost();
+        for inode in dropped.opens {
             self.claims.opening_dropped(inode);
             self.unsure.push(inode);
         }
+        self.unsure.extend(dropped.releases);
         self.claims.stream_lost();
         self.board.update(|status| status.connected = false);
     }
@@ -342,22 +350,28 @@ impl Session {
 
     fn answered(&mut self, answer: Answer) {
         let Some(pending) = self.queries.answered(answer.id) else { return };
-        let result = if answer.errno == 0 {
-            Ok(answer.body.unwrap_or_default())
-        } else {
-            Err(Error::from_wire(answer.errno))
-        };
+        let result =
+            if answer.errno == 0 { Ok(answer.body.unwrap_or_default()) } else { Err(Error::from_wire(answer.errno)) };
         let succeeded = result.is_ok();
         let taken = pending.reply.is_some_and(|reply| reply.send(result).is_ok());
         match pending.kind {
             Kind::Open(inode) => self.claims.opened(answer.id, inode, succeeded && taken, self.newest_create()),
             Kind::Reassert(inode) => {
                 if !succeeded {
-                    tracing::warn!(inode, errno = answer.errno, "the claim of an open file could not be asserted again");
+                    tracing::warn!(
+                        inode,
+                        errno = answer.errno,
+                        "the claim of an open file could not be asserted again"
+                    );
                 }
                 self.claims.reasserted(inode, self.newest_create());
             }
-            Kind::Read | Kind::Release(_) | Kind::ClaimsComplete => {}
+            Kind::Release(inode) => {
+                for id in self.claims.released(inode, self.newest_create()) {
+                    self.ask(id);
+                }
+            }
+            Kind::Read | Kind::ClaimsComplete => {}
         }
     }
 

@@ -59,8 +59,7 @@ enum Event {
 /// Runs until [`Command::Close`], or until no handle is left.
 pub(crate) async fn run(parts: TaskParts) {
     let TaskParts { config, environment, mut inbox, events, board } = parts;
-    let session =
-        Session::new(config.cluster, config.name, Arc::clone(&environment.random), events, board.clone());
+    let session = Session::new(config.cluster, config.name, Arc::clone(&environment.random), events, board.clone());
     let mut task = Task {
         session,
         finder: Finder::new(environment.transport, config.meta, board.clone()),
@@ -94,11 +93,7 @@ pub(crate) async fn run(parts: TaskParts) {
 }
 
 impl Task {
-    async fn next_event(
-        &mut self,
-        inbox: &mut mpsc::UnboundedReceiver<Command>,
-        commands: &mut Vec<Command>,
-    ) -> Event {
+    async fn next_event(&mut self, inbox: &mut mpsc::UnboundedReceiver<Command>, commands: &mut Vec<Command>) -> Event {
         let stuck = if self.session.outgoing().is_empty() { None } else { self.sender.clone() };
         let searching = self.finder.is_active();
         let look_at = if searching && self.receiver.is_none() {

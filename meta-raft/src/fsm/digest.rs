@@ -125,9 +125,11 @@ mod tests {
         assert_eq!(xxh64(b"Nobody inspects the spammish repetition", 0), 0xFBCE_A83C_8A37_8BF1);
     }
 
+    type Write<'a> = (Table, &'a [u8], Option<&'a [u8]>);
+
     #[test]
     fn deletion_and_order_show() {
-        let feed = |rows: &[(Table, &[u8], Option<&[u8]>)]| {
+        let feed = |rows: &[Write<'_>]| {
             let mut digest = Digest::resume(0);
             rows.iter().for_each(|(t, k, v)| digest.feed(*t, k, *v));
             digest.state()

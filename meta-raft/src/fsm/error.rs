@@ -42,8 +42,27 @@ impl Errno {
     pub fn from_number(number: u32) -> Option<Self> {
         use Errno::*;
         [
-            Perm, NoEnt, Io, TooBig, Again, Access, Exist, XDev, NotDir, IsDir, Inval, FileTooBig, NoSpace, MLink, Range,
-            NameTooLong, NotEmpty, NoData, Overflow, NotSup, Stale,
+            Perm,
+            NoEnt,
+            Io,
+            TooBig,
+            Again,
+            Access,
+            Exist,
+            XDev,
+            NotDir,
+            IsDir,
+            Inval,
+            FileTooBig,
+            NoSpace,
+            MLink,
+            Range,
+            NameTooLong,
+            NotEmpty,
+            NoData,
+            Overflow,
+            NotSup,
+            Stale,
         ]
         .into_iter()
         .find(|e| e.number() == number)

@@ -2,6 +2,9 @@
 //!
 //! `apply` turns committed entries into changes of ordered tables, replies and effects; `read` answers questions on a consistent view.
 //! Nothing here knows a clock, randomness, I/O, hash order or configuration (STYLE 5, 6): time and every choice ride in the command.
+//!
+//! Map: `command` what is asked · `ops/` one file per operation · `read/` one per question · `tables/` one per table · `reply`, `error` what
+//! comes back · `access`, `xattr_rules` who may · `digest` the state hash · `invariants*` what is true of every state.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod access;
@@ -9,10 +12,12 @@ pub mod command;
 mod digest;
 pub mod error;
 pub mod invariants;
+pub mod invariants_chunks;
 pub mod ops;
 pub mod read;
 pub mod reply;
 pub mod tables;
+mod xattr_rules;
 
 use error::Fatal;
 use reply::{Effect, Reply};

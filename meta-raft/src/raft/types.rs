@@ -3,8 +3,9 @@
 use std::fmt;
 
 use bytes::Bytes;
-use openraft::impls::leader_id_std;
+use openraft::vote::leader_id_std;
 
+use super::snapshot::SnapshotData;
 use super::state_machine::StateMachine;
 use crate::fsm::reply::Reply;
 
@@ -48,6 +49,7 @@ pub(crate) type Vote = openraft::Vote<leader_id_std::LeaderId<u64, u64>>;
 pub(crate) type Membership = openraft::Membership<u64, Node>;
 pub(crate) type StoredMembership = openraft::StoredMembership<CommittedLeaderId, u64, Node>;
 pub(crate) type SnapshotMeta = openraft::SnapshotMeta<CommittedLeaderId, u64, Node>;
+pub(crate) type Snapshot = openraft::Snapshot<CommittedLeaderId, u64, Node, SnapshotData>;
 pub(crate) type EntryPayload = openraft::EntryPayload<Payload, u64, Node>;
 pub(crate) type Entry = openraft::Entry<CommittedLeaderId, EntryPayload>;
 pub(crate) type RaftMetrics = openraft::RaftMetrics<TypeConfig>;

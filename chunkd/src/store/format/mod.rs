@@ -9,6 +9,9 @@ pub(crate) mod journal;
 pub(crate) mod record;
 pub(crate) mod table;
 
+#[cfg(test)]
+mod tests;
+
 use super::crc::crc;
 
 /// What the format relies on being written as one: old or new, nothing between.

@@ -1,8 +1,8 @@
 //! The checksum table of a chunk's file: 16 sectors of 64 entries, each sector in three slots (see `slots.rs`), and where data begin.
 //!
-//! An entry is the CRC-32C of the block's full 64 KiB (bytes beyond the end of the file count as zeros) and a *written* flag.
+//! An entry is the CRC-32C of the block's full 64 KiB (what was never written in it counts as zeros) and a *written* flag.
 
-use caribou_proto::ids::{BLOCK_BYTES, BLOCKS_PER_CHUNK, ChunkId};
+use caribou_proto::ids::{BLOCK_BYTES, BLOCKS_PER_CHUNK, CHUNK_BYTES, ChunkId};
 
 use super::super::slots::{SLOTS, Stamp};
 use super::{Decoded, SECTOR, put, seal, u16_at, u32_at, u64_at, unsealed};
@@ -16,6 +16,9 @@ const SLOT_BYTES: u64 = (SECTORS * SECTOR) as u64;
 pub(crate) const TABLES: std::ops::Range<u64> = TABLES_AT..TABLES_AT + SLOTS as u64 * SLOT_BYTES;
 /// Where block 0 begins.
 pub(crate) const DATA_AT: u64 = BLOCK_BYTES as u64;
+/// Length of a chunk's file, sparse, from its creation on: so no write changes the length, and nothing that a crash leaves
+/// behind the end of a file comes back when it grows.
+pub(crate) const FILE_BYTES: u64 = DATA_AT + CHUNK_BYTES;
 const CRCS_AT: usize = 48;
 
 /// 64 entries as found in a slot.

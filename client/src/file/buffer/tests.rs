@@ -123,7 +123,7 @@ impl Model {
         let dirty: u64 = buffer.dirty.iter().map(|(_, offset)| buffer.extents[offset].data.len() as u64).sum();
         assert_eq!(dirty, buffer.dirty_bytes);
         assert!(buffer.extents.values().all(|extent| extent.pinned < 2 * extent.data.len() + 1));
-        let synced = buffer.extents.values().filter(|extent| extent.state == State::Synced).count();
+        let synced = buffer.extents.values().filter(|extent| matches!(extent.state, State::Synced(_))).count();
         assert_eq!((synced, buffer.extents.len() - synced), (buffer.synced, buffer.unsynced));
     }
 }

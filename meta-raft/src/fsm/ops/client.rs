@@ -6,7 +6,6 @@ use caribou_proto::ids::{SESSION_WINDOW, Seq, SessionId};
 
 use super::*;
 use crate::fsm::command::{ClientCommand, ClientOp};
-use crate::fsm::error::Errno;
 use crate::fsm::reply::{Body, ClientReply, Outcome};
 use crate::fsm::tables::replies;
 use crate::fsm::tables::sessions::{self, Session};
@@ -27,13 +26,8 @@ fn answer(op: &mut Op<'_, '_>, request: &ClientCommand) -> OpResult<ClientReply>
         return Ok(reply);
     }
     let mark = op.effects.len();
-    let mut client = Op {
-        txn: &mut *op.txn,
-        session: id,
-        caller: &request.caller,
-        time_ns: op.time_ns,
-        effects: &mut *op.effects,
-    };
+    let mut client =
+        Op { txn: &mut *op.txn, session: id, caller: &request.caller, time_ns: op.time_ns, effects: &mut *op.effects };
     let result = match run(&mut client, &request.op) {
         Ok(body) => Ok(body),
         Err(Failure::Errno(errno)) => {

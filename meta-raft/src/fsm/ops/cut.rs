@@ -1,4 +1,4 @@
-//! A change of a file's committed length, and what it does to its chunks (W9). Shared by `setattr` and `create` with truncation.
+//! Cutting a file's chunks: a change of its committed length (W9), and the purge of an orphan in bounded steps (R4).
 
 use caribou_proto::ids::{CHUNK_BYTES, InodeId};
 
@@ -54,4 +54,14 @@ fn cut(op: &mut Op<'_, '_>, inode: InodeId, old: u64, new: u64) -> Result<(), Fa
         edit.save(op)?;
     }
     Ok(())
+}
+
+/// Puts up to `limit` chunks of a purged inode into garbage; whether none is left.
+pub(crate) fn purge(op: &mut Op<'_, '_>, inode: InodeId, limit: usize) -> OpResult<bool> {
+    let page = file_chunks::page(op.txn, inode, 0, limit)?;
+    for (_, id) in &page {
+        let stored = chunks::existing(op.txn, *id)?;
+        discard(op, *id, &stored)?;
+    }
+    Ok(page.len() < limit)
 }

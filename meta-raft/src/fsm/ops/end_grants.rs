@@ -1,11 +1,14 @@
-//! `end_grants`: clean ends of many grants at once, without touching length or times (W7, ADR 2).
+//! Ends of many grants: `end_grants`, cleanly and without touching length or times (W7, ADR 2), and those of a session that ended (S4).
 
-use crate::fsm::command::WrittenChunk;
+use caribou_proto::ids::SessionId;
+
+use crate::fsm::command::{IntentKind, WrittenChunk};
 use crate::fsm::error::{Errno, OpResult};
 use crate::fsm::ops::Op;
-use crate::fsm::ops::chunk::{MAX_CHUNKS_PER_COMMAND, discard};
+use crate::fsm::ops::chunk::{Edit, MAX_CHUNKS_PER_COMMAND, discard, end_by_force};
 use crate::fsm::ops::write_end::{current, release_hold};
 use crate::fsm::reply::Body;
+use crate::fsm::tables::{chunks, inodes, session_grants};
 
 pub(crate) fn apply(op: &mut Op<'_, '_>, written: &[WrittenChunk]) -> OpResult<Body> {
     if written.len() > MAX_CHUNKS_PER_COMMAND {
@@ -27,4 +30,30 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, written: &[WrittenChunk]) -> OpResult<B
         }
     }
     Ok(Body { lost, ..Body::default() })
+}
+
+/// Ends up to `limit` grants and holds of a session that has ended; whether none is left.
+///
+/// Its grants are fenced by Intents (W8, ADR 3), its new chunks go to garbage (W2), and nobody waits for its resends any more (W5).
+pub(crate) fn end_session(op: &mut Op<'_, '_>, session: SessionId, limit: usize) -> OpResult<bool> {
+    let page = session_grants::page(op.txn, session, None, limit)?;
+    for id in &page {
+        let stored = chunks::existing(op.txn, *id)?;
+        let owns = stored.grant.is_some_and(|g| g.session == session);
+        if owns && stored.new {
+            discard(op, *id, &stored)?;
+            continue;
+        }
+        let length = inodes::existing(op.txn, stored.inode)?.size;
+        let mut edit = Edit::of(*id, stored);
+        if owns {
+            end_by_force(&mut edit, IntentKind::Recover, false, length);
+        }
+        edit.row.hold = edit.row.hold.filter(|h| h.session != session);
+        if let Some(intent) = edit.row.intent.as_mut() {
+            intent.ended = intent.ended.take().filter(|e| e.session != session);
+        }
+        edit.save(op)?;
+    }
+    Ok(page.len() < limit)
 }

@@ -16,14 +16,18 @@ pub(super) fn apply(
     mode: u32,
     rdev: u32,
 ) -> OpResult<Body> {
-    let directory = names::vacant(op, parent, name)?;
-    let mut inode = Inode::new(kind, mode & 0o7777, op.time_ns);
     match kind {
         Kind::Directory => return Err(Errno::Perm.into()),
         Kind::Symlink => return Err(Errno::Inval.into()),
-        Kind::CharDevice | Kind::BlockDevice if !op.caller.is_root() => return Err(Errno::Perm.into()),
-        Kind::CharDevice | Kind::BlockDevice => inode.rdev = rdev,
-        Kind::Regular | Kind::Fifo | Kind::Socket => {}
+        _ => {}
+    }
+    let directory = names::vacant(op, parent, name)?;
+    let mut inode = Inode::new(kind, mode & 0o7777, op.time_ns);
+    if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
+        if !op.caller.is_root() {
+            return Err(Errno::Perm.into());
+        }
+        inode.rdev = rdev;
     }
     let id = names::add_new(op, parent, directory, name, &mut inode)?;
     Ok(names::with_attr(inode.attr(id)))

@@ -5,32 +5,41 @@
 //! if it succeeds (`Ok`, and not [`Reply::Refused`]), else writes *and* effects are dropped.
 //! `client.rs` carries the session rules around the client operations.
 //!
-//! What operations on names use of those on chunks:
-//! `take_grant::first(op, inode, &mut Inode, placement) -> OpResult<GrantReply>` (W1: the first chunk of a new file),
-//! `cut::set_size(op, inode, &mut Inode, size) -> OpResult<()>` (W9: truncation up and down, puts no inode row),
-//! `cut::purge(op, inode, limit) -> OpResult<bool>` (an orphan's chunks to garbage; whether none is left),
-//! `end_grants::end_session(op, session, limit) -> OpResult<bool>` (S4: whether none is left).
+//! `names.rs` is what operations on names share, `chunk/` what operations on chunks share.
 
 mod add_idle;
 mod cancel;
+pub(crate) mod chunk;
 mod client;
 mod create;
+mod cut;
+mod end_grants;
 mod expire_session;
 mod forget_sessions;
+mod garbage_done;
 mod init_cluster;
 mod link;
 mod mkdir;
 mod mknod;
-mod names;
+pub(crate) mod names;
 mod open_session;
 mod purge_orphans;
+mod ready;
+mod register_server;
 mod removexattr;
 mod rename;
+mod repair_done;
+mod replica_lost;
+mod report_broken;
 mod rmdir;
+mod server_down;
 mod setattr;
 mod setxattr;
+mod start_intent;
 mod symlink;
+mod take_grant;
 mod unlink;
+mod write_end;
 
 use caribou_proto::ids::SessionId;
 
@@ -61,7 +70,9 @@ const LEADER: Caller = Caller { uid: 0, gid: 0, groups: Vec::new() };
 pub(crate) fn apply_entry(txn: &mut Txn<'_>, entry: &Entry) -> Result<Applied, Fatal> {
     if entry.feature_level > FEATURE_LEVEL {
         let level = entry.feature_level;
-        return Err(Fatal(format!("the entry has feature level {level}, this node knows {FEATURE_LEVEL}: upgrade this node")));
+        return Err(Fatal(format!(
+            "the entry has feature level {level}, this node knows {FEATURE_LEVEL}: upgrade this node"
+        )));
     }
     // The leader stamps `max(previous + 1, clock)`; a clock that goes back under a new leader must not show.
     let time_ns = entry.time_ns.max(meta::last_time_ns(txn)?.saturating_add(1));

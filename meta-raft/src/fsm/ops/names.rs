@@ -107,3 +107,15 @@ pub(super) fn drop_link(
 pub(super) fn with_attr(attr: Attr) -> Body {
     Body { attr: Some(attr), ..Body::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_counted_up_to_the_limit() {
+        let mut inode = Inode { nlink: MAX_LINKS - 1, ..Inode::new(Kind::Regular, 0o644, 0) };
+        inode.nlink = one_more_link(&inode).expect("room for one");
+        assert_eq!(one_more_link(&inode), Err(Errno::MLink));
+    }
+}

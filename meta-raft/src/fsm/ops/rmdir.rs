@@ -16,10 +16,10 @@ pub(super) fn apply(op: &mut Op<'_, '_>, parent: InodeId, name: &[u8]) -> OpResu
     if !inode.is_dir() {
         return Err(Errno::NotDir.into());
     }
-    if !dentries::is_empty(op.txn, dentry.inode)? {
+    if inode.entries > 0 {
         return Err(Errno::NotEmpty.into());
     }
-    dentries::remove(op.txn, parent, name, &dentry);
+    dentries::remove(op.txn, (parent, &mut directory), name, &dentry);
     names::drop_link(op, parent, name, dentry.inode, inode)?;
     directory.nlink -= 1;
     directory.content_changed(op.time_ns);

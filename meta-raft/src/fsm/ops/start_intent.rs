@@ -1,4 +1,7 @@
 //! `start_intent`: a recovery that no client asked for: dirty after an unclean start, or a recall unanswered for 2 s (V1, W8).
+//!
+//! Naming the version of an Intent that is under way raises it once more: a later round of recovery finds a replica that an earlier one has
+//! completed, and a completed replica changes only under a new version.
 
 use crate::fsm::command::StartIntent;
 use crate::fsm::error::OpResult;
@@ -12,11 +15,8 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, start: &StartIntent) -> OpResult<Reply>
         return Ok(Reply::Refused("the chunk is gone"));
     };
     // S6: decided from this version and grant.
-    if edit.row.version != start.version || edit.row.grant.map(|g| g.id) != start.grant {
+    if edit.row.highest_version() != start.version || edit.row.grant.map(|g| g.id) != start.grant {
         return Ok(Reply::Refused("the version or the grant has changed"));
-    }
-    if edit.row.intent.is_some() {
-        return Ok(Reply::Refused("an Intent is under way"));
     }
     if edit.row.new {
         discard(op, edit.id, edit.stored())?; // W2

@@ -16,7 +16,7 @@ pub(super) fn apply(op: &mut Op<'_, '_>, parent: InodeId, name: &[u8]) -> OpResu
     if inode.is_dir() {
         return Err(Errno::IsDir.into());
     }
-    dentries::remove(op.txn, parent, name, &dentry);
+    dentries::remove(op.txn, (parent, &mut directory), name, &dentry);
     names::drop_link(op, parent, name, dentry.inode, inode)?;
     directory.content_changed(op.time_ns);
     inodes::put(op.txn, parent, &directory);

@@ -17,7 +17,12 @@ pub(crate) struct Writer {
 impl Writer {
     /// Starts a row of the present format.
     pub(crate) fn row() -> Self {
-        let mut bytes = Vec::with_capacity(80);
+        Self::row_of(16)
+    }
+
+    /// The same, with room for this many bytes.
+    pub(crate) fn row_of(bytes: usize) -> Self {
+        let mut bytes = Vec::with_capacity(bytes);
         bytes.push(ROW_FORMAT);
         Self { bytes }
     }
@@ -205,13 +210,16 @@ pub(crate) fn key2_name(a: u64, b: u64, name: &[u8]) -> Vec<u8> {
     key
 }
 
+/// What looks at rows.
+pub(crate) type RowVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> Result<Visit, Fatal> + 'a;
+
 /// Visits the rows whose key starts with `prefix`, from `from` on, in key order; the first error ends it.
 pub(crate) fn scan_prefix(
     tables: &dyn Tables,
     table: Table,
     prefix: &[u8],
     from: &[u8],
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> Result<Visit, Fatal>,
+    visit: &mut RowVisitor<'_>,
 ) -> Result<(), Fatal> {
     let mut failed = None;
     tables.scan(table, from, &mut |key, value| {

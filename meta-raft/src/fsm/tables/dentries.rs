@@ -11,6 +11,11 @@ use super::{Table, Tables, Txn, Visit};
 use crate::fsm::command::Kind;
 use crate::fsm::error::Fatal;
 
+/// What looks at the entries of one directory.
+pub type EntryVisitor<'a> = dyn FnMut(&[u8], Dentry) -> Result<Visit, Fatal> + 'a;
+/// What looks at the entries of all directories.
+pub(crate) type AllVisitor<'a> = dyn FnMut(InodeId, &[u8], Dentry) -> Result<(), Fatal> + 'a;
+
 /// What a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dentry {
@@ -35,7 +40,7 @@ pub fn get(tables: &dyn Tables, parent: InodeId, name: &[u8]) -> Result<Option<D
     tables.get(Table::Dentries, &key_name(parent.0, name))?.map(|row| decode(&row)).transpose()
 }
 
-/// Adds a name to a directory whose row is `directory`; the caller puts that row, which counts cookies.
+/// Adds a name to a directory whose row is `directory`; the caller puts that row, which counts cookies and entries.
 pub(crate) fn add(
     txn: &mut Txn<'_>,
     (parent, directory): (InodeId, &mut Inode),
@@ -47,6 +52,7 @@ pub(crate) fn add(
         .last_cookie
         .checked_add(1)
         .ok_or_else(|| Fatal(format!("the cookies of directory {parent} are used up")))?;
+    directory.entries += 1;
     put(txn, parent, name, &Dentry { cookie: Cookie(directory.last_cookie), inode, kind });
     Ok(())
 }
@@ -56,24 +62,15 @@ pub(crate) fn put(txn: &mut Txn<'_>, parent: InodeId, name: &[u8], dentry: &Dent
     let Dentry { cookie, inode, kind } = *dentry;
     let row = Writer::row().u64(cookie.0).u64(inode.0).u8(kind as u8).finish();
     txn.put(Table::Dentries, key_name(parent.0, name), row);
-    let row = Writer::row().u64(inode.0).u8(kind as u8).raw(name).finish();
+    let row = Writer::row_of(16 + name.len()).u64(inode.0).u8(kind as u8).raw(name).finish();
     txn.put(Table::Cookies, key2(parent.0, cookie.0), row);
 }
 
-/// Removes a name from both tables.
-pub(crate) fn remove(txn: &mut Txn<'_>, parent: InodeId, name: &[u8], dentry: &Dentry) {
+/// Removes a name from both tables; the caller puts the directory's row.
+pub(crate) fn remove(txn: &mut Txn<'_>, (parent, directory): (InodeId, &mut Inode), name: &[u8], dentry: &Dentry) {
+    directory.entries -= 1;
     txn.delete(Table::Dentries, key_name(parent.0, name));
     txn.delete(Table::Cookies, key2(parent.0, dentry.cookie.0));
-}
-
-/// Whether a directory has no entry.
-pub fn is_empty(tables: &dyn Tables, parent: InodeId) -> Result<bool, Fatal> {
-    let mut empty = true;
-    scan_after(tables, parent, Cookie(0), &mut |_, _| {
-        empty = false;
-        Ok(Visit::Stop)
-    })?;
-    Ok(empty)
 }
 
 /// Visits a directory's names in the order of their cookies, those after `cookie`.
@@ -81,7 +78,7 @@ pub fn scan_after(
     tables: &dyn Tables,
     parent: InodeId,
     cookie: Cookie,
-    visit: &mut dyn FnMut(&[u8], Dentry) -> Result<Visit, Fatal>,
+    visit: &mut EntryVisitor<'_>,
 ) -> Result<(), Fatal> {
     let Some(from) = cookie.0.checked_add(1) else { return Ok(()) };
     scan_prefix(tables, Table::Cookies, &key1(parent.0), &key2(parent.0, from), &mut |key, row| {
@@ -100,10 +97,7 @@ fn decode_cookie<'a>(key: &[u8], row: &'a [u8]) -> Result<(InodeId, Dentry, &'a 
 }
 
 /// All rows of `Dentries`, for checks of the whole state.
-pub(crate) fn scan(
-    tables: &dyn Tables,
-    visit: &mut dyn FnMut(InodeId, &[u8], Dentry) -> Result<(), Fatal>,
-) -> Result<(), Fatal> {
+pub(crate) fn scan(tables: &dyn Tables, visit: &mut AllVisitor<'_>) -> Result<(), Fatal> {
     scan_prefix(tables, Table::Dentries, &[], &[], &mut |key, row| {
         let mut key = Reader::key(Table::Dentries, key);
         let parent = InodeId(key.be64()?);
@@ -113,10 +107,7 @@ pub(crate) fn scan(
 }
 
 /// All rows of `Cookies`, for checks of the whole state.
-pub(crate) fn scan_cookies(
-    tables: &dyn Tables,
-    visit: &mut dyn FnMut(InodeId, &[u8], Dentry) -> Result<(), Fatal>,
-) -> Result<(), Fatal> {
+pub(crate) fn scan_cookies(tables: &dyn Tables, visit: &mut AllVisitor<'_>) -> Result<(), Fatal> {
     scan_prefix(tables, Table::Cookies, &[], &[], &mut |key, row| {
         let (parent, dentry, name) = decode_cookie(key, row)?;
         visit(parent, name, dentry)?;

@@ -6,6 +6,7 @@
 use caribou_proto::ids::{InodeId, ROOT_INODE};
 
 use super::codec::{Reader, Writer, key1};
+pub use super::file_chunks::MAX_FILE_BYTES;
 use super::meta::{self, Counter};
 use super::{Table, Tables, Txn, classes};
 use crate::fsm::command::Kind;
@@ -35,9 +36,11 @@ pub struct Inode {
     /// Changes with every change of content that the metadata knows of.
     pub data_generation: u64,
     /// Storage class of new chunks; a new inode inherits it from its parent.
-    pub class: u8,
+    pub class: u32,
     /// The last cookie given to an entry of this directory.
     pub last_cookie: u64,
+    /// Entries of this directory.
+    pub entries: u64,
     /// Extended attributes, and the sum of the lengths of their names and values.
     pub xattrs: u32,
     pub xattr_bytes: u32,
@@ -68,6 +71,7 @@ impl Inode {
             data_generation: 1,
             class: classes::DEFAULT_CLASS,
             last_cookie: 0,
+            entries: 0,
             xattrs: 0,
             xattr_bytes: 0,
         }
@@ -108,10 +112,10 @@ impl Inode {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::row();
+        let mut w = Writer::row_of(64);
         w.u8(self.kind as u8).u32(self.mode).u32(self.uid).u32(self.gid).u32(self.nlink).u32(self.rdev).u64(self.size);
         w.i64(self.atime_ns).i64(self.mtime_ns).i64(self.ctime_ns).u64(self.data_generation);
-        w.u8(self.class).u64(self.last_cookie).u32(self.xattrs).u32(self.xattr_bytes);
+        w.u32(self.class).u64(self.last_cookie).u64(self.entries).u32(self.xattrs).u32(self.xattr_bytes);
         w.finish()
     }
 
@@ -130,8 +134,9 @@ impl Inode {
             mtime_ns: r.i64()?,
             ctime_ns: r.i64()?,
             data_generation: r.u64()?,
-            class: r.u8()?,
+            class: r.u32()?,
             last_cookie: r.u64()?,
+            entries: r.u64()?,
             xattrs: r.u32()?,
             xattr_bytes: r.u32()?,
         };

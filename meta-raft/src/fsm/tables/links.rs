@@ -41,11 +41,11 @@ pub fn parent(tables: &dyn Tables, directory: InodeId) -> Result<Option<InodeId>
     Ok(of(tables, directory, 1)?.first().map(|(parent, _)| *parent))
 }
 
-/// All rows, for checks of the whole state: inode, parent, name.
-pub(crate) fn scan(
-    tables: &dyn Tables,
-    visit: &mut dyn FnMut(InodeId, InodeId, &[u8]) -> Result<(), Fatal>,
-) -> Result<(), Fatal> {
+/// What looks at links: inode, parent, name.
+pub(crate) type LinkVisitor<'a> = dyn FnMut(InodeId, InodeId, &[u8]) -> Result<(), Fatal> + 'a;
+
+/// All rows, for checks of the whole state.
+pub(crate) fn scan(tables: &dyn Tables, visit: &mut LinkVisitor<'_>) -> Result<(), Fatal> {
     scan_prefix(tables, Table::Links, &[], &[], &mut |key, _| {
         let (inode, parent, name) = decode(key)?;
         visit(inode, parent, name)?;

@@ -47,7 +47,8 @@ impl Tables for MemoryTables {
     }
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), Fatal> {
-        for (key, value) in self.tables[table as usize - 1].range::<[u8], _>((Bound::Included(from), Bound::Unbounded)) {
+        for (key, value) in self.tables[table as usize - 1].range::<[u8], _>((Bound::Included(from), Bound::Unbounded))
+        {
             if visit(key, value) == Visit::Stop {
                 break;
             }

@@ -7,6 +7,8 @@
 pub mod chunks;
 pub mod classes;
 pub(crate) mod codec;
+#[cfg(test)]
+pub(crate) mod conformance;
 pub mod dentries;
 pub mod file_chunks;
 pub mod garbage;
@@ -77,8 +79,27 @@ impl Table {
     pub const ALL: [Table; Table::COUNT] = {
         use Table::*;
         [
-            Meta, Inodes, Dentries, Cookies, Xattrs, Symlinks, Chunks, FileChunks, Sessions, Replies, SessionKeys, Orphans,
-            Servers, ServerUuids, ServerChunks, Intents, SessionGrants, Garbage, Classes, Links, Inline,
+            Meta,
+            Inodes,
+            Dentries,
+            Cookies,
+            Xattrs,
+            Symlinks,
+            Chunks,
+            FileChunks,
+            Sessions,
+            Replies,
+            SessionKeys,
+            Orphans,
+            Servers,
+            ServerUuids,
+            ServerChunks,
+            Intents,
+            SessionGrants,
+            Garbage,
+            Classes,
+            Links,
+            Inline,
             EndedSessions,
         ]
     };

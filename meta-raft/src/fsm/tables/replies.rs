@@ -23,11 +23,11 @@ pub(crate) fn delete(txn: &mut Txn<'_>, session: SessionId, seq: Seq) {
     txn.delete(Table::Replies, key2(session.0, seq.0));
 }
 
-/// The seqs of a session that have a stored reply, at most `limit`.
-pub fn seqs(tables: &dyn Tables, session: SessionId, limit: usize) -> Result<Vec<Seq>, Fatal> {
+/// The seqs of a session that have a stored reply, from `from` on, at most `limit`. Below `dropped_below` there is none.
+pub fn seqs(tables: &dyn Tables, session: SessionId, from: Seq, limit: usize) -> Result<Vec<Seq>, Fatal> {
     let mut seqs = Vec::new();
     let prefix = key1(session.0);
-    scan_prefix(tables, Table::Replies, &prefix, &prefix, &mut |key, _| {
+    scan_prefix(tables, Table::Replies, &prefix, &key2(session.0, from.0), &mut |key, _| {
         if seqs.len() == limit {
             return Ok(Visit::Stop);
         }
@@ -49,7 +49,8 @@ const LENGTH: u8 = 8;
 const LOST: u8 = 16;
 
 fn encode(reply: &ClientReply) -> Vec<u8> {
-    let mut w = Writer::row();
+    let room = if reply.result.as_ref().is_ok_and(|body| body.attr.is_some()) { 64 } else { 16 };
+    let mut w = Writer::row_of(room);
     w.u8(reply.outcome as u8);
     match &reply.result {
         Err(errno) => {

@@ -55,7 +55,7 @@ impl Session {
             SessionState::Ending { since_ns } => (1, since_ns),
             SessionState::Ended { since_ns } => (2, since_ns),
         };
-        let mut w = Writer::row();
+        let mut w = Writer::row_of(48 + self.name.len());
         w.bytes(self.name.as_bytes()).raw(&self.open_key).u8(state);
         if state != 0 {
             w.i64(since_ns);

@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Range;
-use std::iter::Peekable;
 use std::ops::Bound;
 
 use super::{Table, Tables, Visit};
@@ -54,7 +53,7 @@ impl Changes {
 }
 
 /// One layer's rows from some key on.
-type Layer<'a> = Peekable<Range<'a, Vec<u8>, Option<Vec<u8>>>>;
+type Layer<'a> = std::iter::Peekable<Range<'a, Vec<u8>, Option<Vec<u8>>>>;
 
 /// A view of the tables that sees its own writes.
 pub struct Txn<'a> {

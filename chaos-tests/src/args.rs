@@ -1,0 +1,108 @@
+//! The command line: one subcommand per scenario, and `smoke`, which runs a short form of each.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use caribou_cli::failure;
+use caribou_cli::local::Binaries;
+use clap::{Parser, Subcommand};
+
+use crate::report::Verdict;
+use crate::scenario;
+
+/// Caribou's chaos harness: real processes, faults, checks.
+#[derive(Debug, Parser)]
+#[command(name = "caribou-chaos", version, about)]
+pub struct Args {
+    /// Folder with Caribou's programs; by default that of this one
+    #[arg(long, global = true, env = "CARIBOU_BIN", value_name = "DIR")]
+    bin: Option<PathBuf>,
+    /// Where clusters are made; by default the system's temporary folder
+    #[arg(long, global = true, value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Leave the cluster's folder (logs!) behind when a scenario fails
+    #[arg(long, global = true)]
+    keep: bool,
+    /// Print verdicts as JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    /// The longest gap that a mounted client feels over many leader kills
+    Failover(scenario::failover::Args),
+    /// `cp -a` of a tree, then `rm -rf`, while the leader is killed again and again
+    Copy(scenario::copy::Args),
+    /// Every mutation exactly once: unique names, leader kills, the tree equals the model
+    ExactlyOnce(scenario::exactly_once::Args),
+    /// kill -9 of all processes at once; what was fsynced is there
+    KillAll(scenario::kill_all::Args),
+    /// All nodes lose power at once; un-synced data are really gone, what was fsynced is there
+    PowerCut(scenario::power_cut::Args),
+    /// All chunk servers lose power while writers and readers live
+    LivePowerCut(scenario::live_power_cut::Args),
+    /// A chunk server, and a writing client, are killed during writes
+    ChunkKill(scenario::chunk_kill::Args),
+    /// A follower that was away for longer than the log is kept comes back by snapshot
+    Snapshot(scenario::snapshot::Args),
+    /// A process that waits without quorum can be killed
+    NoQuorum(scenario::no_quorum::Args),
+    /// POSIX behaviour of a mount in small checks
+    Posix(scenario::posix::Args),
+    /// Committed creates per second through one client process
+    Creates(scenario::creates::Args),
+    /// A short form of everything, for CI
+    Smoke(scenario::smoke::Args),
+}
+
+/// What every scenario gets.
+#[derive(Debug, Clone)]
+pub struct Setting {
+    pub binaries: Binaries,
+    pub dir: PathBuf,
+    pub keep: bool,
+}
+
+impl Args {
+    pub async fn run(self) -> ExitCode {
+        match self.verdicts().await {
+            Ok(verdicts) => {
+                for verdict in &verdicts {
+                    verdict.print(self.json);
+                }
+                if verdicts.iter().all(Verdict::is_passed) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => {
+                eprintln!("caribou-chaos: {error:#}");
+                ExitCode::from(failure::exit_code(&error))
+            }
+        }
+    }
+
+    async fn verdicts(&self) -> Result<Vec<Verdict>> {
+        let setting = Setting {
+            binaries: Binaries::find(self.bin.as_deref())?,
+            dir: self.dir.clone().unwrap_or_else(std::env::temp_dir),
+            keep: self.keep,
+        };
+        let verdict = match &self.scenario {
+            Scenario::Failover(args) => scenario::failover::run(&setting, args).await?,
+            Scenario::Copy(args) => scenario::copy::run(&setting, args).await?,
+            Scenario::ExactlyOnce(args) => scenario::exactly_once::run(&setting, args).await?,
+            Scenario::KillAll(args) => scenario::kill_all::run(&setting, args).await?,
+            Scenario::PowerCut(args) => scenario::power_cut::run(&setting, args).await?,
+            Scenario::LivePowerCut(args) => scenario::live_power_cut::run(&setting, args).await?,
+            Scenario::ChunkKill(args) => scenario::chunk_kill::run(&setting, args).await?,
+            Scenario::Snapshot(args) => scenario::snapshot::run(&setting, args).await?,
+            Scenario::NoQuorum(args) => scenario::no_quorum::run(&setting, args).await?,
+            Scenario::Posix(args) => scenario::posix::run(&setting, args).await?,
+            Scenario::Creates(args) => scenario::creates::run(&setting, args).await?,
+            Scenario::Smoke(args) => return scenario::smoke::run(&setting, args).await,
+        };
+        Ok(vec![verdict])
+    }
+}

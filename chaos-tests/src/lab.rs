@@ -1,0 +1,173 @@
+//! A cluster with its folder and mounts, taken down however a scenario ends; leftovers of a crashed run are cleaned by the next.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use caribou_cli::local::{LocalCluster, Options, Part};
+use rustix::process::Signal;
+
+use crate::args::Setting;
+use crate::nemesis::power;
+
+/// Prefix of every folder that a lab makes.
+const PREFIX: &str = "caribou-lab-";
+
+/// A cluster under test.
+pub struct Lab {
+    pub cluster: LocalCluster,
+    folder: PathBuf,
+    keep: bool,
+    mounts: usize,
+    /// Loop-mounted file systems below the folder.
+    volumes: Vec<PathBuf>,
+}
+
+impl Lab {
+    /// A cluster with its data in plain folders.
+    pub async fn up(setting: &Setting, options: &Options) -> Result<Self> {
+        let folder = make_folder(setting)?;
+        let cluster = LocalCluster::create(&folder.join("cluster"), setting.binaries.clone(), options).await;
+        Self::with(setting, folder, cluster, Vec::new())
+    }
+
+    /// A cluster where each node's data lies on its own loop-mounted file system, so that its power can be cut. Needs root.
+    pub async fn up_on_volumes(setting: &Setting, options: &Options) -> Result<Self> {
+        let folder = make_folder(setting)?;
+        let mut volumes = Vec::new();
+        for (part, count) in [(Part::Meta, options.meta), (Part::Chunk, options.chunk)] {
+            for number in 1..=count {
+                let path = folder.join("cluster").join(format!("{}{number}", part.name()));
+                if let Err(error) = power::make_volume(&path) {
+                    clean(&folder);
+                    return Err(error);
+                }
+                volumes.push(path);
+            }
+        }
+        let data_of = |dir: &Path, part: Part, number: usize| vec![dir.join(format!("{}{number}", part.name())).join("data")];
+        let options = Options { data_of, ..options.clone() };
+        let cluster = LocalCluster::create(&folder.join("cluster"), setting.binaries.clone(), &options).await;
+        Self::with(setting, folder, cluster, volumes)
+    }
+
+    fn with(setting: &Setting, folder: PathBuf, cluster: Result<LocalCluster>, volumes: Vec<PathBuf>) -> Result<Self> {
+        match cluster {
+            Ok(cluster) => Ok(Self { cluster, folder, keep: setting.keep, mounts: 0, volumes }),
+            Err(error) => {
+                if !setting.keep {
+                    clean(&folder);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// One more mount of the cluster.
+    pub async fn mount(&mut self, options: &[&str]) -> Result<PathBuf> {
+        self.mounts += 1;
+        let path = self.folder.join(format!("mnt{}", self.mounts));
+        std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
+        let options: Vec<String> = options.iter().map(|&o| o.to_owned()).collect();
+        self.cluster.mount(&path, &options).await?;
+        Ok(path)
+    }
+
+    /// SIGKILL for the leader; returns its number.
+    pub async fn kill_leader(&mut self) -> Result<usize> {
+        let leader = self.leader().await?;
+        self.cluster.signal(Part::Meta, leader, Signal::KILL)?;
+        Ok(leader)
+    }
+
+    /// The leader's number, waiting for one if need be.
+    pub async fn leader(&self) -> Result<usize> {
+        self.cluster.wait_for(Duration::from_secs(20), "a ready leader", |s| s.leader().is_some()).await?;
+        self.cluster.leader().await.context("a leader that was there a moment ago")
+    }
+
+    /// Cuts the power of one node: its un-synced data are gone, its process is killed, its file system is mounted again.
+    pub fn cut_power(&mut self, part: Part, number: usize) -> Result<()> {
+        let volume = self.volume(part, number)?;
+        power::cut(&volume)?;
+        self.cluster.signal(part, number, Signal::KILL)?;
+        power::remount(&volume)
+    }
+
+    /// Cuts the power of all servers at once (first all file systems, then the processes).
+    pub fn cut_all_power(&mut self, parts: &[(Part, usize)]) -> Result<()> {
+        for (part, count) in parts {
+            for number in 1..=*count {
+                power::cut(&self.volume(*part, number)?)?;
+            }
+        }
+        for (part, count) in parts {
+            for number in 1..=*count {
+                self.cluster.signal(*part, number, Signal::KILL)?;
+                power::remount(&self.volume(*part, number)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn volume(&self, part: Part, number: usize) -> Result<PathBuf> {
+        let name = format!("{}{number}", part.name());
+        self.volumes.iter().find(|v| v.ends_with(&name)).cloned().with_context(|| format!("{name} has no volume"))
+    }
+
+    /// Takes everything down and removes the folder, unless it shall be kept after a failure.
+    pub fn finish(mut self, failed: bool) -> Result<()> {
+        let down = self.cluster.down();
+        if down.is_err() {
+            self.cluster.kill_all();
+        }
+        if failed && self.keep {
+            println!("kept: {}", self.folder.display());
+        } else {
+            clean(&self.folder);
+        }
+        down
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        self.cluster.kill_all();
+    }
+}
+
+fn make_folder(setting: &Setting) -> Result<PathBuf> {
+    clean_leftovers(&setting.dir);
+    let folder = tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir_in(&setting.dir);
+    Ok(folder.with_context(|| setting.dir.display().to_string())?.keep())
+}
+
+/// Folders of runs whose process is gone.
+fn clean_leftovers(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else { continue };
+        let kept = entry.path().join("kept").exists();
+        if !kept && !Path::new("/proc").join(pid).exists() {
+            clean(&entry.path());
+        }
+    }
+}
+
+/// Processes, mounts, loop devices and files below a lab's folder.
+fn clean(folder: &Path) {
+    if let Ok(binaries) = caribou_cli::local::Binaries::find(None)
+        && let Ok(mut cluster) = LocalCluster::open(&folder.join("cluster"), binaries)
+    {
+        cluster.kill_all();
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let below = mounts.lines().filter_map(|l| l.split(' ').nth(4)).filter(|m| Path::new(m).starts_with(folder));
+    for mount in below.collect::<Vec<_>>().into_iter().rev() {
+        let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
+    }
+    if let Err(error) = std::fs::remove_dir_all(folder) {
+        tracing::warn!(folder = %folder.display(), %error, "a lab's folder could not be removed");
+    }
+}

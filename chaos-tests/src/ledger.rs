@@ -1,0 +1,131 @@
+//! What was written and what was acknowledged, kept outside the mount: the truth that a file is compared with after a fault.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use crate::block::{self, BLOCK, Content};
+
+/// One file of blocks.
+#[derive(Debug, Clone, Default)]
+pub struct FileLedger {
+    /// By place: the newest write sent, and the newest one that a successful fsync covers.
+    places: BTreeMap<u64, Place>,
+    next: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Place {
+    sent: u64,
+    synced: u64,
+}
+
+impl FileLedger {
+    /// Writes the next version of a place. After an error the outcome is unknown: it counts as sent.
+    pub fn write(&mut self, id: u64, file: &File, place: u64) -> io::Result<()> {
+        self.next += 1;
+        let sequence = self.next;
+        self.places.entry(place).or_default().sent = sequence;
+        file.write_all_at(&block::make(id, place, sequence), place * BLOCK as u64)
+    }
+
+    /// fsync; what was sent before is then acknowledged.
+    pub fn sync(&mut self, file: &File) -> io::Result<()> {
+        file.sync_all()?;
+        self.places.values_mut().for_each(|p| p.synced = p.sent);
+        Ok(())
+    }
+
+    /// Blocks that a successful fsync covers.
+    pub fn synced_blocks(&self) -> usize {
+        self.places.values().filter(|p| p.synced > 0).count()
+    }
+
+    /// Compares the file with what must be there: each place at least as new as its last fsync, no newer than what was sent, whole.
+    pub fn verify(&self, id: u64, path: &Path) -> Vec<String> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(_) if self.synced_blocks() == 0 => return Vec::new(),
+            Err(error) => return vec![format!("{}: {error}, though an fsync was acknowledged", path.display())],
+        };
+        let mut wrong = Vec::new();
+        for (place, expected) in &self.places {
+            let mut bytes = vec![0; BLOCK];
+            let content = match read_at_most(&file, &mut bytes, place * BLOCK as u64) {
+                Ok(0) => Content::Hole,
+                Ok(_) => block::read(id, *place, &bytes),
+                Err(error) => {
+                    wrong.push(format!("{} block {place}: {error}", path.display()));
+                    continue;
+                }
+            };
+            let right = match content {
+                Content::Hole => expected.synced == 0,
+                Content::Write { sequence } => (expected.synced..=expected.sent).contains(&sequence),
+                Content::Mixed => false,
+            };
+            if !right {
+                wrong.push(format!(
+                    "{} block {place}: {content:?}, but write {} was fsynced and {} sent last",
+                    path.display(),
+                    expected.synced,
+                    expected.sent
+                ));
+            }
+        }
+        wrong
+    }
+
+    /// Places whose last write was never acknowledged and is not there: lost un-synced writes (the control of a power cut).
+    pub fn lost_unsynced(&self, id: u64, path: &Path) -> usize {
+        let Ok(file) = File::open(path) else { return self.places.values().filter(|p| p.sent > p.synced).count() };
+        let is_lost = |(place, expected): (&u64, &Place)| {
+            let mut bytes = vec![0; BLOCK];
+            let read = read_at_most(&file, &mut bytes, place * BLOCK as u64);
+            let newest = Content::Write { sequence: expected.sent };
+            expected.sent > expected.synced && !read.is_ok_and(|n| n > 0 && block::read(id, *place, &bytes) == newest)
+        };
+        self.places.iter().filter(|(p, e)| is_lost((p, e))).count()
+    }
+}
+
+/// Fills as much of the buffer as the file has; the rest stays zero.
+fn read_at_most(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_synced_block_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = File::create(&path).unwrap();
+        let mut ledger = FileLedger::default();
+        ledger.write(5, &file, 0).unwrap();
+        ledger.write(5, &file, 3).unwrap();
+        ledger.sync(&file).unwrap();
+        ledger.write(5, &file, 0).unwrap();
+        assert!(ledger.verify(5, &path).is_empty());
+        assert_eq!(ledger.lost_unsynced(5, &path), 0);
+        // Back to the synced write: allowed, and counted as a lost un-synced one.
+        file.write_all_at(&block::make(5, 0, 1), 0).unwrap();
+        assert!(ledger.verify(5, &path).is_empty());
+        assert_eq!(ledger.lost_unsynced(5, &path), 1);
+        file.set_len(0).unwrap();
+        assert_eq!(ledger.verify(5, &path).len(), 2);
+    }
+}

@@ -1,0 +1,64 @@
+//! Power cuts without a device mapper: a node's data lie on a loop-mounted ext4, which the file system's shutdown ioctl stops dead.
+//! Every write that was not fsynced is then lost, everything later fails, as after a real power cut.
+#![allow(unsafe_code)]
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Size of one node's (sparse) volume in bytes.
+const VOLUME_BYTES: u64 = 4 << 30;
+/// `FS_IOC_SHUTDOWN`, and its flag for "without flushing the journal".
+const FS_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587D;
+const NO_LOG_FLUSH: u32 = 2;
+
+fn image_of(volume: &Path) -> PathBuf {
+    volume.with_extension("img")
+}
+
+/// Makes a volume and mounts it at `volume`.
+pub fn make_volume(volume: &Path) -> Result<()> {
+    std::fs::create_dir_all(volume).with_context(|| volume.display().to_string())?;
+    let image = image_of(volume);
+    let file = OpenOptions::new().create_new(true).write(true).open(&image).with_context(|| image.display().to_string())?;
+    file.set_len(VOLUME_BYTES)?;
+    run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"]).arg(&image))?;
+    mount(volume)
+}
+
+fn mount(volume: &Path) -> Result<()> {
+    run(Command::new("mount").args(["-o", "loop"]).arg(image_of(volume)).arg(volume))
+}
+
+/// Stops the file system dead: what was not synced is lost.
+pub fn cut(volume: &Path) -> Result<()> {
+    let dir = File::open(volume).with_context(|| volume.display().to_string())?;
+    let mut flag = NO_LOG_FLUSH;
+    // SAFETY: the descriptor is open for the whole call, and the ioctl reads one u32, which `flag` is.
+    let result = unsafe { libc::ioctl(dir.as_raw_fd(), FS_IOC_SHUTDOWN, &raw mut flag) };
+    if result != 0 {
+        bail!("the power of {} cannot be cut: {}", volume.display(), std::io::Error::last_os_error());
+    }
+    // Proof that it took effect: nothing can be written any more.
+    if std::fs::write(volume.join("after-the-cut"), b"x").is_ok() {
+        bail!("{} still takes writes after its power was cut", volume.display());
+    }
+    Ok(())
+}
+
+/// Mounts the volume again, as after a reboot (its journal is replayed). Its processes must be gone.
+pub fn remount(volume: &Path) -> Result<()> {
+    rustix::mount::unmount(volume, rustix::mount::UnmountFlags::empty()).with_context(|| format!("umount {}", volume.display()))?;
+    mount(volume)
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?} cannot be started: install e2fsprogs and mount"))?;
+    if !output.status.success() {
+        bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! POSIX behaviour of a mount in small checks, run by a shell script so that anybody can read what is expected.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use caribou_cli::local::Options;
+
+use super::blocking;
+use crate::args::Setting;
+use crate::lab::Lab;
+use crate::report::Verdict;
+
+const SCRIPT: &str = include_str!("../../posix-smoke.sh");
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Entries of the big directory
+    #[arg(long, default_value_t = 100_000)]
+    pub entries: usize,
+}
+
+pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
+    let mut verdict = Verdict::new("posix");
+    let mut lab = Lab::up(setting, &Options::default()).await?;
+    let mount = lab.mount(&[]).await?;
+    let entries = args.entries.to_string();
+    let output = blocking(move || {
+        Command::new("bash").args(["-c", SCRIPT, "posix-smoke"]).arg(&mount).arg(entries).output().context("bash")
+    })
+    .await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    verdict.figure("checks passed", text.lines().filter(|l| l.starts_with("ok ")).count());
+    verdict.violations.extend(text.lines().filter(|l| l.starts_with("not ok ")).map(str::to_owned));
+    verdict.check(output.status.success(), || format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
+    lab.finish(!verdict.is_passed())?;
+    Ok(verdict)
+}

@@ -1,0 +1,123 @@
+//! Building the index of a data folder at start, from the headers alone.
+//!
+//! Nothing is unlinked here (R4): what cannot be placed goes to `quarantine/found`.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use caribou_proto::ids::ChunkId;
+
+use super::OpenError;
+use super::disk::{Disk, OpenMode};
+use super::folder::failed;
+use super::format::header::{FORMAT, StoredHeader};
+use super::format::identity::Identity;
+use super::journal::Contents;
+use super::layout;
+use super::open_chunk::find_header;
+use super::replica::Replica;
+use super::volume::quarantine_found;
+
+/// What a scan has found.
+#[derive(Default)]
+pub(crate) struct Scanned {
+    pub(crate) index: HashMap<ChunkId, Arc<Replica>>,
+    /// R3: replicas without a usable header that cannot be explained by a crash.
+    pub(crate) lost: BTreeSet<ChunkId>,
+    pub(crate) dirty: BTreeSet<ChunkId>,
+}
+
+enum Found {
+    /// The flag: a copy of the header is damaged.
+    Replica(StoredHeader, bool),
+    NoHeader,
+    Foreign,
+}
+
+/// `journal`: what it said at this start; `None` if it is missing or unsound, which makes every chunk dirty (V3).
+pub(crate) fn scan(disk: &dyn Disk, identity: &Identity, journal: Option<&Contents>) -> Result<Scanned, OpenError> {
+    let mut scanned = Scanned::default();
+    for shard in 0..layout::FANOUT {
+        let dir = layout::shard(shard);
+        let mut names = disk.list(&dir).map_err(failed(disk, "listing a folder"))?;
+        names.sort_unstable();
+        for name in names {
+            let path = format!("{dir}/{name}");
+            let Some(chunk) = layout::parse_chunk_name(shard, &name) else {
+                quarantine_found(disk, &path).map_err(failed(disk, "moving a file to the quarantine"))?;
+                continue;
+            };
+            let dirty = journal.is_none_or(|journal| journal.covers(chunk));
+            match look(disk, identity, chunk, &path)? {
+                Found::Replica(stored, damaged) => add(&mut scanned, disk, &stored, dirty, damaged, journal),
+                found => {
+                    if matches!(found, Found::NoHeader) && !dirty {
+                        tracing::error!(
+                            chunk = chunk.0,
+                            disk = disk.path(),
+                            "the header of a chunk is damaged: this replica is lost"
+                        );
+                        scanned.lost.insert(chunk);
+                    }
+                    quarantine_found(disk, &path).map_err(failed(disk, "moving a file to the quarantine"))?;
+                }
+            }
+        }
+    }
+    Ok(scanned)
+}
+
+fn look(disk: &dyn Disk, identity: &Identity, chunk: ChunkId, path: &str) -> Result<Found, OpenError> {
+    let file = disk.open(path, OpenMode::Existing).map_err(failed(disk, "opening a chunk"))?;
+    let found = match find_header(file.as_ref()) {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::error!(chunk = chunk.0, disk = disk.path(), %error, "the header of a chunk cannot be read");
+            return Ok(Found::NoHeader);
+        }
+    };
+    if let Some(format) = found.too_new {
+        return Err(OpenError::TooNew { path: disk.path().into(), file: "a chunk", found: format, known: FORMAT });
+    }
+    let Some(stored) = found.newest else { return Ok(Found::NoHeader) };
+    let known_cluster = identity.registered.map(|(cluster, _)| cluster.uuid);
+    let ours = stored.owner.chunk == chunk && known_cluster == Some(stored.owner.cluster.uuid);
+    Ok(if ours { Found::Replica(stored, found.damaged) } else { Found::Foreign })
+}
+
+fn add(
+    scanned: &mut Scanned,
+    disk: &dyn Disk,
+    stored: &StoredHeader,
+    dirty: bool,
+    damaged: bool,
+    journal: Option<&Contents>,
+) {
+    let chunk = stored.owner.chunk;
+    if damaged && !dirty {
+        // The damaged copy may be the newest one and have fenced the version that the next one calls complete.
+        tracing::error!(
+            chunk = chunk.0,
+            disk = disk.path(),
+            "a copy of a chunk's header is damaged: not served before its recovery"
+        );
+    }
+    let dirty = dirty || damaged;
+    let mut header = stored.header;
+    if let Some((_, grant)) = journal.and_then(|journal| journal.entries.get(&chunk)) {
+        // V5: the header that named this grant may be lost.
+        header.last_grant = header.last_grant.max(*grant);
+    }
+    if dirty {
+        scanned.dirty.insert(chunk);
+    }
+    scanned.index.insert(chunk, Arc::new(Replica::new(chunk, Some(header), dirty, 0)));
+}
+
+/// Takes a replica out of a folder's index: another folder has a newer one.
+pub(crate) fn displace(disk: &dyn Disk, scanned: &mut Scanned, chunk: ChunkId) -> io::Result<()> {
+    scanned.index.remove(&chunk);
+    scanned.dirty.remove(&chunk);
+    quarantine_found(disk, &layout::chunk_path(chunk))
+}

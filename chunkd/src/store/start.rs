@@ -1,0 +1,213 @@
+//! Opening the data folders of a server: first everything is looked at, then a new incarnation is made durable, then the folders are
+//! scanned. Blocks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation};
+
+use super::OpenError;
+use super::disk::Disk;
+use super::folder::{self, Inspected, failed};
+use super::format::identity::Identity;
+use super::format::record::{Kind, Record};
+use super::journal::{Contents, Journal};
+use super::pool::Pool;
+use super::scan::{self, Scanned};
+use super::tombstones::Tombstones;
+use super::volume::{Parts, Volume};
+
+/// An open store's folders and what they agreed on.
+pub(crate) struct Started {
+    pub(crate) volumes: Vec<Arc<Volume>>,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) fence: (u16, u64),
+    pub(crate) unclean: bool,
+    pub(crate) tombstones: Arc<Tombstones>,
+}
+
+/// A folder that is ours.
+struct Ours {
+    disk: Arc<dyn Disk>,
+    identity: Identity,
+    lock: Box<dyn std::any::Any + Send + Sync>,
+    new: bool,
+}
+
+/// A folder that has been scanned.
+struct Ready {
+    ours: Ours,
+    clean: bool,
+    journal: Option<Contents>,
+    scanned: Scanned,
+}
+
+pub(crate) fn start(disks: Vec<Arc<dyn Disk>>, new_uuid: &mut dyn FnMut() -> [u8; 16]) -> Result<Started, OpenError> {
+    if disks.is_empty() {
+        return Err(OpenError::NoFolder);
+    }
+    let inspected = disks.into_iter().map(folder::inspect).collect::<Result<Vec<_>, _>>()?;
+    agree(&inspected)?;
+    let folders = identify(inspected, new_uuid)?;
+    let (incarnation, fence) = new_incarnation(&folders)?;
+    let mut ready = in_parallel(folders, |ours| look_through(ours, incarnation))?;
+    displace_doubles(&mut ready)?;
+    let unclean = ready.iter().any(|ready| !ready.clean && !ready.ours.new);
+    let tombstones = Arc::new(Tombstones::default());
+    let volumes = ready.into_iter().map(|ready| volume(ready, incarnation, tombstones.clone()));
+    let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
+    Ok(Started { volumes, incarnation, fence, unclean, tombstones })
+}
+
+/// F1: all folders that are not new belong to one server and one cluster.
+fn agree(folders: &[Inspected]) -> Result<(), OpenError> {
+    let known: Vec<(&str, Identity)> =
+        folders.iter().filter_map(|folder| Some((folder.disk.path(), folder.identity?))).collect();
+    for (index, (path, identity)) in known.iter().enumerate() {
+        for (other, theirs) in &known[..index] {
+            let (path, other) = ((*path).to_owned(), (*other).to_owned());
+            if identity.server_uuid != theirs.server_uuid {
+                return Err(OpenError::OtherServer { path, other });
+            }
+            if identity.disk_uuid == theirs.disk_uuid {
+                return Err(OpenError::Twice { path, uuid: hex(&identity.disk_uuid) });
+            }
+            // A crash between two folders at a registration leaves one unregistered, or one at an older generation.
+            if let (Some((cluster, server)), Some((their_cluster, their_server))) =
+                (identity.registered, theirs.registered)
+            {
+                let same_generation = cluster.generation == their_cluster.generation;
+                let other_nonce = same_generation && cluster.nonce != their_cluster.nonce;
+                if cluster.uuid != their_cluster.uuid || other_nonce || server != their_server {
+                    return Err(OpenError::OtherCluster { path, other });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Gives new folders an identity and all of them the newest registration known.
+fn identify(inspected: Vec<Inspected>, new_uuid: &mut dyn FnMut() -> [u8; 16]) -> Result<Vec<Ours>, OpenError> {
+    let known = || inspected.iter().filter_map(|folder| folder.identity);
+    let server_uuid = known().next().map(|identity| identity.server_uuid).unwrap_or_else(&mut *new_uuid);
+    let registered = known().filter_map(|identity| identity.registered).max_by_key(|(cluster, _)| cluster.generation);
+    let identified = inspected.into_iter().map(|folder| {
+        let new = folder.identity.is_none();
+        let disk_uuid = folder.identity.map(|identity| identity.disk_uuid).unwrap_or_else(&mut *new_uuid);
+        let identity = Identity { server_uuid, disk_uuid, registered };
+        let disk = folder.disk;
+        if folder.identity != Some(identity) {
+            folder::write_identity(disk.as_ref(), &identity).map_err(failed(disk.as_ref(), "writing its identity"))?;
+        }
+        folder::furnish(disk.as_ref()).map_err(failed(disk.as_ref(), "making its folders"))?;
+        Ok(Ours { disk, identity, lock: folder.lock, new })
+    });
+    identified.collect()
+}
+
+/// F3: above every one used before on any folder, durable on all of them before it is used. F2: the highest fence of all.
+fn new_incarnation(folders: &[Ours]) -> Result<(Incarnation, (u16, u64)), OpenError> {
+    let (mut used, mut fence) = (0, (0, 0));
+    for ours in folders {
+        let read = |kind| folder::read_record(ours.disk.as_ref(), kind, ours.identity.disk_uuid);
+        used = used.max(read(Kind::Incarnation)?.map_or(0, |record| record.first));
+        let seen = read(Kind::Fence)?.map_or((0, 0), |record| (record.first, record.second));
+        fence = fence.max((u16::try_from(seen.0).unwrap_or(u16::MAX), seen.1));
+    }
+    let record = Record { first: used + 1, second: 0 };
+    for ours in folders {
+        let disk = ours.disk.as_ref();
+        let result = folder::write_record(disk, Kind::Incarnation, ours.identity.disk_uuid, record);
+        result.map_err(failed(disk, "persisting the incarnation"))?;
+    }
+    Ok((Incarnation(record.first), fence))
+}
+
+fn look_through(ours: Ours, incarnation: Incarnation) -> Result<Ready, OpenError> {
+    let (disk, uuid) = (ours.disk.clone(), ours.identity.disk_uuid);
+    let clean =
+        folder::take_clean_mark(disk.as_ref(), uuid).map_err(failed(disk.as_ref(), "removing the clean mark"))?;
+    let journal = Journal::replay(disk.as_ref(), uuid)?;
+    let scanned = scan::scan(disk.as_ref(), &ours.identity, journal.as_ref())?;
+    let (chunks, dirty) = (scanned.index.len(), scanned.dirty.len());
+    tracing::info!(disk = disk.path(), incarnation = incarnation.0, clean, chunks, dirty, "data folder scanned");
+    if journal.is_none() && chunks > 0 {
+        tracing::error!(
+            disk = disk.path(),
+            "the dirty journal is missing or damaged: every chunk is checked before it is served"
+        );
+    }
+    Ok(Ready { ours, clean, journal, scanned })
+}
+
+/// A disk that failed and came back may hold old replicas of what has been recovered elsewhere: the highest version stays.
+fn displace_doubles(folders: &mut [Ready]) -> Result<(), OpenError> {
+    let mut best: HashMap<ChunkId, (usize, ChunkVersion)> = HashMap::new();
+    let mut losers = Vec::new();
+    for (index, ready) in folders.iter().enumerate() {
+        for (chunk, replica) in &ready.scanned.index {
+            let version = replica.info().map_or(ChunkVersion(0), |info| info.version);
+            match best.get(chunk).copied() {
+                Some((_, other)) if other >= version => losers.push((index, *chunk)),
+                Some((other, _)) => {
+                    losers.push((other, *chunk));
+                    best.insert(*chunk, (index, version));
+                }
+                None => drop(best.insert(*chunk, (index, version))),
+            }
+        }
+    }
+    for (index, chunk) in losers {
+        let ready = &mut folders[index];
+        let disk = ready.ours.disk.clone();
+        let result = scan::displace(disk.as_ref(), &mut ready.scanned, chunk);
+        result.map_err(failed(disk.as_ref(), "moving a file to the quarantine"))?;
+    }
+    Ok(())
+}
+
+fn volume(ready: Ready, incarnation: Incarnation, tombstones: Arc<Tombstones>) -> Result<Arc<Volume>, OpenError> {
+    let Ready { ours, journal, scanned, .. } = ready;
+    let disk = ours.disk;
+    // V3: dirty chunks stay dirty until they are recovered, over any number of restarts.
+    let known = journal.unwrap_or_default();
+    let mut contents = Contents { entries: HashMap::new(), ..known };
+    for (chunk, replica) in &scanned.index {
+        let Some(info) = replica.info() else { continue };
+        contents.highest_grant = contents.highest_grant.max(info.last_grant);
+        contents.watermark = contents.watermark.max(ChunkId(chunk.0.saturating_add(1)));
+        if scanned.dirty.contains(chunk) {
+            contents.entries.insert(*chunk, (info.version, info.last_grant));
+        }
+    }
+    let begin = || -> std::io::Result<_> {
+        let journal = Journal::begin(disk.clone(), ours.identity.disk_uuid, contents)?;
+        let pool = Pool::new("caribou-disk", disk.inline())?;
+        Ok((journal, pool, disk.space()?))
+    };
+    let (journal, pool, space) = begin().map_err(failed(disk.as_ref(), "beginning its journal"))?;
+    let (index, suspects, lock) = (scanned.index, scanned.lost, ours.lock);
+    let identity = ours.identity;
+    let parts = Parts { disk, pool, identity, incarnation, journal, index, suspects, space, tombstones, lock };
+    Ok(Arc::new(Volume::new(parts)))
+}
+
+/// One thread a folder; in turn if there is one only, or none of them blocks.
+fn in_parallel<T: Send>(
+    folders: Vec<Ours>,
+    work: impl Fn(Ours) -> Result<T, OpenError> + Sync,
+) -> Result<Vec<T>, OpenError> {
+    if folders.len() == 1 || folders.iter().all(|ours| ours.disk.inline()) {
+        return folders.into_iter().map(work).collect();
+    }
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = folders.into_iter().map(|ours| scope.spawn(move || work(ours))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("a scan does not panic")).collect()
+    })
+}
+
+pub(crate) fn hex(uuid: &[u8; 16]) -> String {
+    uuid.iter().map(|byte| format!("{byte:02x}")).collect()
+}

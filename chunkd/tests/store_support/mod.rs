@@ -1,0 +1,123 @@
+//! What the tests of the chunk store share: opening one on a memory disk, and short forms of its calls.
+
+#![allow(dead_code)] // each test file uses its part
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caribou_chunkd::store::disk::Disk;
+use caribou_chunkd::store::memory::MemoryDisk;
+use caribou_chunkd::store::{
+    BLOCK_MATCHES, BLOCK_MAY_DIFFER, BLOCK_WRITTEN, ChunkStore, ClusterIdentity, Error, OpenError, OpenOptions,
+    Prepare, Prepared, Write, Written,
+};
+use caribou_proto::ids::{BLOCK_STATE_BYTES, ChunkId, ChunkVersion, GrantId, ServerId};
+
+pub const CLUSTER: ClusterIdentity = ClusterIdentity { uuid: [0xCA; 16], generation: 1, nonce: 77 };
+pub const SERVER: ServerId = ServerId(3);
+pub const BLOCK: usize = 64 << 10;
+
+pub fn id(counter: u64) -> ChunkId {
+    ChunkId::new(1, counter)
+}
+pub fn version(number: u64) -> ChunkVersion {
+    ChunkVersion(number)
+}
+pub fn grant(counter: u64) -> GrantId {
+    GrantId::new(1, counter)
+}
+
+pub fn uuids(seed: u8) -> Box<dyn FnMut() -> [u8; 16] + Send> {
+    let mut count = 0;
+    Box::new(move || {
+        count += 1;
+        let mut uuid = [seed; 16];
+        uuid[15] = count;
+        uuid
+    })
+}
+
+pub async fn try_open(disks: Vec<Arc<dyn Disk>>, seed: u8) -> Result<Arc<ChunkStore>, OpenError> {
+    ChunkStore::open(OpenOptions { disks, new_uuid: uuids(seed), deadline: Duration::from_secs(20) }).await
+}
+
+/// A registered store on one disk.
+pub async fn open(disk: &Arc<MemoryDisk>) -> Arc<ChunkStore> {
+    let store = try_open(vec![disk.clone()], 1).await.unwrap();
+    store.adopt(CLUSTER, SERVER).await.unwrap();
+    store
+}
+
+pub fn memory() -> Arc<MemoryDisk> {
+    Arc::new(MemoryDisk::new("memory"))
+}
+
+/// Stops a store without its leave and opens what a `kill -9` leaves.
+pub async fn killed(store: Arc<ChunkStore>, disk: &Arc<MemoryDisk>) -> (Arc<ChunkStore>, Arc<MemoryDisk>) {
+    let disk = Arc::new(disk.restart());
+    drop(store);
+    (open(&disk).await, disk)
+}
+
+/// The same for a loss of power.
+pub async fn power_cut(
+    store: Arc<ChunkStore>,
+    disk: &Arc<MemoryDisk>,
+    seed: u64,
+) -> (Arc<ChunkStore>, Arc<MemoryDisk>) {
+    let disk = Arc::new(disk.power_cut(seed));
+    drop(store);
+    (open(&disk).await, disk)
+}
+
+pub fn fragment(chunk: u64, offset: usize, data: &[u8]) -> Write {
+    Write {
+        chunk: id(chunk),
+        version: version(1),
+        grant: grant(1),
+        create: true,
+        offset: offset as u32,
+        crc: crc32c::crc32c(data),
+        data: Bytes::copy_from_slice(data),
+        tail: true,
+    }
+}
+
+pub async fn write(store: &ChunkStore, chunk: u64, offset: usize, data: &[u8]) -> Result<Written, Error> {
+    store.write(fragment(chunk, offset, data)).await
+}
+
+pub async fn read(store: &ChunkStore, chunk: u64, at: u64, offset: usize, length: usize) -> Result<Bytes, Error> {
+    let read = store.read(id(chunk), version(at), offset as u32, length as u32).await?;
+    assert_eq!(read.crc, crc32c::crc32c(&read.data));
+    assert_eq!(read.data.len(), length);
+    Ok(read.data)
+}
+
+pub async fn prepare(store: &ChunkStore, chunk: u64, to: u64) -> Result<Prepared, Error> {
+    store.prepare(Prepare { chunk: id(chunk), version: version(to), join: false, old_grant: grant(1) }).await
+}
+
+/// Flags and CRC of a block as prepared.
+pub fn block_state(prepared: &Prepared, block: usize) -> (u8, u32) {
+    let bytes = &prepared.blocks[block * BLOCK_STATE_BYTES..][..BLOCK_STATE_BYTES];
+    (bytes[0], u32::from_le_bytes(bytes[1..].try_into().unwrap()))
+}
+
+pub const HOLE: u8 = BLOCK_MATCHES;
+pub const GOOD: u8 = BLOCK_WRITTEN | BLOCK_MATCHES;
+pub const DAMAGED: u8 = BLOCK_WRITTEN;
+pub const UNACKED: u8 = GOOD | BLOCK_MAY_DIFFER;
+
+/// Bytes that differ everywhere.
+pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..length).map(step).collect()
+}

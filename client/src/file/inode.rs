@@ -1,0 +1,222 @@
+//! One file as this client knows it: everything behind one lock, and the ways to wait for it. Shared by all handles of the
+//! file; it lives while a handle is open or something is buffered or held.
+//!
+//! The lock is never held across an await. After every change the budget is settled, what readers must know is passed on, and
+//! the driver (`driver.rs`) is started or woken.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use caribou_proto::meta::v1::Attr;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Duration, Instant};
+
+use super::context::Context;
+use super::driver;
+use super::places::Places;
+use super::read_ahead::Ahead;
+use super::sticky::{Seen, Sticky};
+use super::write_state::{Note, WriteState};
+use crate::Error;
+
+/// For this long after its own commit, a client overrules attributes that may have been read before it.
+const OVERRULE: Duration = Duration::from_secs(1);
+
+/// See the head of this file.
+pub(crate) struct Inode {
+    pub(crate) number: u64,
+    pub(crate) context: Arc<Context>,
+    state: Mutex<State>,
+    /// Wakes the driver.
+    pub(crate) wake: Notify,
+    /// Wakes those who wait for the state.
+    changed: Notify,
+    /// One change of attributes at a time (`setattr.rs`).
+    pub(crate) turn: Semaphore,
+}
+
+pub(crate) struct State {
+    pub(crate) write: WriteState,
+    pub(crate) places: Places,
+    pub(crate) ahead: Ahead,
+    pub(crate) sticky: Sticky,
+    pub(crate) handles: u32,
+    /// Handles open for writing.
+    pub(crate) writers: u32,
+    /// The driver runs.
+    running: bool,
+    /// Counts what this client changed of length and times: an answer that was asked for before is out of date.
+    pub(crate) stamp: u64,
+    /// When the length was last learnt from the leader.
+    pub(crate) length_at: Instant,
+    /// When this client last changed length or times.
+    settled_at: Option<Instant>,
+}
+
+impl Inode {
+    pub(crate) fn new(context: Arc<Context>, attr: &Attr) -> Self {
+        let state = State {
+            write: WriteState::new(attr.size, attr.mtime_ns),
+            places: Places::default(),
+            ahead: Ahead::default(),
+            sticky: Sticky::default(),
+            handles: 0,
+            writers: 0,
+            running: false,
+            stamp: 0,
+            length_at: Instant::now(),
+            settled_at: None,
+        };
+        let (wake, changed, turn) = (Notify::new(), Notify::new(), Semaphore::new(1));
+        Self { number: attr.inode, context, state: Mutex::new(state), wake, changed, turn }
+    }
+
+    /// Looks at the state or changes what needs no follow-up.
+    pub(crate) fn peek<R>(&self, look: impl FnOnce(&mut State) -> R) -> R {
+        look(&mut self.state.lock())
+    }
+
+    /// Changes the state. `reserved`: room that was taken for this change beforehand.
+    pub(crate) fn change<R>(self: &Arc<Self>, reserved: u64, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut state = self.state.lock();
+        let before = state.write.charged() + reserved;
+        let result = change(&mut state);
+        for note in std::mem::take(&mut state.write.notes) {
+            match note {
+                Note::Placed(held) => state.places.put_own(&held),
+                Note::Moved(index) => state.places.forget(index),
+            }
+        }
+        self.context.budget.adjust(before, state.write.charged());
+        let start = !state.running && !state.write.is_quiet();
+        state.running |= start;
+        drop(state);
+        if start {
+            tokio::spawn(driver::run(self.clone()));
+        } else {
+            self.wake.notify_one();
+        }
+        self.changed.notify_waiters();
+        result
+    }
+
+    /// The driver asks whether it may end; true at most once per start.
+    pub(crate) fn may_stop(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.write.is_quiet() {
+            return false;
+        }
+        state.running = false;
+        true
+    }
+
+    /// Nobody needs this file here any more.
+    pub(crate) fn is_unused(&self) -> bool {
+        let state = self.state.lock();
+        state.handles == 0 && !state.running && state.write.is_quiet()
+    }
+
+    /// Takes a write in; room for it has been reserved.
+    pub(crate) fn insert(self: &Arc<Self>, offset: u64, data: Bytes, reserved: u64) {
+        let mtime_ns = self.context.ports.clock.now_ns();
+        self.change(reserved, |state| {
+            state.ahead.clear();
+            state.write.insert(offset, data, mtime_ns, Instant::now());
+        });
+    }
+
+    /// Waits until `done`, or until an error of write-back that `seen` does not know (which then counts as told).
+    pub(crate) async fn wait(&self, seen: &Mutex<Seen>, done: impl Fn(&State) -> bool) -> Result<(), Error> {
+        self.wait_for(done, |state| state.sticky.check(&mut seen.lock())).await
+    }
+
+    /// The same on nobody's behalf: an error is returned, and handles are still to be told.
+    pub(crate) async fn wait_untold(&self, seen: Seen, done: impl Fn(&State) -> bool) -> Result<(), Error> {
+        self.wait_for(done, |state| state.sticky.since(seen)).await
+    }
+
+    async fn wait_for(
+        &self,
+        done: impl Fn(&State) -> bool,
+        error: impl Fn(&mut State) -> Option<i32>,
+    ) -> Result<(), Error> {
+        let wait = async {
+            loop {
+                let changed = self.changed.notified();
+                tokio::pin!(changed);
+                changed.as_mut().enable();
+                {
+                    let mut state = self.state.lock();
+                    if let Some(errno) = error(&mut state) {
+                        return Err(Error::Errno(errno));
+                    }
+                    if done(&state) {
+                        return Ok(());
+                    }
+                }
+                changed.await;
+            }
+        };
+        self.context.patiently("the data could not be written back", wait).await
+    }
+
+    /// An error that this handle has not been told.
+    pub(crate) fn check(&self, seen: &Mutex<Seen>) -> Result<(), Error> {
+        match self.state.lock().sticky.check(&mut seen.lock()) {
+            Some(errno) => Err(Error::Errno(errno)),
+            None => Ok(()),
+        }
+    }
+
+    /// Close-to-open: writes back and commits what has been written up to now.
+    pub(crate) async fn flush(self: &Arc<Self>, seen: &Mutex<Seen>) -> Result<(), Error> {
+        let write = self.change(0, |state| state.write.want_flush());
+        self.wait(seen, |state| state.write.is_flushed(write)).await
+    }
+
+    /// W5, W6: what has been written up to now is on the disks of all holders, and its length is committed.
+    pub(crate) async fn sync(self: &Arc<Self>, seen: &Mutex<Seen>) -> Result<(), Error> {
+        let write = self.change(0, |state| state.write.want_sync());
+        self.wait(seen, |state| state.write.is_synced(write)).await
+    }
+
+    /// Lays what this client has written, and nobody else knows yet, over attributes from the leader.
+    pub(crate) fn overlay(&self, attr: &mut Attr) {
+        let state = self.state.lock();
+        let just_settled = state.settled_at.is_some_and(|at| Instant::now() < at + OVERRULE);
+        if state.write.has_untold() || just_settled {
+            attr.size = attr.size.max(state.write.size());
+            attr.mtime_ns = attr.mtime_ns.max(state.write.mtime_ns);
+        } else {
+            attr.size = attr.size.max(state.write.untold_end());
+        }
+    }
+
+    /// Takes in attributes that were asked for when the stamp was `stamp`; out-of-date ones are left aside.
+    pub(crate) fn learn(self: &Arc<Self>, attr: &Attr, stamp: u64) {
+        self.change(0, |state| {
+            if state.stamp == stamp {
+                state.learn_length(attr.size);
+                if !state.write.has_untold() {
+                    state.write.set_mtime(attr.mtime_ns);
+                }
+            }
+        });
+    }
+}
+
+impl State {
+    /// The leader just said this length.
+    pub(crate) fn learn_length(&mut self, length: u64) {
+        self.write.set_length(length);
+        self.length_at = Instant::now();
+    }
+
+    /// This client has just changed length or times at the leader.
+    pub(crate) fn settled(&mut self) {
+        self.stamp += 1;
+        self.length_at = Instant::now();
+        self.settled_at = Some(self.length_at);
+    }
+}

@@ -1,0 +1,69 @@
+//! Changing attributes of a file of which this client may have buffered bytes (W9). First everything is written back and its
+//! length and time committed, then nothing new starts for the file until the change is made: so no write-end of ours can
+//! undo it. A change of size cuts the buffer too.
+
+use std::sync::Arc;
+
+use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::meta::v1::{Attr, Caller, SetAttr, mutation::Op};
+
+use super::files::{Files, attr_of};
+use super::inode::Inode;
+use crate::Error;
+
+impl Files {
+    /// Changes attributes; a new size cuts what is buffered beyond it.
+    ///
+    /// # Errors
+    /// As the file system decides; an error of the write-back before; [`Error::Unavailable`] after the soft timeout, outcome unknown.
+    pub async fn setattr(&self, caller: &Caller, setattr: SetAttr) -> Result<Attr, Error> {
+        let Some(inode) = self.context.find(setattr.inode) else {
+            let body = self.context.ports.meta.mutate(caller.clone(), Op::Setattr(setattr)).await?;
+            return attr_of(&body);
+        };
+        let _turn = inode.turn.acquire().await.expect("this semaphore is never closed");
+        let seen = inode.peek(|state| state.sticky.now());
+        let write = inode.change(0, |state| state.write.want_flush());
+        inode.wait_untold(seen, |state| state.write.is_flushed(write)).await?;
+        let pause = Pause::new(&inode);
+        inode.wait_untold(seen, |state| state.write.is_calm()).await?;
+        let size = setattr.size;
+        let body = self.context.ports.meta.mutate(caller.clone(), Op::Setattr(setattr)).await?;
+        let mut attr = attr_of(&body)?;
+        inode.change(0, |state| {
+            state.settled();
+            state.ahead.clear();
+            if let Some(size) = size {
+                state.write.resized(size);
+                state.places.forget_from(u32::try_from(size / CHUNK_BYTES).unwrap_or(u32::MAX));
+            }
+            state.write.set_mtime(attr.mtime_ns);
+        });
+        drop(pause);
+        inode.overlay(&mut attr);
+        Ok(attr)
+    }
+}
+
+/// While it lives, no call and no fragment starts for the file.
+struct Pause<'a> {
+    inode: &'a Arc<Inode>,
+}
+
+impl<'a> Pause<'a> {
+    fn new(inode: &'a Arc<Inode>) -> Self {
+        inode.change(0, |state| state.write.paused = true);
+        Self { inode }
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        self.inode.change(0, |state| {
+            state.write.paused = false;
+            // If the change was given up, its outcome is unknown (S5): what is known of length and places may be old.
+            state.places.forget_from(0);
+            state.length_at -= std::time::Duration::from_secs(1);
+        });
+    }
+}

@@ -1,0 +1,260 @@
+//! Broken streams, power cuts, recalls, lost grants, the end of the session (W4, W5, W8, W9, S4).
+
+use std::time::Duration;
+
+use caribou_proto::chunk::v1::Status;
+use caribou_proto::meta::v1::SetAttr;
+
+use super::rig::{Rig, pattern, read_all};
+use super::world::SESSION;
+use crate::meta::MetaEvent;
+use crate::{ClientConfig, Error};
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_stream_is_reported_and_the_latest_bytes_go_to_the_next_version() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 100_000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    rig.world.break_streams(1);
+    file.write(50_000, pattern(2, 1000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    let mut expected = pattern(1, 100_000).to_vec();
+    expected[50_000..51_000].copy_from_slice(&pattern(2, 1000));
+    assert_eq!(rig.on_disk(file.inode()), expected);
+    assert_eq!(rig.world.calls("report_broken"), 1);
+    assert_eq!(rig.world.inner.lock().files[&file.inode()].chunks[&0].version, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_chunk_that_breaks_starts_again_in_another_one() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    let first = rig.world.inner.lock().files[&file.inode()].chunks[&0].chunk;
+    rig.world.inner.lock().servers.get_mut(&2).expect("there").fail_writes.push_back(Status::IoError);
+    file.write(0, pattern(1, 3_000_000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    assert_eq!(rig.on_disk(file.inode()), pattern(1, 3_000_000));
+    assert_ne!(rig.world.inner.lock().files[&file.inode()].chunks[&0].chunk, first, "W2");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_server_loses_between_ack_and_fsync_is_sent_again() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 200_000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    rig.world.power_cut(2);
+    file.sync(false).await.expect("syncs");
+    assert_eq!(rig.on_disk(file.inode()), pattern(1, 200_000));
+    assert_eq!(rig.buffered(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_replicas_lose_their_bytes_while_the_writer_lives() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 200_000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    file.write(1000, pattern(2, 100)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    for server in 1..=3 {
+        rig.world.power_cut(server);
+    }
+    let mut expected = pattern(1, 200_000).to_vec();
+    expected[1000..1100].copy_from_slice(&pattern(2, 100));
+    assert_eq!(read_all(&file).await, expected, "the buffer has what the servers lost");
+    file.sync(false).await.expect("syncs");
+    assert_eq!(rig.on_disk(file.inode()), expected);
+    assert_eq!(rig.world.inner.lock().files[&file.inode()].chunks[&0].hold, None, "W5: the hold was lifted");
+    assert_eq!(read_all(&*rig.open(file.inode()).await).await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hold_without_anything_to_send_again_is_lifted_too() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 1000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    {
+        // The leader noticed the restart of all holders by itself.
+        let mut inner = rig.world.inner.lock();
+        inner.servers.values_mut().for_each(|server| server.incarnation += 1);
+        inner.files.get_mut(&file.inode()).expect("there").chunks.get_mut(&0).expect("there").end_uncleanly();
+    }
+    file.release().await;
+    rig.until("the grant has ended", |rig| {
+        let inner = rig.world.inner.lock();
+        let row = &inner.files.values().next().expect("there").chunks[&0];
+        row.grant.is_none() && row.hold.is_none() && !row.recovering
+    })
+    .await;
+    assert_eq!(rig.world.calls("report_broken"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stays_down_is_left_out() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 100_000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    rig.world.set_down(1, true);
+    file.write(100_000, pattern(2, 100_000)).await.expect("writes");
+    file.sync(false).await.expect("V6: goes on with what there is");
+    assert_eq!(rig.world.inner.lock().files[&file.inode()].chunks[&0].holders.len(), 1);
+    assert_eq!(rig.on_disk(file.inode()), [pattern(1, 100_000), pattern(2, 100_000)].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_servers_is_waited_out() {
+    let rig = Rig::new();
+    rig.world.inner.lock().refuse_grants = 20;
+    let file = rig.create().await;
+    file.write(0, pattern(1, 10)).await.expect("writes");
+    file.sync(false).await.expect("syncs in the end");
+    assert_eq!(rig.on_disk(file.inode()), pattern(1, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn soft_mounts_do_not_wait_for_ever() {
+    let rig = Rig::with(ClientConfig { soft: Some(Duration::from_secs(3)), ..ClientConfig::default() });
+    rig.world.inner.lock().refuse_grants = u32::MAX;
+    let file = rig.create().await;
+    file.write(0, pattern(1, 10)).await.expect("writes");
+    assert!(matches!(file.sync(false).await, Err(Error::Unavailable(_))), "S5");
+    rig.world.inner.lock().refuse_grants = 0;
+    file.sync(false).await.expect("the bytes were kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recall_is_answered_by_a_clean_end() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 5000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    let (chunk, grant) = {
+        let inner = rig.world.inner.lock();
+        let row = &inner.files[&file.inode()].chunks[&0];
+        (row.chunk, row.grant.expect("granted").id)
+    };
+    file.write(5000, pattern(2, 10)).await.expect("writes");
+    let recall = MetaEvent::RecallGrant { inode: file.inode(), index: 0, chunk, grant };
+    rig.world.events.send(recall).expect("somebody listens");
+    let start = tokio::time::Instant::now();
+    rig.until("the grant has ended", |rig| rig.live_grants() == 0).await;
+    assert!(start.elapsed() < Duration::from_secs(1), "W8: long before the two seconds are over");
+    assert_eq!(rig.on_disk(file.inode()).len(), 5010);
+    file.write(0, pattern(3, 5)).await.expect("writes");
+    file.sync(false).await.expect("a new grant is taken");
+    assert_eq!(rig.world.inner.lock().files[&file.inode()].chunks[&0].version, 1, "W7: nothing was recovered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recall_during_writes_without_pause_ends_the_grant() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 5000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    let first = rig.world.inner.lock().files[&file.inode()].chunks[&0].clone();
+    let grant = first.grant.expect("granted").id;
+    let recall = MetaEvent::RecallGrant { inode: file.inode(), index: 0, chunk: first.chunk, grant };
+    rig.world.events.send(recall).expect("somebody listens");
+    let start = tokio::time::Instant::now();
+    for n in 0..200 {
+        file.write(n, pattern(n as u8, 5000)).await.expect("writes");
+        file.flush().await.expect("flushes");
+    }
+    let last = rig.world.inner.lock().files[&file.inode()].chunks[&0].clone();
+    assert!(last.grant.is_none_or(|last| last.id != grant), "after {:?}", start.elapsed());
+    assert_eq!(last.version, first.version, "it ended cleanly");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_grant_is_replaced_and_everything_unsynced_is_sent_again() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 5000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    {
+        // W8: a recall that never reached the client.
+        let mut inner = rig.world.inner.lock();
+        inner.files.get_mut(&file.inode()).expect("there").chunks.get_mut(&0).expect("there").end_uncleanly();
+        inner.recover(file.inode(), 0);
+    }
+    file.write(5000, pattern(2, 5000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    assert_eq!(rig.on_disk(file.inode()), [pattern(1, 5000), pattern(2, 5000)].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_session_takes_new_grants() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 5000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    let untouched = rig.create().await;
+    untouched.write(0, pattern(7, 70)).await.expect("writes");
+    rig.world.expire_session();
+    file.write(5000, pattern(2, 10)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    untouched.sync(false).await.expect("syncs");
+    assert_eq!(rig.on_disk(file.inode()), [pattern(1, 5000), pattern(2, 10)].concat());
+    assert_eq!(rig.on_disk(untouched.inode()), pattern(7, 70));
+    let inner = rig.world.inner.lock();
+    assert_eq!(inner.files[&file.inode()].chunks[&0].grant.map(|grant| grant.session), Some(SESSION + 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_between_sync_and_close_does_not_hang_the_close() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 100)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    file.write(0, pattern(2, 100)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    rig.world.expire_session();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    file.flush().await.expect("flushes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_gone_is_eio_once_for_every_handle() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    let other = rig.open(file.inode()).await;
+    file.write(0, pattern(1, 100)).await.expect("writes");
+    rig.world.inner.lock().files.clear();
+    assert_eq!(file.sync(false).await, Err(Error::Errno(libc::EIO)));
+    assert_eq!(file.flush().await, Ok(()), "told once");
+    assert_eq!(other.flush().await, Err(Error::Errno(libc::EIO)));
+    assert_eq!(rig.buffered(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_space_is_told_and_an_unknown_outcome_is_tried_again() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 100)).await.expect("writes");
+    rig.world.inner.lock().errors.push_back(libc::EIO);
+    file.flush().await.expect("S4: EIO for a call whose session row is gone");
+    rig.world.inner.lock().errors.push_back(libc::EDQUOT);
+    let far = caribou_proto::ids::CHUNK_BYTES;
+    file.write(far, pattern(1, 100)).await.expect("is buffered");
+    assert_eq!(file.flush().await, Err(Error::Errno(libc::EDQUOT)));
+    assert_eq!(rig.length(file.inode()), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_client_cuts_off_does_not_come_back() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 5000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    // Another client truncates after the close, before the background sync.
+    let cut = SetAttr { inode: file.inode(), size: Some(1000), ..SetAttr::default() };
+    rig.world.inner.lock().setattr(&cut).expect("cuts");
+    file.release().await;
+    rig.until("everything is settled", |rig| rig.live_grants() == 0 && rig.buffered() == 0).await;
+    let inode = *rig.world.inner.lock().files.keys().next().expect("there");
+    assert_eq!(rig.on_disk(inode), pattern(1, 1000));
+}

@@ -1,0 +1,317 @@
+//! The metadata side of the fake cluster: one file per name "inode number", grants, write-ends, recovery.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use caribou_proto::cluster::v1::ClusterId;
+use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::meta::v1::{
+    Attr, Caller, ChunkLocation, ChunkState, EndGrants, Grant, GrantState, ReplyBody, ReportBroken, SetAttr, TakeGrant,
+    WriteEnd, mutation::Op,
+};
+use futures::future::BoxFuture;
+use tokio::sync::broadcast;
+
+use super::world::{ChunkRow, FileRow, GrantRow, Inner, World};
+use crate::Error;
+use crate::file::Metadata;
+use crate::meta::{MetaEvent, QueryOp};
+
+const TRIP: Duration = Duration::from_millis(1);
+const RECOVERY: Duration = Duration::from_millis(20);
+
+pub(super) struct Leader(pub(super) Arc<World>);
+
+impl Metadata for Leader {
+    fn mutate(&self, _: Caller, op: Op) -> BoxFuture<'static, Result<ReplyBody, Error>> {
+        let world = self.0.clone();
+        Box::pin(async move {
+            tokio::time::sleep(TRIP).await;
+            let result = world.inner.lock().mutate(op, &world);
+            tokio::time::sleep(TRIP).await;
+            result
+        })
+    }
+
+    fn query(&self, _: Caller, op: QueryOp) -> BoxFuture<'static, Result<ReplyBody, Error>> {
+        let world = self.0.clone();
+        Box::pin(async move {
+            tokio::time::sleep(TRIP).await;
+            if let QueryOp::WaitChunk(wait) = &op {
+                let busy = world.inner.lock().is_busy(wait.inode, wait.index, wait.for_write);
+                if busy {
+                    tokio::time::sleep(RECOVERY).await;
+                    world.inner.lock().recover(wait.inode, wait.index);
+                }
+            }
+            let result = world.inner.lock().query(&op);
+            tokio::time::sleep(TRIP).await;
+            result
+        })
+    }
+
+    fn open_claim(&self, _: Caller, inode: u64, _: u32) -> BoxFuture<'static, Result<Attr, Error>> {
+        let world = self.0.clone();
+        Box::pin(async move { world.inner.lock().attr(inode).ok_or(Error::Errno(libc::ESTALE)) })
+    }
+
+    fn release_claim(&self, _: u64) {}
+
+    fn events(&self) -> broadcast::Receiver<MetaEvent> {
+        self.0.events.subscribe()
+    }
+
+    fn cluster(&self) -> ClusterId {
+        ClusterId::default()
+    }
+
+    fn seed(&self) -> u64 {
+        7
+    }
+}
+
+impl Inner {
+    fn mutate(&mut self, op: Op, world: &World) -> Result<ReplyBody, Error> {
+        if !matches!(op, Op::Create(_))
+            && let Some(errno) = self.errors.pop_front()
+        {
+            return Err(Error::Errno(errno));
+        }
+        match op {
+            Op::Create(create) => {
+                self.count("create");
+                self.next += 1;
+                let inode = self.next;
+                self.files.insert(inode, FileRow { length: 0, mtime_ns: 0, chunks: BTreeMap::new() });
+                let grant = create.want_grant.then(|| self.take_grant(inode, 0, world));
+                Ok(ReplyBody { attr: self.attr(inode), grant, created: true, ..ReplyBody::default() })
+            }
+            Op::TakeGrant(TakeGrant { inode, index }) => {
+                self.count("take_grant");
+                self.file(inode)?;
+                let grant = Some(self.take_grant(inode, index, world));
+                Ok(ReplyBody { grant, ..ReplyBody::default() })
+            }
+            Op::WriteEnd(end) => self.write_end(&end),
+            Op::EndGrants(end) => Ok(self.end_grants(&end)),
+            Op::ReportBroken(report) => self.report(&report),
+            Op::Setattr(set) => self.setattr(&set),
+            op => panic!("the files never send {op:?}"),
+        }
+    }
+
+    fn file(&mut self, inode: u64) -> Result<&mut FileRow, Error> {
+        self.files.get_mut(&inode).ok_or(Error::Errno(libc::ENOENT))
+    }
+
+    fn take_grant(&mut self, inode: u64, index: u32, world: &World) -> Grant {
+        let state = |state: GrantState| Grant { state: state.into(), index, ..Grant::default() };
+        if self.refuse_grants > 0 {
+            self.refuse_grants -= 1;
+            return state(GrantState::NoServers);
+        }
+        let session = self.session;
+        let up: Vec<u64> = self.servers.iter().filter(|(_, server)| !server.down).map(|(id, _)| *id).collect();
+        if !self.files[&inode].chunks.contains_key(&index) {
+            self.next += 1;
+            let holders = up.iter().take(self.goal).map(|id| (*id, self.servers[id].incarnation)).collect();
+            let row = ChunkRow {
+                chunk: self.next,
+                version: 1,
+                holders,
+                grant: None,
+                is_new: true,
+                recovering: false,
+                granted_to: Vec::new(),
+                owner: 0,
+                hold: None,
+                cut: None,
+            };
+            self.files.get_mut(&inode).expect("it was just seen").chunks.insert(index, row);
+        }
+        let changed = {
+            let row = &self.files[&inode].chunks[&index];
+            row.holders
+                .iter()
+                .any(|(id, incarnation)| self.servers[id].down || self.servers[id].incarnation != *incarnation)
+        };
+        let row = self.files.get_mut(&inode).expect("seen").chunks.get_mut(&index).expect("seen");
+        match row.grant {
+            Some(grant) if grant.session != session => {
+                let (chunk, grant) = (row.chunk, grant.id);
+                let _ = world.events.send(MetaEvent::RecallGrant { inode, index, chunk, grant });
+                return state(GrantState::Recalled);
+            }
+            None if row.recovering || row.hold.is_some_and(|holder| holder != session) => {
+                return state(GrantState::Pending);
+            }
+            // W7: a holder has restarted since the last grant.
+            None if changed && !row.is_new => {
+                row.granted_to.clone_from(&row.holders);
+                (row.recovering, row.owner) = (true, 0);
+                return state(GrantState::Pending);
+            }
+            _ => {}
+        }
+        self.next += 1;
+        let id = row.grant.map_or(self.next, |grant| grant.id);
+        row.grant = Some(GrantRow { id, session });
+        let row = row.clone();
+        Grant {
+            state: GrantState::Granted.into(),
+            index,
+            chunk: row.chunk,
+            version: row.version,
+            grant: id,
+            create: row.is_new,
+            holders: self.holders(&row),
+        }
+    }
+
+    fn write_end(&mut self, end: &WriteEnd) -> Result<ReplyBody, Error> {
+        self.count("write_end");
+        let session = self.session;
+        let file = self.file(end.inode)?;
+        let mut lost = Vec::new();
+        for told in &end.chunks {
+            match file.chunks.get_mut(&told.index) {
+                Some(row) if row.grant.is_some_and(|g| g.id == told.grant && g.session == session) => {
+                    row.is_new = false;
+                    if told.resent {
+                        row.hold = None;
+                    }
+                }
+                _ => lost.push(told.index),
+            }
+        }
+        if lost.len() < end.chunks.len() {
+            file.length = file.length.max(end.length);
+        }
+        file.mtime_ns = end.mtime_ns;
+        Ok(ReplyBody { length: file.length, lost, ..ReplyBody::default() })
+    }
+
+    fn end_grants(&mut self, end: &EndGrants) -> ReplyBody {
+        self.count("end_grants");
+        let mut lost = Vec::new();
+        for told in &end.chunks {
+            let found = (self.files.values_mut())
+                .find_map(|file| file.chunks.get_mut(&told.index).filter(|row| row.chunk == told.chunk));
+            match found {
+                Some(row) if row.grant.is_some_and(|grant| grant.id == told.grant) => {
+                    row.grant = None;
+                    let row = row.clone();
+                    if row.is_new {
+                        self.files
+                            .values_mut()
+                            .for_each(|file| file.chunks.retain(|_, other| other.chunk != row.chunk));
+                        continue;
+                    }
+                    for (id, incarnation) in &row.holders {
+                        let server = &self.servers[id];
+                        let replica = &server.replicas[&row.chunk];
+                        if server.incarnation == *incarnation {
+                            assert_eq!(replica.memory, replica.disk, "ADR 0001.2: a clean end is a synced end");
+                        }
+                    }
+                }
+                _ => lost.push(told.index),
+            }
+        }
+        ReplyBody { lost, ..ReplyBody::default() }
+    }
+
+    fn report(&mut self, report: &ReportBroken) -> Result<ReplyBody, Error> {
+        self.count("report_broken");
+        let index = report.index;
+        let file = self.file(report.inode)?;
+        let mut state = GrantState::Pending;
+        if let Some(row) = file.chunks.get_mut(&index).filter(|row| row.chunk == report.chunk)
+            && row.grant.is_some_and(|grant| grant.id == report.grant)
+        {
+            if row.is_new {
+                let spoilt = (row.chunk, row.version);
+                file.chunks.remove(&index);
+                self.spoilt.insert(spoilt);
+                state = GrantState::Restart;
+            } else {
+                row.end_uncleanly();
+            }
+        }
+        let grant = Some(Grant { state: state.into(), index, ..Grant::default() });
+        Ok(ReplyBody { grant, ..ReplyBody::default() })
+    }
+
+    /// W9; the cut itself is carried out at once.
+    pub(super) fn setattr(&mut self, set: &SetAttr) -> Result<ReplyBody, Error> {
+        self.count("setattr");
+        let file = self.file(set.inode)?;
+        if let Some(mtime_ns) = set.mtime_ns {
+            file.mtime_ns = mtime_ns;
+        }
+        if let Some(size) = set.size {
+            let shorter = size < file.length || !file.chunks.is_empty();
+            file.length = size;
+            let first = u32::try_from(size / CHUNK_BYTES).expect("test sizes are small");
+            if shorter {
+                file.chunks
+                    .retain(|index, row| *index < first || (*index == first && size % CHUNK_BYTES > 0 && !row.is_new));
+                if let Some(row) = file.chunks.get_mut(&first) {
+                    row.end_uncleanly();
+                    row.granted_to.clone_from(&row.holders);
+                    (row.recovering, row.cut) = (true, Some(size));
+                }
+                self.recover(set.inode, first);
+            }
+        }
+        Ok(ReplyBody { attr: self.attr(set.inode), ..ReplyBody::default() })
+    }
+
+    fn is_busy(&self, inode: u64, index: u32, for_write: bool) -> bool {
+        let row = self.files.get(&inode).and_then(|file| file.chunks.get(&index));
+        row.is_some_and(|row| {
+            let held = row.hold.is_some_and(|holder| holder != self.session);
+            row.recovering || held || (for_write && row.grant.is_some_and(|grant| grant.session != self.session))
+        })
+    }
+
+    fn query(&mut self, op: &QueryOp) -> Result<ReplyBody, Error> {
+        let (inode, first, count) = match op {
+            QueryOp::GetAttr(get) => {
+                self.count("getattr");
+                self.file(get.inode)?;
+                return Ok(ReplyBody { attr: self.attr(get.inode), ..ReplyBody::default() });
+            }
+            QueryOp::Locate(locate) => {
+                self.count("locate");
+                (locate.inode, locate.first_index, locate.count)
+            }
+            QueryOp::WaitChunk(wait) => {
+                self.count("wait_chunk");
+                (wait.inode, wait.index, 1)
+            }
+            op => panic!("the files never ask {op:?}"),
+        };
+        let session = self.session;
+        let file = self.file(inode)?.clone();
+        let chunks = (file.chunks.range(first..first + count)).map(|(index, row)| {
+            let state = match row {
+                row if row.is_new => ChunkState::Hole,
+                row if row.recovering => ChunkState::InRecovery,
+                row if row.hold.is_some_and(|holder| holder != session) => ChunkState::Held,
+                _ => ChunkState::Ready,
+            };
+            ChunkLocation {
+                index: *index,
+                chunk: row.chunk,
+                version: row.version,
+                state: state.into(),
+                holders: self.holders(row),
+                goal: 2,
+                granted: row.grant.is_some(),
+            }
+        });
+        Ok(ReplyBody { chunks: chunks.collect(), length: file.length, ..ReplyBody::default() })
+    }
+}

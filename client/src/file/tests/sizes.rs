@@ -1,0 +1,113 @@
+//! Changes of size and times against buffered bytes (W9).
+
+use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::meta::v1::{Caller, SetAttr};
+
+use super::rig::{READ_WRITE, Rig, pattern, read_all};
+
+async fn set_size(rig: &Rig, inode: u64, size: u64) {
+    let set = SetAttr { inode, size: Some(size), ..SetAttr::default() };
+    let attr = rig.files.setattr(&Caller::default(), set).await.expect("sets the size");
+    assert_eq!(attr.size, size);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_is_a_cut_for_the_buffer_too() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 10_000)).await.expect("writes");
+    set_size(&rig, file.inode(), 4000).await;
+    assert_eq!(read_all(&file).await, pattern(1, 4000));
+    set_size(&rig, file.inode(), 6000).await;
+    let expected = [&pattern(1, 4000)[..], &[0; 2000]].concat();
+    assert_eq!(read_all(&file).await, expected);
+    file.sync(false).await.expect("syncs");
+    assert_eq!(rig.on_disk(file.inode()), expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cut_drops_whole_chunks() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 100)).await.expect("writes");
+    file.write(CHUNK_BYTES, pattern(2, 100)).await.expect("writes");
+    file.write(2 * CHUNK_BYTES, pattern(3, 100)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    set_size(&rig, file.inode(), CHUNK_BYTES).await;
+    set_size(&rig, file.inode(), CHUNK_BYTES + 200).await;
+    assert_eq!(file.read(CHUNK_BYTES, 1000).await.expect("reads"), vec![0; 200]);
+    file.write(CHUNK_BYTES + 50, pattern(4, 10)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    assert_eq!(file.read(CHUNK_BYTES + 50, 10).await.expect("reads"), pattern(4, 10));
+    assert_eq!(rig.length(file.inode()), CHUNK_BYTES + 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn writes_go_on_while_the_size_changes() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    let writer = {
+        let file = file.clone();
+        tokio::spawn(async move {
+            for n in 0..200_u64 {
+                file.write(n * 100, pattern(n as u8, 100)).await.expect("writes");
+                if n % 10 == 0 {
+                    file.flush().await.expect("flushes");
+                }
+            }
+        })
+    };
+    for size in [50, 5000, 0, 777] {
+        let set = SetAttr { inode: file.inode(), size: Some(size), ..SetAttr::default() };
+        rig.files.setattr(&Caller::default(), set).await.expect("sets the size");
+    }
+    writer.await.expect("ends");
+    file.sync(false).await.expect("syncs");
+    let bytes = read_all(&file).await;
+    assert_eq!(bytes, rig.on_disk(file.inode()));
+    for (at, byte) in bytes.iter().enumerate() {
+        let written = pattern((at / 100) as u8, 100)[at % 100];
+        assert!(*byte == written || *byte == 0, "byte {at} is what was written there, or cut off");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn opening_with_truncate_drops_what_is_buffered() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 1000)).await.expect("writes");
+    let (attr, again) = rig.files.open(&Caller::default(), file.inode(), READ_WRITE, true).await.expect("opens");
+    assert_eq!(attr.size, 0);
+    again.write(0, pattern(2, 10)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    assert_eq!(rig.on_disk(file.inode()), pattern(2, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn times_that_were_set_stay() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 1000)).await.expect("writes");
+    let set = SetAttr { inode: file.inode(), mtime_ns: Some(12_345), ..SetAttr::default() };
+    let attr = rig.files.setattr(&Caller::default(), set).await.expect("sets the time");
+    assert_eq!(attr.mtime_ns, 12_345);
+    // A write-end that only tells of a resend leaves the time alone.
+    rig.world.break_streams(1);
+    let inode = file.inode();
+    file.sync(false).await.expect("syncs");
+    file.release().await;
+    rig.until("all grants have ended", |rig| rig.live_grants() == 0).await;
+    assert_eq!(rig.world.inner.lock().files[&inode].mtime_ns, 12_345);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_size_that_grows_leaves_a_hole() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    set_size(&rig, file.inode(), 3000).await;
+    file.write(1000, pattern(1, 100)).await.expect("writes");
+    let expected = [&[0; 1000], &pattern(1, 100)[..], &[0; 1900]].concat();
+    assert_eq!(read_all(&file).await, expected);
+    file.sync(false).await.expect("syncs");
+    assert_eq!(rig.on_disk(file.inode()), expected);
+}

@@ -1,0 +1,88 @@
+//! Listing a directory: fetch a page from the server if none is at hand, then hand out of it what the kernel's buffer takes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use caribou_client::Error;
+use caribou_client::meta::QueryOp;
+use caribou_client::proto::meta::v1::{Attr, Caller, DirEntry, FileKind, GetAttr, ReadDir};
+use tokio::sync::OwnedMutexGuard;
+
+use crate::dir::{self, AFTER_PARENT, AFTER_SELF, Scan};
+use crate::fs::Fs;
+
+/// A page, ready to be handed out from `at` on.
+pub(crate) struct Page {
+    fs: Arc<Fs>,
+    scan: OwnedMutexGuard<Scan>,
+    at: u64,
+}
+
+impl Page {
+    /// Hands entries to `take(position, entry)` until it answers `false` (the buffer is full: that entry was not taken) or the
+    /// page ends. The kernel comes back for more until it is given nothing.
+    pub(crate) fn hand_out(mut self, mut take: impl FnMut(u64, &DirEntry) -> bool) {
+        for (position, name) in [(AFTER_SELF, "."), (AFTER_PARENT, "..")] {
+            if self.at < position && !take(position, &dots(name, self.scan.inode)) {
+                return;
+            }
+        }
+        while let Some(entry) = self.scan.peek() {
+            let mut entry = entry.clone();
+            entry.attr = entry.attr.map(|attr| self.fs.overlaid(attr));
+            if !take(dir::position(entry.cookie), &entry) {
+                return;
+            }
+            self.scan.advance();
+        }
+    }
+}
+
+impl Fs {
+    pub(crate) fn open_directory(&self, inode: u64) -> u64 {
+        self.dirs.insert(tokio::sync::Mutex::new(Scan::new(inode)))
+    }
+
+    pub(crate) fn release_directory(&self, number: u64) {
+        self.dirs.remove(number);
+    }
+
+    /// The entries of an open directory from a position on; with attributes if `plus`.
+    pub(crate) async fn page(self: Arc<Self>, caller: Caller, number: u64, at: u64, plus: bool) -> Result<Page, Error> {
+        let scan = self.dirs.get(number).ok_or(Error::Errno(libc::EBADF))?;
+        let mut scan = scan.lock_owned().await;
+        let begins = at.max(AFTER_PARENT);
+        let changes = self.changes();
+        if !scan.is_usable(begins, plus, changes, self.keep) {
+            let op = ReadDir { inode: scan.inode, cookie: dir::cookie(begins), limit: scan.next_page(begins), plus };
+            let body = self.client.meta().query(&caller, QueryOp::ReadDir(op)).await?;
+            let ends = body.end_of_directory || body.entries.is_empty();
+            let mut entries = body.entries;
+            if plus {
+                self.complete(&caller, &mut entries).await?;
+            }
+            scan.fill(begins, plus, entries, ends, changes);
+        }
+        Ok(Page { fs: self, scan, at })
+    }
+
+    /// Asks for attributes that the server left out; an entry whose inode has gone meanwhile stays without.
+    async fn complete(&self, caller: &Caller, entries: &mut [DirEntry]) -> Result<(), Error> {
+        for entry in entries.iter_mut().filter(|entry| entry.attr.is_none()) {
+            match self.client.meta().query(caller, QueryOp::GetAttr(GetAttr { inode: entry.inode })).await {
+                Ok(body) => entry.attr = body.attr,
+                Err(Error::Errno(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `.` and `..`: the kernel takes their attributes from what it knows. A directory's parent is not known here; the number that
+/// is listed for `..` is the directory's own, and nothing but `ls -ia` shows it.
+fn dots(name: &'static str, inode: u64) -> DirEntry {
+    let kind = FileKind::Directory.into();
+    let attr = Attr { inode, kind, mode: 0o755, nlink: 2, ..Attr::default() };
+    DirEntry { name: Bytes::from_static(name.as_bytes()), cookie: 0, inode, kind, attr: Some(attr) }
+}

@@ -1,0 +1,153 @@
+//! Carries committed deletions out (R4): Delete to the server, then `GarbageDone`.
+//!
+//! A replica that garbage names is not a copy of the chunk: a Ready or RepairDone left it out, and it may lack writes that came after. So it is
+//! deleted even if the chunk is below its goal – the server keeps the bytes in its quarantine – and a server that attaches gets no read
+//! lease before all its deletions are on their way (F2, ADR 7): a Delete blocks reads of its chunk from the moment the server takes it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use caribou_proto::chunk::v1::Delete;
+use caribou_proto::chunk::v1::command::Body;
+use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId};
+use tokio::time::Instant;
+
+use super::context::{Cx, Why};
+use super::limits;
+use super::links::Purpose;
+use crate::fsm::command::Command;
+use crate::fsm::error::Fatal;
+use crate::fsm::tables::garbage;
+
+#[derive(Default)]
+pub(crate) struct Collector {
+    servers: BTreeMap<ServerId, Queue>,
+}
+
+struct Queue {
+    /// Rows up to here have been sent; `None`: from the beginning.
+    after: Option<ChunkId>,
+    /// All rows that there were have been sent.
+    exhausted: bool,
+    in_flight: HashMap<ChunkId, ChunkVersion>,
+    done: BTreeMap<ChunkId, ChunkVersion>,
+    committing: BTreeSet<ChunkId>,
+    next_scan: Instant,
+}
+
+impl Queue {
+    fn new(now: Instant) -> Self {
+        Self {
+            after: None,
+            exhausted: false,
+            in_flight: HashMap::new(),
+            done: BTreeMap::new(),
+            committing: BTreeSet::new(),
+            next_scan: now + limits::GARBAGE_SCAN,
+        }
+    }
+
+    fn is_known(&self, chunk: ChunkId, version: ChunkVersion) -> bool {
+        self.in_flight.get(&chunk).is_some_and(|v| *v >= version)
+            || self.done.get(&chunk).is_some_and(|v| *v >= version)
+            || self.committing.contains(&chunk)
+    }
+}
+
+impl Collector {
+    /// A server has a new stream: everything is sent anew.
+    pub(crate) fn server_attached(&mut self, cx: &mut Cx<'_>, server: ServerId) -> Result<(), Fatal> {
+        self.servers.insert(server, Queue::new(cx.now));
+        self.fill(cx, server)
+    }
+
+    pub(crate) fn server_detached(&mut self, server: ServerId) {
+        self.servers.remove(&server);
+    }
+
+    /// There is new garbage for a server.
+    pub(crate) fn added(&mut self, cx: &mut Cx<'_>, server: ServerId) -> Result<(), Fatal> {
+        if let Some(queue) = self.servers.get_mut(&server) {
+            queue.after = None;
+            queue.exhausted = false;
+        }
+        self.fill(cx, server)
+    }
+
+    /// Whether every deletion of an attached server is on its way, or done.
+    pub(crate) fn all_sent(&self, server: ServerId) -> bool {
+        self.servers.get(&server).is_some_and(|q| q.exhausted)
+    }
+
+    /// Whether a deletion of this chunk is under way at the server: no copy may be made there meanwhile.
+    pub(crate) fn is_deleting(&self, server: ServerId, chunk: ChunkId) -> bool {
+        self.servers.get(&server).is_some_and(|q| q.in_flight.contains_key(&chunk))
+    }
+
+    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
+        for server in self.servers.keys().copied().collect::<Vec<_>>() {
+            self.commit(cx, server);
+            let queue = self.servers.get_mut(&server).expect("listed above");
+            if cx.now >= queue.next_scan {
+                queue.next_scan = cx.now + limits::GARBAGE_SCAN;
+                queue.after = None;
+                queue.exhausted = false;
+            }
+            self.fill(cx, server)?;
+        }
+        Ok(())
+    }
+
+    /// Sends deletions until the server has enough under way or none is left.
+    fn fill(&mut self, cx: &mut Cx<'_>, server: ServerId) -> Result<(), Fatal> {
+        let Some(queue) = self.servers.get_mut(&server) else { return Ok(()) };
+        while !queue.exhausted && queue.in_flight.len() < limits::DELETIONS {
+            let page = garbage::page(cx.tables, server, queue.after, limits::PAGE)?;
+            queue.exhausted = page.len() < limits::PAGE;
+            for (chunk, version) in page {
+                if !queue.is_known(chunk, version) {
+                    let delete = Delete { up_to_version: version.0 };
+                    if !cx.send(server, chunk, Body::Delete(delete), Purpose::Delete { chunk, version }) {
+                        queue.exhausted = false;
+                        return Ok(());
+                    }
+                    queue.in_flight.insert(chunk, version);
+                }
+                queue.after = Some(chunk);
+            }
+        }
+        Ok(())
+    }
+
+    /// The server has answered a Delete; what failed is sent again by a later scan.
+    pub(crate) fn deleted(&mut self, server: ServerId, chunk: ChunkId, version: ChunkVersion, ok: bool) {
+        let Some(queue) = self.servers.get_mut(&server) else { return };
+        queue.in_flight.remove(&chunk);
+        if ok {
+            queue.done.insert(chunk, version);
+        } else {
+            tracing::warn!(%server, %chunk, %version, "a deletion failed; it is tried again");
+        }
+    }
+
+    fn commit(&mut self, cx: &mut Cx<'_>, server: ServerId) {
+        let Some(queue) = self.servers.get_mut(&server).filter(|q| !q.done.is_empty() && q.committing.is_empty()) else {
+            return;
+        };
+        let chunks: Vec<(ChunkId, ChunkVersion)> =
+            queue.done.iter().take(limits::GARBAGE_BATCH).map(|(c, v)| (*c, *v)).collect();
+        for (chunk, _) in &chunks {
+            queue.done.remove(chunk);
+            queue.committing.insert(*chunk);
+        }
+        let command = Command::GarbageDone { server, chunks: chunks.clone() };
+        cx.propose(Why::Garbage { server, chunks }, vec![command]);
+    }
+
+    pub(crate) fn committed(&mut self, server: ServerId, chunks: &[(ChunkId, ChunkVersion)]) {
+        if let Some(queue) = self.servers.get_mut(&server) {
+            for (chunk, _) in chunks {
+                queue.committing.remove(chunk);
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Every fixed time and limit of the leader's loops.
+
+use std::time::Duration;
+
+/// How long a chunk server may answer reads after a heartbeat that was answered (F2, ADR 7).
+pub(crate) const LEASE_TTL: Duration = Duration::from_secs(1);
+/// After so much silence a server's lease is over, whatever its clock does: TTL + 10 %.
+pub(crate) const SILENCE: Duration = Duration::from_millis(1_100);
+/// A stream without a heartbeat for this long is closed.
+pub(crate) const STREAM_SILENCE: Duration = Duration::from_millis(1_500);
+/// How often the loops look at the clock.
+pub(crate) const TICK: Duration = Duration::from_millis(50);
+/// Events that wait for the leader's task.
+pub(crate) const EVENTS: usize = 4096;
+/// Batches of effects that wait; beyond it the leader scans the state instead.
+pub(crate) const EFFECT_BATCHES: usize = 4096;
+/// Messages that wait on one control stream.
+pub(crate) const STREAM_MESSAGES: usize = 4096;
+/// Commands that one server has under way, all kinds together; the server's own limit is 4096.
+pub(crate) const COMMANDS_PER_SERVER: usize = 2048;
+/// An answer to a command may take this long; then its stream is closed. A Fix may have to copy 64 MiB over a slow network.
+pub(crate) const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+/// The first message of a stream, and the commit of the registration.
+pub(crate) const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Rows that one scan step reads.
+pub(crate) const PAGE: usize = 256;
+
+/// Chunks that are recovered at once.
+pub(crate) const RECOVERIES: usize = 32;
+/// A recovery that waits for a silent holder makes room for others after this …
+pub(crate) const PARK_AFTER: Duration = Duration::from_secs(2);
+/// … and begins again after this, or when a server comes back.
+pub(crate) const PARKED: Duration = Duration::from_secs(1);
+/// Pause before a failed round begins again.
+pub(crate) const RETRY: Duration = Duration::from_millis(100);
+/// V6: what a replacement may hold up a Ready.
+pub(crate) const JOIN_LIMIT: Duration = Duration::from_secs(2);
+/// Dirty chunks of one registration that are put under Intents in one record.
+pub(crate) const DIRTY_BATCH: usize = 256;
+
+/// W8: a recall unanswered for this long ends the grant.
+pub(crate) const RECALL: Duration = Duration::from_secs(2);
+
+/// S3: a session that has not been heard of for this long ends.
+pub(crate) const SESSION_TTL: Duration = Duration::from_secs(30);
+/// S3: committed idle time grows in steps of this.
+pub(crate) const IDLE_STEP: Duration = Duration::from_millis(7_500);
+/// How often sessions are looked at.
+pub(crate) const SESSION_SCAN: Duration = Duration::from_secs(1);
+/// Sessions whose idle time one record changes.
+pub(crate) const IDLE_BATCH: usize = 512;
+/// Sessions whose expiry is under way at once.
+pub(crate) const EXPIRIES: usize = 16;
+/// S4: rows of ended sessions are kept this long.
+pub(crate) const SESSION_RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// How often old sessions are forgotten, and how many at once.
+pub(crate) const FORGET_INTERVAL: Duration = Duration::from_secs(60);
+pub(crate) const FORGET_BATCH: u32 = 256;
+/// Orphans that one record purges.
+pub(crate) const PURGE_BATCH: usize = 64;
+
+/// Chunks that are copied at once.
+pub(crate) const REPAIRS: usize = 8;
+/// A server that is down for less than this is expected to come back.
+pub(crate) const REPAIR_DELAY: Duration = Duration::from_secs(3);
+/// A chunk that could not be repaired is looked at again after this.
+pub(crate) const REPAIR_RETRY: Duration = Duration::from_secs(1);
+/// Chunks that wait for repair; beyond it they are found again by the next scan.
+pub(crate) const REPAIR_QUEUE: usize = 1 << 16;
+/// How often all chunks are looked at for missing copies when no effect said so.
+pub(crate) const REPAIR_SCAN: Duration = Duration::from_secs(600);
+/// R2: refusals after which new grants of the chunk are held back for one copy …
+pub(crate) const REFUSALS: u32 = 2;
+/// … and for at most this long.
+pub(crate) const HOLD_BACK: Duration = Duration::from_secs(2);
+
+/// Deletions that one server has under way.
+pub(crate) const DELETIONS: usize = 1024;
+/// Deletions that one record confirms.
+pub(crate) const GARBAGE_BATCH: usize = 1024;
+/// How often a server's garbage is looked at when no effect said so.
+pub(crate) const GARBAGE_SCAN: Duration = Duration::from_secs(5);
+
+/// New chunks go to servers with at least this much room.
+pub(crate) const MIN_FREE_BYTES: u64 = 128 << 20;
+/// A server's free bytes are committed anew when they have changed by this part of its total.
+pub(crate) const FREE_BYTES_STEP: u64 = 100;
+/// … and not more often than this.
+pub(crate) const FREE_BYTES_INTERVAL: Duration = Duration::from_secs(10);
+/// How often the candidates for placement are looked at when no server came or went.
+pub(crate) const PLACEMENT_INTERVAL: Duration = Duration::from_secs(1);

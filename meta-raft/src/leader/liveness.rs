@@ -1,0 +1,163 @@
+//! Chunk servers that come and go: leases for those that have been told everything, `ServerDown` for those that are silent (F2, ADR 7), the
+//! chunks that came back dirty (V3), and the candidates for placement.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use caribou_proto::ids::{ChunkId, Incarnation, ServerId};
+use tokio::time::Instant;
+
+use super::context::{Cx, Why};
+use super::garbage::Collector;
+use super::limits;
+use super::links::Room;
+use super::placement::Candidate;
+use super::recovery::Recovery;
+use crate::fsm::command::{Command, IntentKind, RegisterServer, StartIntent};
+use crate::fsm::error::Fatal;
+use crate::fsm::tables::{chunks, servers};
+
+#[derive(Default)]
+pub(crate) struct Liveness {
+    /// Streams whose heartbeats are not answered yet.
+    gated: BTreeMap<ServerId, u64>,
+    downing: BTreeSet<(ServerId, Incarnation)>,
+    /// Dirty chunks that still have to get an Intent.
+    dirty: BTreeMap<ServerId, Vec<ChunkId>>,
+    /// When a server's room was last committed.
+    room_committed: HashMap<ServerId, Instant>,
+    next_placement: Option<Instant>,
+}
+
+impl Liveness {
+    pub(crate) fn attached(&mut self, cx: &mut Cx<'_>, server: ServerId, stream: u64, dirty: Vec<ChunkId>) {
+        cx.shared.leases.shut(server);
+        self.gated.insert(server, stream);
+        self.dirty.insert(server, dirty);
+        self.next_placement = None;
+    }
+
+    pub(crate) fn detached(&mut self, cx: &mut Cx<'_>, server: ServerId) {
+        cx.shared.leases.shut(server);
+        self.gated.remove(&server);
+        self.dirty.remove(&server);
+        self.next_placement = None;
+    }
+
+    pub(crate) fn changed(&mut self) {
+        self.next_placement = None;
+    }
+
+    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recovery: &Recovery) -> Result<(), Fatal> {
+        self.start_intents(cx)?;
+        self.open_gates(cx, garbage, recovery);
+        for server in cx.links.overdue(cx.now) {
+            tracing::warn!(%server, "the control stream of a chunk server is silent; it is closed");
+            cx.links.end(server);
+        }
+        self.down(cx)?;
+        self.place(cx)
+    }
+
+    /// V3: what was in the dirty journal at an unclean start is recovered before it is served again.
+    fn start_intents(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
+        for (server, mut left) in std::mem::take(&mut self.dirty) {
+            let rest = left.split_off(left.len().min(limits::DIRTY_BATCH));
+            let mut commands = Vec::new();
+            for chunk in left {
+                let Some(row) = chunks::get(cx.tables, chunk)? else { continue };
+                if row.replica(server).is_none() || row.intent.is_some() {
+                    continue;
+                }
+                let grant = row.grant.map(|g| g.id);
+                let start = StartIntent { chunk, version: row.version, grant, kind: IntentKind::Recover };
+                commands.push(Command::StartIntent(start));
+            }
+            if !commands.is_empty() {
+                cx.propose(Why::Hint, commands);
+            }
+            if !rest.is_empty() {
+                self.dirty.insert(server, rest);
+            }
+        }
+        Ok(())
+    }
+
+    /// A server may answer reads once it has been told what it may not serve any more.
+    fn open_gates(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recovery: &Recovery) {
+        let told = |server: ServerId| garbage.all_sent(server) && !recovery.leaves_out(server);
+        let ready: Vec<(ServerId, u64)> = self.gated.iter().filter(|(s, _)| told(**s)).map(|(s, n)| (*s, *n)).collect();
+        for (server, stream) in ready {
+            self.gated.remove(&server);
+            cx.shared.leases.open(server, stream);
+        }
+    }
+
+    /// ADR 7: silent for TTL + 10 %, whoever answered it last.
+    fn down(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
+        for (server, row) in servers::all(cx.tables)? {
+            let attached = cx.links.get(server).is_some();
+            // A record that was on its way when the server came back has crossed its registration.
+            if !row.up && cx.links.is_attached(server, row.incarnation) && self.downing.insert((server, row.incarnation)) {
+                let (total_bytes, free_bytes) = (row.total_bytes, row.free_bytes);
+                let (uuid, address, incarnation) = (row.uuid, row.address.clone(), row.incarnation);
+                let register = RegisterServer { uuid, incarnation, address, total_bytes, free_bytes };
+                cx.propose(Why::ServerDown(server, incarnation), vec![Command::RegisterServer(register)]);
+            }
+            if !row.up || attached || !cx.is_silent(server) || !self.downing.insert((server, row.incarnation)) {
+                continue;
+            }
+            tracing::info!(%server, incarnation = %row.incarnation, "a chunk server is down");
+            let (incarnation, why) = (row.incarnation, Why::ServerDown(server, row.incarnation));
+            cx.propose(why, vec![Command::ServerDown { server, incarnation }]);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn downed(&mut self, server: ServerId, incarnation: Incarnation) {
+        self.downing.remove(&(server, incarnation));
+        self.next_placement = None;
+    }
+
+    /// A server's room; committed when it has changed much, so that `statfs` of any leader is about right.
+    pub(crate) fn room(&mut self, cx: &mut Cx<'_>, server: ServerId, room: Room) -> Result<(), Fatal> {
+        let Some(link) = cx.links.get_mut(server) else { return Ok(()) };
+        link.room = room;
+        link.heard = cx.now;
+        let incarnation = link.incarnation;
+        let Some(row) = servers::get(cx.tables, server)?.filter(|s| s.up && s.incarnation == incarnation) else {
+            return Ok(());
+        };
+        let step = room.total_bytes / limits::FREE_BYTES_STEP;
+        let much = row.total_bytes != room.total_bytes || row.free_bytes.abs_diff(room.free_bytes) > step;
+        let last = self.room_committed.get(&server);
+        if much && last.is_none_or(|at| cx.now >= *at + limits::FREE_BYTES_INTERVAL) {
+            self.room_committed.insert(server, cx.now);
+            let command = Command::RegisterServer(RegisterServer {
+                uuid: row.uuid,
+                incarnation,
+                address: row.address,
+                total_bytes: room.total_bytes,
+                free_bytes: room.free_bytes,
+            });
+            cx.propose(Why::Hint, vec![command]);
+        }
+        Ok(())
+    }
+
+    /// Servers that are up, attached in the committed incarnation, and may serve what they get.
+    fn place(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
+        if self.next_placement.is_some_and(|at| cx.now < at) {
+            return Ok(());
+        }
+        self.next_placement = Some(cx.now + limits::PLACEMENT_INTERVAL);
+        let mut candidates = Vec::new();
+        for (server, row) in servers::all(cx.tables)? {
+            let open = row.up && cx.links.is_attached(server, row.incarnation);
+            if let Some(link) = cx.links.get(server).filter(|_| open) {
+                candidates.push(Candidate { server, free_bytes: link.room.free_bytes });
+            }
+        }
+        cx.shared.placement.lock().replace(candidates);
+        Ok(())
+    }
+}

@@ -1,0 +1,176 @@
+//! Recoveries from the Intent to the Ready, on a paused clock.
+
+use std::time::Duration;
+
+use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId};
+
+use crate::fsm::reply::{GrantReply, GrantState};
+use crate::leader::testing::{Node, Replica};
+
+/// A file whose writer's stream has broken: an Intent at version 2.
+fn broken(node: &Node, values: &[u32]) -> (ChunkId, GrantReply) {
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", values);
+    let mut grant = None;
+    node.apply(|w| grant = Some(w.take(session, inode, 0)));
+    let grant = grant.unwrap();
+    assert_eq!(grant.state, GrantState::Granted);
+    node.apply(|w| assert_eq!(w.report(session, inode, &grant), GrantState::Pending));
+    (chunk, grant)
+}
+
+fn holders(node: &Node, chunk: ChunkId) -> Vec<u64> {
+    node.chunk(chunk).replicas.iter().map(|r| r.server.0).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn v1_holders_are_made_equal_and_named() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", &[1, 2, 3]);
+    node.put(2, chunk, Replica::whole(1, &[1, 9]));
+    let mut grant = None;
+    node.apply(|w| grant = Some(w.take(session, inode, 0)));
+    node.apply(|w| drop(w.report(session, inode, &grant.unwrap())));
+    let took = node.ready(chunk).await;
+    assert!(took < Duration::from_millis(200), "{took:?}");
+    assert_eq!(node.chunk(chunk).version, ChunkVersion(2));
+    let (one, two) = (node.replica(1, chunk).unwrap(), node.replica(2, chunk).unwrap());
+    assert_eq!((&one.cells, one.complete, one.version), (&two.cells, true, 2));
+    assert_eq!(one.cells.len(), 3);
+    assert!(!node.chunk(chunk).hold.unwrap().reads, "a source stayed up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn adr7_a_silent_holder_is_left_out_only_after_its_lease_and_replaced() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    for server in 1..=4 {
+        node.attached(server).await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    node.disconnect(2);
+    let (chunk, _) = broken(&node, &[1, 2]);
+    let took = node.ready(chunk).await;
+    assert!(took > Duration::from_millis(800) && took < Duration::from_millis(1600), "{took:?}");
+    let named = holders(&node, chunk);
+    assert_eq!((named[0], named.len()), (1, 2), "V6: a replacement was joined");
+    let joined = node.replica(named[1], chunk).unwrap();
+    assert_eq!(joined.cells, node.replica(1, chunk).unwrap().cells);
+    // It comes back: the deletion is on its way before it may serve anything.
+    let before = node.told().len();
+    node.connect(2, 1, &[]);
+    node.until("it has a lease again", |n| n.told()[before..].iter().any(|(s, t)| *s == 2 && t == "lease")).await;
+    let told: Vec<String> = node.told()[before..].iter().filter(|(s, _)| *s == 2).map(|(_, t)| t.clone()).collect();
+    let place = |what: &str| told.iter().position(|t| t == what).unwrap();
+    assert!(place("delete 2") < place("lease"), "{told:?}");
+    node.until("the deletion is confirmed", |n| {
+        crate::fsm::tables::garbage::get(&n.world.lock().tables, ServerId(2), chunk).unwrap().is_none()
+    })
+    .await;
+    assert!(node.replica(2, chunk).is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn v6_without_a_candidate_the_ready_set_shrinks() {
+    let mut node = Node::new(2);
+    node.connect(1, 1, &[]);
+    node.attached(1).await;
+    let (chunk, _) = broken(&node, &[1]);
+    node.ready(chunk).await;
+    assert_eq!(holders(&node, chunk), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn v2_without_a_clean_source_all_holders_have_to_answer() {
+    let mut node = Node::new(2);
+    node.connect(1, 1, &[]);
+    node.attached(1).await;
+    let (chunk, _) = broken(&node, &[1, 2]);
+    node.disks.lock().replicas.get_mut(&(1, chunk)).unwrap().clean = false;
+    node.disks.lock().replicas.get_mut(&(1, chunk)).unwrap().cells.insert(1, (5, false));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(node.chunk(chunk).intent.is_some(), "the other one may have what was synced");
+    node.disks.lock().replicas.get_mut(&(2, chunk)).unwrap().clean = false;
+    node.connect(2, 3, &[]);
+    node.ready(chunk).await;
+    let one = node.replica(1, chunk).unwrap();
+    assert_eq!(one.cells, node.replica(2, chunk).unwrap().cells);
+    assert_eq!(one.cells[&1], (2, true), "a written copy whose checksum holds");
+    assert!(node.chunk(chunk).hold.unwrap().reads, "W5: nobody reads before the resend");
+}
+
+#[tokio::test(start_paused = true)]
+async fn v3_dirty_chunks_are_recovered_when_their_server_comes_back() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    node.attached(1).await;
+    let session = node.world.lock().open(1);
+    let (_, chunk) = node.file(session, "f", &[1, 2]);
+    node.put(2, chunk, Replica { clean: false, ..Replica::whole(1, &[7, 8]) });
+    node.connect(2, 2, &[chunk, ChunkId(12345)]);
+    node.until("a new version", |n| n.chunk(chunk).version == ChunkVersion(2)).await;
+    assert_eq!(node.replica(2, chunk).unwrap().cells, Replica::whole(2, &[1, 2]).cells);
+    assert!(node.chunk(chunk).replicas.iter().any(|r| r.incarnation.0 == 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_leader_drives_the_intent_again_and_raises_it() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    node.attached(1).await;
+    node.attached(2).await;
+    node.disks.lock().mute.push((2, "fix"));
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", &[1, 2]);
+    node.put(2, chunk, Replica::whole(1, &[1, 7]));
+    let mut grant = None;
+    node.apply(|w| grant = Some(w.take(session, inode, 0)));
+    node.apply(|w| drop(w.report(session, inode, &grant.unwrap())));
+    node.until("one holder is complete", |n| n.replica(1, chunk).unwrap().completed == 2).await;
+    assert!(node.chunk(chunk).intent.is_some());
+    let mut node = node.fail_over();
+    node.disks.lock().mute.clear();
+    node.connect_all();
+    node.ready(chunk).await;
+    assert_eq!(node.chunk(chunk).version, ChunkVersion(3), "what was complete at 2 does not change at 2");
+    assert_eq!(node.replica(1, chunk).unwrap().cells, node.replica(2, chunk).unwrap().cells);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_truncation_during_a_recovery_begins_another_round() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    node.attached(1).await;
+    node.disks.lock().mute.push((1, "fix"));
+    let (chunk, _) = broken(&node, &[1, 2, 3]);
+    node.until("it is being fixed", |n| n.told().contains(&(1, "fix 2".to_owned()))).await;
+    node.disks.lock().mute.clear();
+    let inode = node.chunk(chunk).inode;
+    node.apply(|w| {
+        let session = w.open(2);
+        w.truncate(session, inode, 100_000);
+    });
+    node.ready(chunk).await;
+    assert!(node.chunk(chunk).version >= ChunkVersion(3));
+    assert_eq!(node.replica(1, chunk).unwrap().cells.len(), 2);
+    assert_eq!(node.replica(2, chunk).unwrap().cells.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_intents_are_recovered_a_few_at_a_time() {
+    let mut node = Node::new(2);
+    let session = node.world.lock().open(1);
+    let files: Vec<_> = (0..100).map(|n| node.file(session, &format!("f{n}"), &[n])).collect();
+    for (inode, _) in &files {
+        node.world.lock().take(session, *inode, 0);
+    }
+    node.world.lock().expire(session);
+    let mut node = node.fail_over();
+    node.connect_all();
+    for (_, chunk) in files {
+        node.ready(chunk).await;
+        assert_eq!(holders(&node, chunk), [1, 2]);
+    }
+}

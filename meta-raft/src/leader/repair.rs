@@ -1,0 +1,310 @@
+//! Brings chunks back to their goal (R2): a copy is made at the same version while no grant is live, then `RepairDone`.
+//!
+//! Candidates are told by effects and found by scans: a new leader's first, and of the chunks of servers that are down for longer than a
+//! restart takes. What cannot be copied at the same version (a leftover of an earlier copy has completed it; no source is in the named
+//! incarnation) goes through an Intent, whose recovery joins a replacement (V1, V6).
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use caribou_proto::chunk::v1::command::Body;
+use caribou_proto::chunk::v1::{self as wire, BlockRange, CommandResult, Fetch, Prepare, Status};
+use caribou_proto::ids::{BLOCK_BYTES, ChunkId, ChunkVersion, GrantId, Incarnation, ServerId};
+use tokio::time::Instant;
+
+use super::context::{Cx, Why};
+use super::garbage::Collector;
+use super::limits;
+use super::links::Purpose;
+use crate::fsm::command::{Command, IntentKind, RepairDone, StartIntent};
+use crate::fsm::error::Fatal;
+use crate::fsm::reply::Reply;
+use crate::fsm::tables::chunks::{self, Chunk, Replica};
+use crate::fsm::tables::{classes, garbage, inodes, server_chunks, servers};
+
+pub(crate) struct Repair {
+    queue: BTreeSet<ChunkId>,
+    retry: BTreeMap<ChunkId, Instant>,
+    active: BTreeMap<ChunkId, Copying>,
+    refusals: HashMap<ChunkId, u32>,
+    /// Servers that are down, since when, and how far their chunks have been looked at.
+    down: BTreeMap<ServerId, Down>,
+    /// Where the scan of all chunks is; `None`: it is done.
+    scan: Option<Option<ChunkId>>,
+    next_scan: Instant,
+    last_round: u64,
+}
+
+struct Down {
+    since: Instant,
+    scan: Option<Option<ChunkId>>,
+}
+
+/// One copy under way.
+struct Copying {
+    round: u64,
+    version: ChunkVersion,
+    last_grant: GrantId,
+    source: Replica,
+    target: ServerId,
+    incarnation: Option<Incarnation>,
+    replaces: Option<ServerId>,
+    blocks: u32,
+    committing: bool,
+}
+
+/// What there is to be done about a chunk.
+enum Need {
+    Nothing,
+    Later,
+    /// V1 instead of a copy.
+    Intent(ChunkVersion),
+    Copy(Copying),
+}
+
+impl Repair {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            queue: BTreeSet::new(),
+            retry: BTreeMap::new(),
+            active: BTreeMap::new(),
+            refusals: HashMap::new(),
+            down: BTreeMap::new(),
+            scan: Some(None),
+            next_scan: now + limits::REPAIR_SCAN,
+            last_round: 0,
+        }
+    }
+
+    pub(crate) fn rescan(&mut self) {
+        self.scan = Some(None);
+    }
+
+    /// A chunk is said to be below its goal.
+    pub(crate) fn below_goal(&mut self, chunk: ChunkId) {
+        if self.queue.len() < limits::REPAIR_QUEUE && !self.active.contains_key(&chunk) {
+            self.retry.remove(&chunk);
+            self.queue.insert(chunk);
+        }
+    }
+
+    /// Chunks that are known to be below their goal.
+    pub(crate) fn len(&self) -> usize {
+        self.queue.len() + self.retry.len() + self.active.len()
+    }
+
+    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>, garbage: &Collector) -> Result<(), Fatal> {
+        self.watch_servers(cx)?;
+        self.scan_step(cx)?;
+        let due: Vec<ChunkId> = self.retry.iter().filter(|(_, at)| **at <= cx.now).map(|(c, _)| *c).collect();
+        for chunk in due {
+            self.below_goal(chunk);
+        }
+        cx.shared.held_back.lock().retain(|_, until| *until > cx.now);
+        while self.active.len() < limits::REPAIRS
+            && let Some(chunk) = self.queue.pop_first()
+        {
+            self.start(cx, garbage, chunk)?;
+        }
+        Ok(())
+    }
+
+    /// A restart is waited for; after that, the chunks of a server that is down need other copies.
+    fn watch_servers(&mut self, cx: &Cx<'_>) -> Result<(), Fatal> {
+        let mut down = BTreeSet::new();
+        for (server, _) in servers::all(cx.tables)?.into_iter().filter(|(_, s)| !s.up) {
+            down.insert(server);
+            self.down.entry(server).or_insert(Down { since: cx.now, scan: Some(None) });
+        }
+        self.down.retain(|server, _| down.contains(server));
+        for (server, state) in &mut self.down {
+            let Some(after) = state.scan.filter(|_| cx.now >= state.since + limits::REPAIR_DELAY) else { continue };
+            if self.queue.len() + limits::PAGE > limits::REPAIR_QUEUE {
+                continue;
+            }
+            let page = server_chunks::page(cx.tables, *server, after, limits::PAGE)?;
+            state.scan = (page.len() == limits::PAGE).then(|| page.last().copied());
+            self.queue.extend(page.into_iter().filter(|c| !self.active.contains_key(c)));
+        }
+        Ok(())
+    }
+
+    fn scan_step(&mut self, cx: &Cx<'_>) -> Result<(), Fatal> {
+        if cx.now >= self.next_scan {
+            self.next_scan = cx.now + limits::REPAIR_SCAN;
+            self.scan = self.scan.or(Some(None));
+        }
+        let Some(after) = self.scan.filter(|_| self.queue.len() + limits::PAGE <= limits::REPAIR_QUEUE) else {
+            return Ok(());
+        };
+        let page = chunks::page(cx.tables, after, limits::PAGE)?;
+        self.scan = (page.len() == limits::PAGE).then(|| page.last().map(|(id, _)| *id));
+        for (id, row) in page {
+            if row.replicas.len() < classes::get(cx.tables, row.class)?.goal() {
+                self.below_goal(id);
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, cx: &mut Cx<'_>, garbage: &Collector, chunk: ChunkId) -> Result<(), Fatal> {
+        match self.need(cx, garbage, chunk)? {
+            Need::Nothing => {
+                self.refusals.remove(&chunk);
+            }
+            Need::Later => self.later(cx, chunk),
+            Need::Intent(version) => self.recover(cx, chunk, version),
+            Need::Copy(copy) => {
+                let prepare = Prepare { version: copy.version.0, join: true, old_grant: copy.last_grant.0 };
+                let purpose = Purpose::Repair { chunk, round: copy.round };
+                if cx.send(copy.target, chunk, Body::Prepare(prepare), purpose) {
+                    self.active.insert(chunk, copy);
+                } else {
+                    self.later(cx, chunk);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn later(&mut self, cx: &Cx<'_>, chunk: ChunkId) {
+        self.active.remove(&chunk);
+        self.retry.insert(chunk, cx.now + limits::REPAIR_RETRY);
+    }
+
+    fn recover(&mut self, cx: &mut Cx<'_>, chunk: ChunkId, version: ChunkVersion) {
+        let start = StartIntent { chunk, version, grant: None, kind: IntentKind::Recover };
+        cx.propose(Why::Hint, vec![Command::StartIntent(start)]);
+        self.later(cx, chunk);
+    }
+
+    fn need(&mut self, cx: &Cx<'_>, garbage: &Collector, chunk: ChunkId) -> Result<Need, Fatal> {
+        let Some(row) = chunks::get(cx.tables, chunk)? else { return Ok(Need::Nothing) };
+        let goal = classes::get(cx.tables, row.class)?.goal();
+        if row.new {
+            return Ok(Need::Nothing);
+        }
+        let gone = |r: &&Replica| self.down.get(&r.server).is_some_and(|d| cx.now >= d.since + limits::REPAIR_DELAY);
+        let replaces = row.replicas.iter().find(gone).map(|r| r.server).filter(|_| row.replicas.len() >= goal);
+        if row.replicas.len() >= goal && replaces.is_none() {
+            return Ok(Need::Nothing);
+        }
+        // R2: only while no grant is live.
+        if row.grant.is_some() || row.intent.is_some() {
+            return Ok(Need::Later);
+        }
+        let except: Vec<ServerId> = row.replicas.iter().map(|r| r.server).collect();
+        let Some(target) = cx.shared.placement.lock().next(1, &except).first().copied() else {
+            return Ok(Need::Later);
+        };
+        if garbage.is_deleting(target, chunk) || garbage::get(cx.tables, target, chunk)?.is_some() {
+            return Ok(Need::Later);
+        }
+        let Some(source) = row.replicas.iter().find(|r| cx.links.is_attached(r.server, r.incarnation)).copied() else {
+            // A holder that is back in another incarnation has to be named again before it is a source.
+            let back = row.replicas.iter().any(|r| cx.links.get(r.server).is_some());
+            return Ok(if back { Need::Intent(row.version) } else { Need::Later });
+        };
+        self.last_round += 1;
+        Ok(Need::Copy(Copying {
+            round: self.last_round,
+            version: row.version,
+            last_grant: row.last_grant,
+            source,
+            target,
+            incarnation: None,
+            replaces,
+            blocks: blocks_within(cx, &row)?,
+            committing: false,
+        }))
+    }
+
+    pub(crate) fn result(
+        &mut self,
+        cx: &mut Cx<'_>,
+        (chunk, round): (ChunkId, u64),
+        result: CommandResult,
+    ) -> Result<(), Fatal> {
+        let Some(copy) = self.active.get_mut(&chunk).filter(|c| c.round == round) else { return Ok(()) };
+        if result.status() != Status::Ok {
+            tracing::warn!(%chunk, target = %copy.target, status = ?result.status(), detail = result.detail, "a copy failed");
+            self.later(cx, chunk);
+            return Ok(());
+        }
+        match copy.incarnation {
+            None => {
+                let prepared = result.prepared.unwrap_or_default();
+                if prepared.found && prepared.had_version >= copy.version.0 {
+                    // What is there at this version is not known to be what is meant, and does not change under it.
+                    let version = copy.version;
+                    self.recover(cx, chunk, version);
+                    return Ok(());
+                }
+                copy.incarnation = Some(Incarnation(prepared.incarnation));
+                self.copy(cx, chunk)
+            }
+            Some(incarnation) => {
+                copy.committing = true;
+                let done = RepairDone {
+                    chunk,
+                    version: copy.version,
+                    last_grant: Some(copy.last_grant),
+                    server: copy.target,
+                    incarnation,
+                    replaces: copy.replaces,
+                };
+                cx.propose(Why::RepairDone(chunk), vec![Command::RepairDone(done)]);
+                Ok(())
+            }
+        }
+    }
+
+    fn copy(&mut self, cx: &mut Cx<'_>, chunk: ChunkId) -> Result<(), Fatal> {
+        let copy = self.active.get(&chunk).expect("its target has just answered");
+        let source = cx.holder(copy.source.server, copy.source.incarnation)?;
+        let blocks = vec![BlockRange { first: 0, count: copy.blocks }];
+        let fetches = match copy.blocks {
+            0 => Vec::new(),
+            _ => vec![Fetch { source, version: copy.version.0, blocks }],
+        };
+        let fix = wire::Fix { version: copy.version.0, fetches, cut_length: None, resum_damaged: false };
+        let (target, purpose) = (copy.target, Purpose::Repair { chunk, round: copy.round });
+        if !cx.send(target, chunk, Body::Fix(fix), purpose) {
+            self.later(cx, chunk);
+        }
+        Ok(())
+    }
+
+    /// The answer will not come.
+    pub(crate) fn lost(&mut self, cx: &Cx<'_>, (chunk, round): (ChunkId, u64)) {
+        if self.active.get(&chunk).is_some_and(|c| c.round == round && !c.committing) {
+            self.later(cx, chunk);
+        }
+    }
+
+    pub(crate) fn committed(&mut self, cx: &Cx<'_>, chunk: ChunkId, reply: &Reply) {
+        self.active.remove(&chunk);
+        if *reply == Reply::Done {
+            self.refusals.remove(&chunk);
+            cx.shared.held_back.lock().remove(&chunk);
+            self.below_goal(chunk);
+            return;
+        }
+        let refusals = self.refusals.entry(chunk).or_insert(0);
+        *refusals += 1;
+        // R2: a chunk that is written all the time gets its copy too.
+        if *refusals >= limits::REFUSALS {
+            cx.shared.held_back.lock().insert(chunk, cx.now + limits::HOLD_BACK);
+            *refusals = 0;
+        }
+        self.later(cx, chunk);
+    }
+}
+
+/// Blocks of the chunk below the file's committed length: there is nothing beyond (W9).
+fn blocks_within(cx: &Cx<'_>, row: &Chunk) -> Result<u32, Fatal> {
+    let length = inodes::existing(cx.tables, row.inode)?.size;
+    Ok(row.cut_at(length).div_ceil(BLOCK_BYTES))
+}

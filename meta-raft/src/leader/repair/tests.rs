@@ -1,0 +1,80 @@
+//! Copies of chunks at rest, on a paused clock.
+
+use std::time::Duration;
+
+use caribou_proto::ids::{ChunkVersion, ServerId};
+
+use crate::fsm::reply::GrantState;
+use crate::leader::limits;
+use crate::leader::testing::{Node, Replica};
+
+#[tokio::test(start_paused = true)]
+async fn r2_the_chunks_of_a_server_that_stays_away_are_copied() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    for server in 1..=4 {
+        node.attached(server).await;
+    }
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", &[1, 2]);
+    node.disconnect(2);
+    let took = node.until("another holder", |n| n.chunk(chunk).replica(ServerId(2)).is_none()).await;
+    assert!(took >= limits::REPAIR_DELAY, "a restart is waited for: {took:?}");
+    let row = node.chunk(chunk);
+    assert_eq!((row.version, row.replicas.len()), (ChunkVersion(1), 2), "no new version is needed");
+    let copy = node.replica(row.replicas[1].server.0, chunk).unwrap();
+    assert_eq!((copy.cells, copy.complete), (Replica::whole(1, &[1, 2]).cells, true));
+    assert_eq!(node.world.lock().take(session, inode, 0).state, GrantState::Granted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_absence_copies_nothing() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    node.attached(2).await;
+    let session = node.world.lock().open(1);
+    let (_, chunk) = node.file(session, "f", &[1, 2]);
+    node.disconnect(2);
+    tokio::time::sleep(limits::REPAIR_DELAY).await;
+    node.connect(2, 1, &[]);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let servers: Vec<u64> = node.chunk(chunk).replicas.iter().map(|r| r.server.0).collect();
+    assert_eq!(servers, [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_a_chunk_that_is_granted_waits_and_a_refused_one_is_held_back() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    for server in 1..=4 {
+        node.attached(server).await;
+    }
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", &[1]);
+    // One replica is gone; grants come and go all the time, in the middle of each copy.
+    node.apply(|w| {
+        let lost = crate::fsm::command::Command::ReplicaLost { chunk, version: ChunkVersion(1), server: ServerId(2) };
+        w.apply(lost);
+    });
+    let mute = |n: &Node, on: bool| {
+        n.disks.lock().mute = (2..=4).filter(|_| on).map(|server| (server, "fix")).collect();
+    };
+    mute(&node, true);
+    let mut seen = 0;
+    for _ in 0..2 {
+        node.until("a copy is being made", |n| n.told().iter().filter(|(_, t)| t == "fix 1").count() > seen).await;
+        seen = node.told().iter().filter(|(_, t)| t == "fix 1").count();
+        node.apply(|w| {
+            let grant = w.take(session, inode, 0);
+            w.end(session, &[crate::fsm::ops::chunk::world::end(&grant)]);
+        });
+        // The copy completes, and comes too late.
+        mute(&node, false);
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        mute(&node, true);
+    }
+    node.until("its grants are held back", |n| n.handle.is_held_back(chunk)).await;
+    mute(&node, false);
+    node.until("the goal is reached", |n| n.chunk(chunk).replicas.len() == 2).await;
+    assert!(!node.handle.is_held_back(chunk));
+}

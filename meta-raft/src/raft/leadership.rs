@@ -1,0 +1,104 @@
+//! Follows who leads, and completes `init`: a leader is ready once it has applied the blank entry of its own term and the cluster has
+//! its first record.
+
+use std::sync::Arc;
+
+use caribou_proto::ids::NodeId;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::sync::watch;
+
+use super::api::{FatalError, LeaderState};
+use super::codec::command as codec;
+use super::identity::Identity;
+use super::state::StateStore;
+use super::types::{Payload, Raft, RaftMetrics};
+use crate::fsm::FEATURE_LEVEL;
+use crate::fsm::command::{Command, Entry, InitCluster};
+use crate::fsm::tables::meta;
+
+/// Everything the task needs.
+pub(crate) struct Parts {
+    pub(crate) raft: Raft,
+    pub(crate) state: Arc<StateStore>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) leader: watch::Sender<LeaderState>,
+    pub(crate) fatal: watch::Sender<Option<FatalError>>,
+}
+
+fn leads(metrics: &RaftMetrics) -> bool {
+    metrics.vote.committed && metrics.vote.leader_id.voted_for == metrics.id && metrics.current_leader == Some(metrics.id)
+}
+
+/// An entry of the own term has been applied; the blank one is the first of them.
+fn own_term_applied(metrics: &RaftMetrics) -> bool {
+    metrics.last_applied.is_some_and(|id| id.committed_leader_id().term == metrics.vote.leader_id.term)
+}
+
+/// Runs until the library stops; then says why.
+pub(crate) async fn run(parts: Parts) {
+    let mut metrics = parts.raft.metrics();
+    // The term whose leader, this node, has proposed the first record.
+    let mut initialising: Option<u64> = None;
+    let mut initialised = false;
+    loop {
+        let (next, stopped, applied_own) = {
+            let m = metrics.borrow_and_update();
+            let term = m.vote.leader_id.term;
+            let own = leads(&m) && own_term_applied(&m);
+            let next = LeaderState { term, leader_id: m.current_leader.map(NodeId), ready: own };
+            (next, m.running_state.clone().err(), own)
+        };
+        if let Some(reason) = stopped {
+            return stop(&parts, reason.to_string());
+        }
+        if applied_own && !initialised {
+            match meta::cluster(&parts.state.view()) {
+                Ok(cluster) => initialised = cluster.is_some(),
+                Err(error) => return stop(&parts, error.to_string()),
+            }
+            if !initialised && initialising != Some(next.term) {
+                initialising = Some(next.term);
+                propose_first_record(&parts);
+            }
+        }
+        let next = LeaderState { ready: next.ready && initialised, ..next };
+        parts.leader.send_if_modified(|current| {
+            let changed = *current != next;
+            if changed {
+                tracing::info!(term = next.term, leader = next.leader_id.map(|id| id.0), ready = next.ready, "leadership");
+                *current = next;
+            }
+            changed
+        });
+        if metrics.changed().await.is_err() {
+            return stop(&parts, "Raft has ended".to_owned());
+        }
+    }
+}
+
+fn stop(parts: &Parts, reason: String) {
+    parts.leader.send_modify(|state| state.ready = false);
+    parts.fatal.send_modify(|fatal| {
+        fatal.get_or_insert(FatalError(reason));
+    });
+}
+
+/// The cluster's first record, made by whichever node leads first; `apply` refuses a second one.
+fn propose_first_record(parts: &Parts) {
+    let Some(cluster) = parts.identity.member_of() else { return };
+    let first = Command::InitCluster(InitCluster {
+        uuid: cluster.uuid,
+        generation: cluster.generation,
+        nonce: cluster.nonce,
+        default_goal: parts.identity.default_goal(),
+    });
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let time_ns = clock.map_or(1, |d| i64::try_from(d.as_nanos()).unwrap_or(1));
+    let entry = Entry { feature_level: FEATURE_LEVEL, time_ns, commands: vec![first] };
+    let raft = parts.raft.clone();
+    tokio::spawn(async move {
+        if let Err(error) = raft.client_write(Payload(codec::encode(entry))).await {
+            tracing::info!(%error, "the cluster's first record is left to the next leader");
+        }
+    });
+}

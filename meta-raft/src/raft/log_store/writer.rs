@@ -1,0 +1,185 @@
+//! The writer thread: everything that has queued becomes one batch and one fsync (group commit), off Raft's task.
+//!
+//! After a failed write nothing more is written: what follows would leave a hole, and the node stops anyway (STACK, openraft 8).
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::Ordering;
+
+use openraft::storage::IOFlushed;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, oneshot};
+
+use super::Shared;
+use super::tail::entry_bytes;
+use crate::raft::config::{MAX_LOG_GROUP_BYTES, MAX_LOG_QUEUE_BYTES};
+use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
+
+type Ack = oneshot::Sender<io::Result<()>>;
+
+/// One change of the log.
+pub(super) enum Op {
+    Append { seq: u64, entries: Vec<Entry>, callback: IOFlushed<TypeConfig> },
+    Vote { vote: Vote, ack: Ack },
+    Truncate { from: u64 },
+    Purge { upto: LogId },
+    Sync { ack: Ack },
+}
+
+impl Op {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Append { entries, .. } => entries.iter().map(entry_bytes).sum(),
+            _ => 0,
+        }
+    }
+}
+
+impl std::fmt::Debug for Op {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Append { seq, entries, .. } => write!(f, "append {seq} of {} entries", entries.len()),
+            Self::Vote { vote, .. } => write!(f, "vote {vote}"),
+            Self::Truncate { from } => write!(f, "truncate from {from}"),
+            Self::Purge { upto } => write!(f, "purge up to {upto}"),
+            Self::Sync { .. } => f.write_str("sync"),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    ops: VecDeque<Op>,
+    bytes: usize,
+    seq: u64,
+    closed: bool,
+}
+
+/// Changes on their way to the disk, in order.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: Mutex<Waiting>,
+    filled: Condvar,
+    drained: Notify,
+}
+
+impl Queue {
+    pub(super) fn push(&self, op: Op) -> io::Result<()> {
+        let mut waiting = self.waiting.lock();
+        if waiting.closed {
+            return Err(super::closed());
+        }
+        waiting.bytes += op.bytes();
+        waiting.ops.push_back(op);
+        self.filled.notify_one();
+        Ok(())
+    }
+
+    pub(super) fn next_seq(&self) -> u64 {
+        let mut waiting = self.waiting.lock();
+        waiting.seq += 1;
+        waiting.seq
+    }
+
+    /// Waits while the disk is too far behind.
+    pub(super) async fn wait_for_room(&self) {
+        loop {
+            let drained = self.drained.notified();
+            {
+                let waiting = self.waiting.lock();
+                if waiting.closed || waiting.bytes <= MAX_LOG_QUEUE_BYTES {
+                    return;
+                }
+            }
+            drained.await;
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.filled.notify_one();
+        self.drained.notify_waiters();
+    }
+
+    /// The next group; `None` once closed and empty.
+    fn take(&self) -> Option<Vec<Op>> {
+        let mut waiting = self.waiting.lock();
+        while waiting.ops.is_empty() {
+            if waiting.closed {
+                return None;
+            }
+            self.filled.wait(&mut waiting);
+        }
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        while let Some(op) = waiting.ops.pop_front_if(|op| group.is_empty() || bytes + op.bytes() <= MAX_LOG_GROUP_BYTES) {
+            bytes += op.bytes();
+            group.push(op);
+        }
+        waiting.bytes -= bytes;
+        self.drained.notify_waiters();
+        Some(group)
+    }
+}
+
+/// The thread's body.
+pub(super) fn run(shared: &Shared) {
+    let mut failed: Option<String> = None;
+    while let Some(group) = shared.queue.take() {
+        let result = match &failed {
+            None => write(shared, &group),
+            Some(reason) => Err(io::Error::other(reason.clone())),
+        };
+        if let (Err(error), None) = (&result, &failed) {
+            tracing::error!(%error, "the Raft log cannot be written: this node stops");
+            failed = Some(error.to_string());
+        }
+        report(shared, group, failed.as_deref());
+    }
+}
+
+fn write(shared: &Shared, group: &[Op]) -> io::Result<()> {
+    let mut batch = shared.db.batch();
+    for op in group {
+        match op {
+            Op::Append { entries, .. } => entries.iter().for_each(|e| batch.put(e)),
+            Op::Vote { vote, .. } => batch.put_vote(vote),
+            Op::Truncate { from } => batch.truncate(*from),
+            Op::Purge { upto } => batch.purge(*upto),
+            Op::Sync { .. } => {}
+        }
+    }
+    // A group of nothing but `Sync` follows groups that have been fsynced already.
+    if batch.bytes() > EMPTY_BATCH_BYTES {
+        batch.commit()?;
+        shared.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// Size of a RocksDB batch without rows: its header.
+const EMPTY_BATCH_BYTES: usize = 12;
+
+fn report(shared: &Shared, group: Vec<Op>, failed: Option<&str>) {
+    let result = || failed.map_or(Ok(()), |reason| Err(io::Error::other(reason.to_owned())));
+    for op in group {
+        match op {
+            Op::Append { seq, callback, .. } => {
+                if failed.is_none() {
+                    shared.memory.write().tail.written(seq);
+                }
+                callback.io_completed(result());
+            }
+            // The receiver is gone if its task was ended: nobody waits any more.
+            Op::Vote { ack, .. } | Op::Sync { ack } => drop(ack.send(result())),
+            Op::Purge { upto } => {
+                if failed.is_none()
+                    && let Err(error) = shared.db.drop_files_below(upto.index())
+                {
+                    tracing::warn!(%error, "files of the purged log could not be dropped yet");
+                }
+            }
+            Op::Truncate { .. } => {}
+        }
+    }
+}

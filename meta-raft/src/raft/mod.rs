@@ -1,0 +1,38 @@
+//! The Raft library behind one door: [`RaftNode`]. Its types appear nowhere outside of this folder (STACK, openraft 9).
+//!
+//! - [`node`], [`start`], [`init`], [`status`]: the door; `api` has its errors and answers, `config` its settings and limits.
+//! - `proposer` (commands → entries), `reads` (linearizable views), `leadership` (who is ready), `upkeep` (snapshots and purges by bytes).
+//! - `log_store` (the Raft log), `state` (the tables on RocksDB), `snapshot` (checkpoints), `state_machine` (their adapter).
+//! - `network` (gRPC between nodes), `identity` (whose folder, whose message), `codec` (bytes), `types` (the library's parameters).
+
+mod api;
+pub(crate) mod codec;
+mod config;
+mod files;
+mod identity;
+mod init;
+mod leadership;
+mod log_store;
+mod network;
+mod node;
+mod proposer;
+mod reads;
+mod snapshot;
+mod start;
+mod state;
+mod state_machine;
+mod status;
+#[cfg(test)]
+mod tests;
+mod types;
+mod upkeep;
+
+pub use api::{
+    EventSink, FatalError, FollowerStatus, InitError, LeaderHint, LeaderState, Member, NotLeader, ProposeError, RaftStatus,
+    Role, StartError, StateEvent, TransferError,
+};
+pub use config::RaftConfig;
+pub use identity::ClusterIdentity;
+pub use network::server::Server as RaftServer;
+pub use node::RaftNode;
+pub use state::StateView;

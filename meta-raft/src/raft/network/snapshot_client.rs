@@ -1,0 +1,115 @@
+//! Sends a checkpoint's files: offers them, goes on where the receiver already is, one piece after the other.
+//!
+//! The idle time-out is ours (STACK, openraft 7): a stream without progress is broken off, and the library comes back with the same
+//! checkpoint, of which everything that arrived is kept.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caribou_proto::raft::v1 as wire;
+use caribou_proto::raft::v1::{snapshot_reply::Reply, snapshot_request::Part};
+use openraft::errors::{NetworkError, RPCError};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use super::client::{rpc_error, unreachable};
+use crate::raft::codec::wire as convert;
+use crate::raft::config::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_IDLE_TIMEOUT, SNAPSHOT_INSTALL_TIMEOUT};
+use crate::raft::snapshot::{Checkpoint, SnapshotFile};
+use crate::raft::types::{TypeConfig, Vote};
+
+type RpcError = RPCError<TypeConfig>;
+
+/// Pieces on their way between disk and connection.
+const PIECES_IN_FLIGHT: usize = 8;
+
+/// Sends the checkpoint; the receiver's vote once it has installed it, or a higher one if it refuses.
+pub(super) async fn send(
+    mut client: wire::raft_service_client::RaftServiceClient<Channel>,
+    header: wire::Header,
+    vote: Vote,
+    checkpoint: &Arc<Checkpoint>,
+) -> Result<Vote, RpcError> {
+    let files = checkpoint.files().map_err(unreachable)?;
+    let total: u64 = files.iter().map(|f| f.bytes).sum();
+    let (requests, outgoing) = mpsc::channel(PIECES_IN_FLIGHT);
+    let offer = wire::SnapshotOffer {
+        header: Some(header),
+        vote: Some(convert::to_vote(&vote)),
+        meta: Some(convert::to_snapshot_meta(&checkpoint.meta(), checkpoint.feature_level())),
+        snapshot_id: checkpoint.id(),
+        files: files.iter().map(|f| wire::SnapshotFile { name: f.name.clone(), bytes: f.bytes }).collect(),
+    };
+    let offer = wire::SnapshotRequest { part: Some(Part::Offer(offer)) };
+    requests.send(offer).await.map_err(|_| unreachable("the snapshot's stream has ended"))?;
+    let call = client.snapshot(ReceiverStream::new(outgoing));
+    let mut replies = within(SNAPSHOT_IDLE_TIMEOUT, call).await?.into_inner();
+    let have = match next(&mut replies, SNAPSHOT_IDLE_TIMEOUT).await? {
+        Reply::Resume(resume) => resume.have_bytes,
+        Reply::Installed(i) => return convert::from_vote(i.vote).map_err(unreachable),
+        Reply::Received(_) => return Err(unreachable("the receiver acknowledges data before the offer")),
+    };
+    if have.len() != files.len() {
+        return Err(unreachable("the receiver speaks of other files"));
+    }
+    tracing::info!(id = checkpoint.id(), bytes = total, resumed_bytes = have.iter().sum::<u64>(), "sending a snapshot");
+    let reader = Arc::clone(checkpoint);
+    // Ends by itself once the receiver of `requests` is gone; dropping it here would not stop the blocking reads.
+    let reading = tokio::task::spawn_blocking(move || read_pieces(&reader, &files, &have, &requests));
+    let mut received = 0;
+    loop {
+        let limit = if received < total { SNAPSHOT_IDLE_TIMEOUT } else { SNAPSHOT_INSTALL_TIMEOUT };
+        match next(&mut replies, limit).await? {
+            Reply::Received(r) => received = r.bytes,
+            Reply::Installed(i) => {
+                reading.await.map_err(unreachable)?.map_err(unreachable)?;
+                return convert::from_vote(i.vote).map_err(unreachable);
+            }
+            Reply::Resume(_) => return Err(unreachable("the receiver answers the offer twice")),
+        }
+    }
+}
+
+/// Reads what is missing and queues it; stops quietly when nobody takes it any more.
+fn read_pieces(
+    checkpoint: &Checkpoint,
+    files: &[SnapshotFile],
+    have: &[u64],
+    requests: &mpsc::Sender<wire::SnapshotRequest>,
+) -> std::io::Result<()> {
+    for (number, (file, have)) in files.iter().zip(have).enumerate() {
+        if *have >= file.bytes {
+            continue;
+        }
+        let open = File::open(checkpoint.path().join(&file.name))?;
+        let mut offset = *have;
+        while offset < file.bytes {
+            let length = (file.bytes - offset).min(SNAPSHOT_CHUNK_BYTES as u64) as usize;
+            let mut data = vec![0; length];
+            open.read_exact_at(&mut data, offset)?;
+            let crc32c = crc32c::crc32c(&data);
+            let data = wire::SnapshotData { file: number as u32, offset, data: Bytes::from(data), crc32c };
+            if requests.blocking_send(wire::SnapshotRequest { part: Some(Part::Data(data)) }).is_err() {
+                return Ok(());
+            }
+            offset += length as u64;
+        }
+    }
+    Ok(())
+}
+
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, RpcError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result.map_err(|status| rpc_error(&status)),
+        Err(_) => Err(RPCError::Network(NetworkError::from_string(format!("no progress of a snapshot within {limit:?}")))),
+    }
+}
+
+async fn next(replies: &mut tonic::Streaming<wire::SnapshotReply>, limit: Duration) -> Result<Reply, RpcError> {
+    let reply = within(limit, replies.message()).await?.and_then(|r| r.reply);
+    reply.ok_or_else(|| RPCError::Network(NetworkError::from_string("the receiver has ended the snapshot's stream")))
+}

@@ -1,0 +1,256 @@
+//! One metadata node's Raft: the door through which the rest of the node proposes, reads and watches.
+//!
+//! Runs on a small runtime of its own. A failed disk or apply ends it: [`RaftNode::fatal`] returns, and the process exits.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use caribou_proto::ids::NodeId;
+use caribou_proto::raft::v1::raft_service_server::RaftServiceServer;
+use parking_lot::Mutex;
+use tokio::runtime::Runtime;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use tokio::sync::watch;
+
+use super::api::*;
+use super::config::{MAX_MESSAGE_BYTES, RaftConfig, TRANSFER_TIMEOUT};
+use super::identity::{ClusterIdentity, DirLock, Identity};
+use super::init::Init;
+use super::log_store::LogHandle;
+use super::network::peers::Peers;
+use super::network::server::Server;
+use super::proposer::Proposer;
+use super::reads::Reads;
+use super::snapshot::receive::Progress;
+use super::start;
+use super::state::{StateStore, StateView};
+use super::types::Raft;
+use crate::fsm::command::Command;
+use crate::fsm::reply::Reply;
+
+/// A follower further behind than this is not handed the leadership.
+const MAX_TRANSFER_LAG_ENTRIES: u64 = 10_000;
+
+/// A handle on this node's Raft; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct RaftNode {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) identity: Arc<Identity>,
+    pub(super) raft: Raft,
+    pub(super) proposer: Proposer,
+    pub(super) reads: Arc<Reads>,
+    pub(super) leader: watch::Receiver<LeaderState>,
+    pub(super) applied: watch::Receiver<u64>,
+    pub(super) fatal: watch::Receiver<Option<FatalError>>,
+    pub(super) peers: Arc<Peers>,
+    pub(super) server: Server,
+    pub(super) progress: Arc<Progress>,
+    pub(super) log: LogHandle,
+    pub(super) state: Arc<StateStore>,
+    pub(super) runtime: Mutex<Option<Runtime>>,
+    /// One `init` or hand-over at a time.
+    pub(super) exclusive: tokio::sync::Mutex<()>,
+    pub(super) _lock: DirLock,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Raft of node {}", self.identity.node_id())
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.get_mut().take() {
+            // Not waiting: this may be inside another runtime.
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Where the leader is, as far as this node knows.
+pub(super) fn hint(raft: &Raft) -> Option<LeaderHint> {
+    let metrics = raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let leader = metrics.current_leader.filter(|id| *id != metrics.id)?;
+    let node = metrics.membership_config.get_node(&leader)?;
+    Some(LeaderHint { node_id: NodeId(leader), address: node.address.clone() })
+}
+
+impl RaftNode {
+    /// Opens the data folder and starts. A node that has been in a cluster before first waits until every promise that it may have
+    /// forgotten has run out (about 0.2 s). `events` is called from the apply loop and must not block.
+    pub async fn start(config: RaftConfig, events: EventSink) -> Result<Self, StartError> {
+        start::start(config, events).await.map(|inner| Self { inner: Arc::new(inner) })
+    }
+
+    /// The service for the other metadata nodes; goes on the node's gRPC server.
+    pub fn service(&self) -> RaftServiceServer<Server> {
+        RaftServiceServer::new(self.inner.server.clone())
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    pub fn node_id(&self) -> NodeId {
+        self.inner.identity.node_id()
+    }
+
+    /// The cluster that this node has taken part in; `None` before `init`.
+    pub fn cluster(&self) -> Option<ClusterIdentity> {
+        self.inner.identity.member_of()
+    }
+
+    /// Makes a cluster of these nodes, this one among them; refused the second time. A goal of 0 means the default of 2.
+    pub async fn init(&self, nodes: Vec<(NodeId, String)>, default_goal: u8) -> Result<ClusterIdentity, InitError> {
+        let _exclusive = self.inner.exclusive.lock().await;
+        let inner = &self.inner;
+        let init = Init {
+            raft: inner.raft.clone(),
+            identity: Arc::clone(&inner.identity),
+            peers: Arc::clone(&inner.peers),
+            leader: inner.leader.clone(),
+        };
+        init.run(&nodes, default_goal).await
+    }
+
+    /// Replies in the order of the commands, once their entry has been committed and applied here.
+    pub async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Reply>, ProposeError> {
+        self.inner.proposer.propose(commands).await
+    }
+
+    /// Queues the commands: calls one after the other are proposed in that order. What is returned gives the replies.
+    pub async fn enqueue(
+        &self,
+        commands: Vec<Command>,
+    ) -> Result<impl Future<Output = Result<Vec<Reply>, ProposeError>> + Send + 'static, ProposeError> {
+        let replies = self.inner.proposer.enqueue(commands).await?;
+        Ok(async move { replies.await.unwrap_or(Err(ProposeError::Unavailable)) })
+    }
+
+    /// Whether this leader's lease holds now: nobody else can have been elected.
+    pub fn lease_holds(&self) -> bool {
+        self.inner.leader.borrow().ready && self.inner.reads.lease_holds(&self.inner.raft)
+    }
+
+    /// A view that observes every write acknowledged before the call.
+    pub async fn read(&self) -> Result<StateView, NotLeader> {
+        self.inner.reads.confirm(&self.inner.raft).await?;
+        Ok(self.view())
+    }
+
+    /// The state as this node has applied it, which may be old.
+    pub fn view(&self) -> StateView {
+        self.inner.state.view()
+    }
+
+    /// The index of the last applied entry.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.inner.applied.clone()
+    }
+
+    /// Who leads, and whether this node is the ready leader.
+    pub fn leader(&self) -> watch::Receiver<LeaderState> {
+        self.inner.leader.clone()
+    }
+
+    /// Where requests should go instead, if another node is known to lead.
+    pub fn leader_hint(&self) -> Option<LeaderHint> {
+        hint(&self.inner.raft)
+    }
+
+    /// The cluster's metadata nodes; empty before `init`.
+    pub fn members(&self) -> Vec<Member> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+        let nodes = metrics.membership_config.nodes();
+        nodes
+            .map(|(id, node)| Member { node_id: NodeId(*id), address: node.address.clone(), voter: voters.contains(id) })
+            .collect()
+    }
+
+    /// Everything an operator asks.
+    pub fn status(&self) -> RaftStatus {
+        super::status::status(self)
+    }
+
+    /// Hands the leadership to `to`, or to the voter that is furthest; returns once it leads.
+    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        let _exclusive = self.inner.exclusive.lock().await;
+        let inner = &self.inner;
+        let state = inner.leader.borrow().clone();
+        if !state.ready {
+            return Err(NotLeader { hint: self.leader_hint() }.into());
+        }
+        if to == Some(self.node_id()) {
+            return Ok(self.node_id());
+        }
+        let followers = self.status().followers;
+        let voters: Vec<NodeId> = self.members().iter().filter(|m| m.voter).map(|m| m.node_id).collect();
+        let candidates = followers.iter().filter(|f| voters.contains(&f.node_id));
+        let target = match to {
+            Some(to) => candidates.clone().find(|f| f.node_id == to).ok_or(TransferError::NotAVoter(to))?,
+            None => candidates.max_by_key(|f| f.matched_index).ok_or(TransferError::NotAVoter(NodeId(0)))?,
+        };
+        if target.lag_entries > MAX_TRANSFER_LAG_ENTRIES {
+            return Err(TransferError::Behind { node_id: target.node_id, lag_entries: target.lag_entries });
+        }
+        let target = target.node_id;
+        // No read may rely on the lease once the others are free to elect the new leader (STACK, openraft 1).
+        inner.reads.revoke(state.term);
+        let started = Instant::now();
+        if inner.raft.trigger().transfer_leader(target.0).await.is_err() {
+            return Err(TransferError::TimedOut(target));
+        }
+        let mut leader = inner.leader.clone();
+        let taken = leader.wait_for(|now| now.term > state.term && now.leader_id.is_some());
+        let outcome = tokio::time::timeout(TRANSFER_TIMEOUT, taken).await.map(|r| r.map(|now| now.leader_id));
+        match outcome {
+            Ok(Ok(Some(new))) => {
+                tracing::info!(to = new.0, ms = started.elapsed().as_millis() as u64, "leadership has been handed over");
+                Ok(new)
+            }
+            _ => {
+                // The library accepts no writes after a hand-over that failed: a new term ends that.
+                let _ = inner.raft.trigger().elect(false).await;
+                Err(TransferError::TimedOut(target))
+            }
+        }
+    }
+
+    /// Returns when the node must stop: a failed disk, a failed apply, or after `shutdown`.
+    pub async fn fatal(&self) -> FatalError {
+        let mut fatal = self.inner.fatal.clone();
+        match fatal.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().expect("waited for"),
+            Err(_) => FatalError("Raft has ended".to_owned()),
+        }
+    }
+
+    /// Stops Raft and makes the state durable, so that the next start has little to apply again.
+    pub async fn shutdown(&self) {
+        self.stop().await;
+        let state = Arc::clone(&self.inner.state);
+        let flushed = tokio::task::spawn_blocking(move || state.flush()).await;
+        if let Ok(Err(error)) = flushed {
+            tracing::warn!(%error, "the state could not be flushed; the log brings it back");
+        }
+    }
+
+    /// Stops Raft, and nothing else: what a crash leaves.
+    pub(super) async fn stop(&self) {
+        if let Err(error) = self.inner.raft.shutdown().await {
+            tracing::warn!(%error, "Raft did not stop cleanly");
+        }
+        let runtime = self.inner.runtime.lock().take();
+        if let Some(runtime) = runtime {
+            let waited = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(start::STOP_TIMEOUT)).await;
+            if let Err(error) = waited {
+                tracing::warn!(%error, "Raft's threads did not stop cleanly");
+            }
+        }
+    }
+}

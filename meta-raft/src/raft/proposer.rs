@@ -1,0 +1,295 @@
+//! Puts commands into the log: everything that has queued while earlier entries were in flight becomes one entry (DESIGN 3.2).
+//!
+//! One task owns the clock stamps: each entry's time is `max(previous + 1, clock)`, and entries reach Raft in the order of their times.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use openraft::errors::{ClientWriteError, ForwardReason};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+use super::api::{LeaderState, NotLeader, ProposeError};
+use super::codec::command as codec;
+use super::config::{
+    MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_PROPOSAL_BYTES, PROPOSAL_QUEUE,
+};
+use super::node::hint;
+use super::reads::Reads;
+use super::state::StateStore;
+use super::types::{CommittedLeaderId, Payload, Raft, TypeConfig};
+use crate::fsm::FEATURE_LEVEL;
+use crate::fsm::command::{ClientOp, Command, Entry};
+use crate::fsm::error::Fatal;
+use crate::fsm::reply::Reply;
+use crate::fsm::tables::meta;
+
+/// What a command counts besides its names and lists.
+const COMMAND_BYTES: usize = 128;
+
+/// Commands that belong together, and who waits for their replies.
+struct Proposal {
+    /// Empty while they are in the log's payload.
+    commands: Vec<Command>,
+    count: usize,
+    bytes: usize,
+    reply: oneshot::Sender<Result<Vec<Reply>, ProposeError>>,
+    /// Set once a leader without a valid lease has turned it down: it waits for the quorum only once.
+    retried: bool,
+}
+
+/// The replies of a proposal, when they come.
+pub(crate) type Replies = oneshot::Receiver<Result<Vec<Reply>, ProposeError>>;
+
+/// What operators see.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) commands: AtomicU64,
+    pub(crate) entries: AtomicU64,
+}
+
+/// The way in.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposer {
+    queue: mpsc::Sender<Proposal>,
+    counters: Arc<Counters>,
+}
+
+/// What the task works with.
+pub(crate) struct Parts {
+    pub(crate) raft: Raft,
+    pub(crate) state: Arc<StateStore>,
+    pub(crate) reads: Arc<Reads>,
+    pub(crate) leader: watch::Receiver<LeaderState>,
+}
+
+impl Proposer {
+    /// Starts the task on the current runtime; it ends when every `Proposer` is gone.
+    pub(crate) fn start(parts: Parts) -> Self {
+        let (queue, proposals) = mpsc::channel(PROPOSAL_QUEUE);
+        let counters = Arc::new(Counters::default());
+        let task = Task {
+            parts,
+            requeue: queue.downgrade(),
+            counters: Arc::clone(&counters),
+            in_flight: Arc::new(Semaphore::new(MAX_ENTRIES_IN_FLIGHT)),
+            stamp: Stamp::default(),
+        };
+        tokio::spawn(task.run(proposals));
+        Self { queue, counters }
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The replies, in the order of the commands, once the entry has been applied here.
+    pub(crate) async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Reply>, ProposeError> {
+        self.enqueue(commands).await?.await.unwrap_or(Err(ProposeError::Unavailable))
+    }
+
+    /// Queues the commands; whoever calls one after the other has them proposed in that order. The replies come later.
+    pub(crate) async fn enqueue(&self, commands: Vec<Command>) -> Result<Replies, ProposeError> {
+        let bytes = commands.iter().map(estimate).sum();
+        if bytes > MAX_PROPOSAL_BYTES {
+            return Err(ProposeError::TooLarge { bytes, limit: MAX_PROPOSAL_BYTES });
+        }
+        let (reply, replies) = oneshot::channel();
+        let proposal = Proposal { count: commands.len(), commands, bytes, reply, retried: false };
+        self.queue.send(proposal).await.map_err(|_| NotLeader { hint: None })?;
+        Ok(replies)
+    }
+}
+
+/// About how many bytes a command takes in the log.
+fn estimate(command: &Command) -> usize {
+    COMMAND_BYTES
+        + match command {
+            Command::Client(c) => {
+                4 * c.caller.groups.len()
+                    + match &c.op {
+                        ClientOp::SetXattr { name, value, .. } => name.len() + value.len(),
+                        ClientOp::Symlink { name, target, .. } => name.len() + target.len(),
+                        ClientOp::Rename(r) => r.name.len() + r.new_name.len(),
+                        ClientOp::WriteEnd { chunks, .. } | ClientOp::EndGrants { chunks } => 64 * chunks.len(),
+                        ClientOp::Create(c) => c.name.len() + 8 * c.placement.len(),
+                        _ => 256,
+                    }
+            }
+            Command::OpenSession { name, .. } => name.len(),
+            Command::AddIdle { sessions } => 16 * sessions.len(),
+            Command::PurgeOrphans { inodes } => 10 * inodes.len(),
+            Command::GarbageDone { chunks, .. } => 24 * chunks.len(),
+            Command::RegisterServer(r) => r.address.len(),
+            Command::Ready(r) => 32 * r.holders.len(),
+            _ => 0,
+        }
+}
+
+/// The times of a term's entries.
+#[derive(Debug, Default)]
+struct Stamp {
+    term: u64,
+    last_ns: i64,
+}
+
+impl Stamp {
+    /// `max(previous + 1, clock)`. A new term goes on from the applied state, which holds every earlier entry once the leader is ready.
+    fn next(&mut self, term: u64, applied_ns: impl FnOnce() -> Result<i64, Fatal>) -> Result<i64, Fatal> {
+        if self.term != term {
+            *self = Self { term, last_ns: applied_ns()? };
+        }
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(0));
+        self.last_ns = clock.max(self.last_ns + 1);
+        Ok(self.last_ns)
+    }
+}
+
+struct Task {
+    parts: Parts,
+    requeue: mpsc::WeakSender<Proposal>,
+    counters: Arc<Counters>,
+    in_flight: Arc<Semaphore>,
+    stamp: Stamp,
+}
+
+impl Task {
+    async fn run(mut self, mut proposals: mpsc::Receiver<Proposal>) {
+        let mut held: Option<Proposal> = None;
+        loop {
+            // The place in flight first: what queues while there is none goes into the same entry.
+            let permit = Arc::clone(&self.in_flight).acquire_owned().await.expect("the semaphore is never closed");
+            let first = match held.take() {
+                Some(proposal) => proposal,
+                None => match proposals.recv().await {
+                    Some(proposal) => proposal,
+                    None => return,
+                },
+            };
+            let mut group = vec![first];
+            let (mut bytes, mut count) = (group[0].bytes, group[0].count);
+            while bytes < MAX_ENTRY_BYTES && count < MAX_ENTRY_COMMANDS {
+                let Ok(proposal) = proposals.try_recv() else { break };
+                if bytes + proposal.bytes > MAX_ENTRY_BYTES || count + proposal.count > MAX_ENTRY_COMMANDS {
+                    held = Some(proposal);
+                    break;
+                }
+                bytes += proposal.bytes;
+                count += proposal.count;
+                group.push(proposal);
+            }
+            self.submit(group, permit).await;
+        }
+    }
+
+    async fn submit(&mut self, mut group: Vec<Proposal>, permit: OwnedSemaphorePermit) {
+        let leader = self.parts.leader.borrow().clone();
+        if !leader.ready {
+            return fail(group, &ProposeError::NotLeader(NotLeader { hint: hint(&self.parts.raft) }));
+        }
+        let state = &self.parts.state;
+        let time_ns = match self.stamp.next(leader.term, || meta::last_time_ns(&state.view())) {
+            Ok(time) => time,
+            Err(error) => {
+                tracing::error!(%error, "the state's last time cannot be read");
+                return fail(group, &ProposeError::NotLeader(NotLeader { hint: None }));
+            }
+        };
+        let commands: Vec<Command> = group.iter_mut().flat_map(|p| std::mem::take(&mut p.commands)).collect();
+        self.counters.commands.fetch_add(commands.len() as u64, Ordering::Relaxed);
+        self.counters.entries.fetch_add(1, Ordering::Relaxed);
+        let payload = Payload(codec::encode(Entry { feature_level: FEATURE_LEVEL, time_ns, commands }));
+        let (responder, _, result) = ProgressResponder::<TypeConfig, ClientWriteResult<TypeConfig>>::new();
+        // Only in the term in which this node was ready: its time goes on from what that term began with.
+        let write = self.parts.raft.write(payload.clone()).responder(responder);
+        if write.with_leader(CommittedLeaderId::new(leader.term)).await.is_err() {
+            return fail(group, &ProposeError::Unavailable);
+        }
+        let (requeue, reads) = (self.requeue.clone(), Arc::clone(&self.parts.reads));
+        let raft = self.parts.raft.clone();
+        tokio::spawn(async move {
+            let result = result.await.ok();
+            drop(permit);
+            finish(Submitted { group, payload }, result, &raft, &requeue, &reads).await;
+        });
+    }
+}
+
+fn fail(group: Vec<Proposal>, error: &ProposeError) {
+    for proposal in group {
+        // Whoever has stopped waiting does not need the answer.
+        let _ = proposal.reply.send(Err(error.clone()));
+    }
+}
+
+/// An entry on its way and those who wait for it.
+struct Submitted {
+    group: Vec<Proposal>,
+    payload: Payload,
+}
+
+impl Submitted {
+    /// The proposals with their commands again.
+    fn into_proposals(self) -> Vec<Proposal> {
+        let entry = codec::decode(self.payload.0).expect("encoded by this task");
+        let mut commands = entry.commands.into_iter();
+        let refill = |mut p: Proposal| {
+            p.commands = commands.by_ref().take(p.count).collect();
+            p
+        };
+        self.group.into_iter().map(refill).collect()
+    }
+}
+
+async fn finish(
+    entry: Submitted,
+    result: Option<ClientWriteResult<TypeConfig>>,
+    raft: &Raft,
+    requeue: &mpsc::WeakSender<Proposal>,
+    reads: &Reads,
+) {
+    match result {
+        Some(Ok(written)) => {
+            let mut replies = written.data.into_iter();
+            for proposal in entry.group {
+                let part: Vec<Reply> = replies.by_ref().take(proposal.count).collect();
+                assert_eq!(part.len(), proposal.count, "one reply per command");
+                let _ = proposal.reply.send(Ok(part));
+            }
+        }
+        // Turned down before anything was appended: the leader has not heard from a quorum for a moment.
+        Some(Err(ClientWriteError::ForwardToLeader(f))) if f.reason == ForwardReason::LeaseExpired => {
+            let confirmed = reads.confirm(raft).await.is_ok();
+            for mut proposal in entry.into_proposals() {
+                let queue = if confirmed && !proposal.retried { requeue.upgrade() } else { None };
+                proposal.retried = true;
+                match queue {
+                    Some(queue) => drop(queue.send(proposal).await),
+                    None => fail(vec![proposal], &ProposeError::NotLeader(NotLeader { hint: hint(raft) })),
+                }
+            }
+        }
+        Some(Err(ClientWriteError::ForwardToLeader(_))) => {
+            fail(entry.group, &ProposeError::NotLeader(NotLeader { hint: hint(raft) }));
+        }
+        Some(Err(_)) | None => fail(entry.group, &ProposeError::Unavailable),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_rise_whatever_the_clock_says() {
+        let mut stamp = Stamp::default();
+        let first = stamp.next(1, || Ok(0)).unwrap();
+        let second = stamp.next(1, || Ok(0)).unwrap();
+        assert!(second > first);
+        let ahead = first + 1_000_000_000_000_000;
+        assert_eq!(stamp.next(2, || Ok(ahead)).unwrap(), ahead + 1);
+        assert_eq!(stamp.next(2, || Ok(0)).unwrap(), ahead + 2);
+    }
+}

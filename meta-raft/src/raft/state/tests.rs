@@ -1,0 +1,144 @@
+//! The state on disk: crash, checkpoint, views across an installation.
+
+use bytes::Bytes;
+use caribou_proto::ids::NodeId;
+
+use super::*;
+use crate::fsm::FEATURE_LEVEL;
+use crate::fsm::command::{Command, Entry, InitCluster};
+use crate::fsm::error::Fatal;
+use crate::fsm::tables::{Table, Tables, Visit, conformance, meta};
+use crate::raft::codec::command::encode;
+use crate::raft::types::log_id;
+
+fn config(dir: &Path) -> RaftConfig {
+    let mut config = RaftConfig::new(NodeId(1), dir);
+    (config.block_cache_bytes, config.write_buffer_bytes) = (1 << 20, 4 << 20);
+    config
+}
+
+fn commands(commands: Vec<Command>, time_ns: i64) -> Work {
+    Work::Commands(encode(Entry { feature_level: FEATURE_LEVEL, time_ns, commands }))
+}
+
+fn init() -> Work {
+    commands(vec![Command::InitCluster(InitCluster { uuid: [7; 16], generation: 1, nonce: 3, default_goal: 2 })], 1)
+}
+
+fn session(index: u64) -> (crate::raft::types::LogId, Work) {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&index.to_be_bytes());
+    (log_id(1, index), commands(vec![Command::OpenSession { key, name: "c".into() }], 10 + index as i64))
+}
+
+fn filled(dir: &Path, upto: u64) -> StateStore {
+    let store = StateStore::open(dir, &config(dir)).unwrap();
+    store.apply(vec![(log_id(1, 1), init())]).unwrap();
+    store.apply((2..=upto).map(session).collect()).unwrap();
+    store
+}
+
+#[test]
+fn grouping_shows_nowhere() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let one = filled(a.path(), 50);
+    let other = StateStore::open(b.path(), &config(b.path())).unwrap();
+    other.apply(vec![(log_id(1, 1), init())]).unwrap();
+    (2..=50).for_each(|i| drop(other.apply(vec![session(i)]).unwrap()));
+    assert_eq!(one.view().state_hash().unwrap(), other.view().state_hash().unwrap());
+    assert_eq!(one.applied(), other.applied());
+}
+
+#[test]
+fn the_tables_conform() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = db::Settings::new(1 << 20, 4 << 20);
+    let mut db = StateDb::open(OwnedDir::new(dir.path().to_owned()), &settings).unwrap();
+    conformance::run(&mut db, |db, changes| db.commit(changes, &AppliedState::default()).unwrap());
+}
+
+/// Each call sees a view of its own.
+struct Views(StateStore);
+
+impl Tables for Views {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fatal> {
+        self.0.view().get(table, key)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), Fatal> {
+        self.0.view().scan(table, from, visit)
+    }
+}
+
+#[test]
+fn views_conform() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut views = Views(StateStore::open(dir.path(), &config(dir.path())).unwrap());
+    conformance::run(&mut views, |views, changes| views.0.db().commit(changes, &AppliedState::default()).unwrap());
+}
+
+#[test]
+fn a_flushed_state_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), 20);
+    let hash = store.view().state_hash().unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let store = StateStore::open(dir.path(), &config(dir.path())).unwrap();
+    assert_eq!((store.applied_index(), store.view().state_hash().unwrap()), (20, hash));
+}
+
+#[test]
+fn views_stay_as_they_are_even_when_the_state_is_replaced() {
+    let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let ahead = filled(a.path(), 40);
+    let expected = ahead.checkpoint(&b.path().join("checkpoint")).unwrap();
+    assert_eq!(expected, ahead.applied());
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), 10);
+    let old = store.view();
+    store.apply(vec![session(11)]).unwrap();
+    let hash = old.state_hash().unwrap();
+    std::fs::rename(b.path().join("checkpoint"), store.incoming()).unwrap();
+    store.install(&store.incoming(), &expected).unwrap();
+    assert_eq!(store.applied_index(), 40);
+    assert_eq!(store.view().state_hash().unwrap(), ahead.view().state_hash().unwrap());
+    assert_eq!(old.state_hash().unwrap(), hash);
+    let mut rows = 0;
+    old.scan(Table::Sessions, &[], &mut |_, _| {
+        rows += 1;
+        Visit::Next
+    })
+    .unwrap();
+    assert_eq!(rows, 9);
+    assert!(dir.path().join("00000001").exists());
+    drop(old);
+    assert!(!dir.path().join("00000001").exists(), "the old state goes with its last view");
+    store.apply(vec![session(41)]).unwrap();
+    drop(store);
+    assert_eq!(StateStore::open(dir.path(), &config(dir.path())).unwrap().applied_index(), 41);
+}
+
+#[test]
+fn another_snapshot_than_announced_is_refused() {
+    let (a, dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut expected = filled(a.path(), 5).checkpoint(&a.path().join("checkpoint")).unwrap();
+    expected.log_id = Some(log_id(1, 6));
+    let store = filled(dir.path(), 3);
+    std::fs::rename(a.path().join("checkpoint"), store.incoming()).unwrap();
+    assert!(matches!(store.install(&store.incoming(), &expected), Err(StateError::WrongSnapshot { .. })));
+    assert_eq!(store.applied_index(), 3);
+}
+
+#[test]
+fn a_damaged_entry_stops_the_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = filled(dir.path(), 3);
+    let bad = Work::Commands(Bytes::from_static(b"\xff\xff"));
+    assert!(matches!(store.apply(vec![(log_id(1, 4), bad)]), Err(StateError::Command { index: 4, .. })));
+    let above = Entry { feature_level: FEATURE_LEVEL + 1, time_ns: 99, commands: Vec::new() };
+    let error = store.apply(vec![(log_id(1, 4), Work::Commands(encode(above)))]).unwrap_err();
+    assert!(error.to_string().contains("upgrade this node"), "{error}");
+    assert_eq!(store.applied_index(), 3);
+    assert!(meta::cluster(&store.view()).unwrap().is_some());
+}

@@ -1,0 +1,85 @@
+//! A consistent view of the state: a RocksDB snapshot together with the instance that it belongs to. Cheap to make and to clone.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::sync::Arc;
+
+use rocksdb::{ReadOptions, Snapshot};
+
+use super::db::StateDb;
+use crate::fsm::error::Fatal;
+use crate::fsm::tables::{Table, Tables, Visit, meta};
+
+/// What all clones of a view share. Fields are dropped in this order: the snapshot before its store.
+struct Inner {
+    snapshot: Snapshot<'static>,
+    db: Arc<StateDb>,
+}
+
+/// The state at one applied index; stays the same however long it is kept (keep it shortly: it holds old rows back from compaction).
+#[derive(Clone)]
+pub struct StateView {
+    inner: Arc<Inner>,
+}
+
+impl fmt::Debug for StateView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "view of {:?}", self.inner.db)
+    }
+}
+
+impl StateView {
+    pub(super) fn new(db: Arc<StateDb>) -> Self {
+        let snapshot = db.db().snapshot();
+        // SAFETY: the snapshot borrows the `DB` inside the `Arc<StateDb>`, whose address does not change while the Arc lives. `Inner`
+        // owns that Arc, declares the snapshot before it (so it is dropped first), and never gives the snapshot out.
+        let snapshot = unsafe { std::mem::transmute::<Snapshot<'_>, Snapshot<'static>>(snapshot) };
+        Self { inner: Arc::new(Inner { snapshot, db }) }
+    }
+
+    /// The rolling hash of everything applied up to here.
+    pub fn state_hash(&self) -> Result<u64, Fatal> {
+        meta::state_hash(self)
+    }
+}
+
+fn fatal(e: rocksdb::Error) -> Fatal {
+    Fatal(format!("the state cannot be read: {e}"))
+}
+
+impl Tables for StateView {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fatal> {
+        self.inner.snapshot.get_cf(self.inner.db.family(table), key).map_err(fatal)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), Fatal> {
+        let mut rows = self.inner.snapshot.raw_iterator_cf_opt(self.inner.db.family(table), ReadOptions::default());
+        walk(&mut rows, from, visit)
+    }
+}
+
+/// The newest state, for `apply`, which is its only writer.
+impl Tables for StateDb {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fatal> {
+        self.db().get_cf(self.family(table), key).map_err(fatal)
+    }
+
+    fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), Fatal> {
+        walk(&mut self.db().raw_iterator_cf(self.family(table)), from, visit)
+    }
+}
+
+fn walk(
+    rows: &mut rocksdb::DBRawIterator<'_>,
+    from: &[u8],
+    visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit,
+) -> Result<(), Fatal> {
+    rows.seek(from);
+    while let Some((key, value)) = rows.item() {
+        if visit(key, value) == Visit::Stop {
+            return Ok(());
+        }
+        rows.next();
+    }
+    rows.status().map_err(fatal)
+}

@@ -1,0 +1,202 @@
+//! Proposals, linearizable reads, leaders that die, nodes that restart.
+
+use caribou_proto::ids::NodeId;
+
+use super::cluster::{Cluster, eventually, leader_after, open_session};
+use crate::fsm::reply::Reply;
+use crate::fsm::tables::meta::{self, Counter};
+use crate::raft::{ProposeError, Role};
+
+fn sessions(cluster: &Cluster, id: u64) -> u64 {
+    meta::counter(&cluster.node(id).view(), Counter::LiveSessions).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_answered_is_read_at_once_and_everywhere() {
+    let cluster = Cluster::three(|_| {}).await;
+    let leader = cluster.leader().await;
+    for key in 0..50 {
+        assert!(matches!(cluster.propose(open_session(key)).await, Reply::SessionOpened { .. }));
+        let view = cluster.node(leader).read().await.unwrap();
+        assert_eq!(meta::counter(&view, Counter::LiveSessions).unwrap(), key + 1);
+    }
+    let follower = (1..=3).find(|id| *id != leader).unwrap();
+    let refused = cluster.node(follower).read().await.unwrap_err();
+    assert_eq!(refused.hint.unwrap().node_id, NodeId(leader));
+    let refused = cluster.node(follower).propose(vec![open_session(99)]).await.unwrap_err();
+    assert!(matches!(refused, ProposeError::NotLeader(_)));
+    cluster.assert_equal_states().await;
+    let status = cluster.node(leader).status();
+    assert_eq!((status.role, status.followers.len(), status.members.len()), (Role::Leader, 2, 3));
+    assert!(status.log_fsyncs > 0 && status.entries >= 50 && status.state_hash != 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_that_wait_share_an_entry() {
+    let cluster = Cluster::three(|_| {}).await;
+    let leader = cluster.node(cluster.leader().await);
+    let before = leader.status();
+    let proposals = (0..400).map(|key| leader.propose(vec![open_session(key), open_session(1000 + key)]));
+    for replies in futures::future::join_all(proposals).await {
+        let replies = replies.unwrap();
+        assert!(matches!(replies[..], [Reply::SessionOpened { .. }, Reply::SessionOpened { .. }]), "{replies:?}");
+    }
+    let after = leader.status();
+    assert_eq!(after.commands - before.commands, 800);
+    assert!(after.entries - before.entries < 200, "{} entries for 400 proposals", after.entries - before.entries);
+    cluster.assert_equal_states().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_leader_is_replaced_and_comes_back() {
+    let mut cluster = Cluster::three(|_| {}).await;
+    for round in 0..3 {
+        for key in 0..20 {
+            cluster.propose(open_session(round * 100 + key)).await;
+        }
+        let leader = cluster.leader().await;
+        let term = cluster.node(leader).leader().borrow().term;
+        cluster.crash(leader).await;
+        let (next, state) = leader_after(&cluster, term).await;
+        assert_ne!(next, leader);
+        assert_eq!(state.leader_id, Some(NodeId(next)));
+        assert_eq!(sessions(&cluster, next), (round + 1) * 20, "every answered command is there");
+        cluster.propose(open_session(round * 100)).await;
+        cluster.start(leader).await;
+        cluster.assert_equal_states().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_crash_at_once_and_nothing_answered_is_lost() {
+    let mut cluster = Cluster::three(|_| {}).await;
+    for key in 0..100 {
+        cluster.propose(open_session(key)).await;
+    }
+    for id in 1..=3 {
+        cluster.crash(id).await;
+    }
+    for id in 1..=3 {
+        cluster.start(id).await;
+    }
+    let leader = cluster.leader().await;
+    assert_eq!(sessions(&cluster, leader), 100);
+    cluster.assert_equal_states().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_nothing_is_answered() {
+    let mut cluster = Cluster::three(|_| {}).await;
+    let leader = cluster.leader().await;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != leader).collect();
+    for id in &others {
+        cluster.crash(*id).await;
+    }
+    let node = cluster.node(leader).clone();
+    eventually("a refused read", async || node.read().await.is_err().then_some(())).await;
+    cluster.start(others[0]).await;
+    cluster.propose(open_session(1)).await;
+    let leader = cluster.leader().await;
+    assert_eq!(sessions(&cluster, leader), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_is_handed_over_on_request() {
+    let cluster = Cluster::three(|_| {}).await;
+    let leader = cluster.leader().await;
+    let target = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.propose(open_session(1)).await;
+    let new = cluster.node(leader).transfer_leader(Some(NodeId(target))).await.unwrap();
+    assert_eq!(new, NodeId(target));
+    assert!(cluster.node(leader).read().await.is_err());
+    cluster.propose(open_session(2)).await;
+    assert_eq!(cluster.leader().await, target);
+    let back = cluster.node(target).transfer_leader(None).await.unwrap();
+    assert_ne!(back, NodeId(target));
+    cluster.assert_equal_states().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_node_is_a_cluster() {
+    let mut cluster = Cluster::empty(1, |_| {}).await;
+    cluster.node(1).init(cluster.nodes(), 1).await.unwrap();
+    cluster.propose(open_session(1)).await;
+    cluster.node(1).read().await.unwrap();
+    cluster.crash(1).await;
+    cluster.start(1).await;
+    cluster.propose(open_session(2)).await;
+    assert_eq!(sessions(&cluster, 1), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_node_says_so() {
+    let cluster = Cluster::three(|_| {}).await;
+    let leader = cluster.node(cluster.leader().await).clone();
+    leader.shutdown().await;
+    leader.fatal().await;
+    assert!(leader.propose(vec![open_session(1)]).await.is_err());
+    assert!(leader.read().await.is_err());
+}
+
+// ADHOC-BEGIN
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adhoc_measure() {
+    let mut cluster = Cluster::three(|c| {
+        c.heartbeat = std::time::Duration::from_millis(25);
+        c.election_timeout_min = std::time::Duration::from_millis(75);
+        c.election_timeout_max = std::time::Duration::from_millis(150);
+    })
+    .await;
+    let node = cluster.node(cluster.leader().await).clone();
+    for clients in [1usize, 16, 64, 256] {
+        let before = node.status();
+        let start = std::time::Instant::now();
+        let tasks: Vec<_> = (0..clients)
+            .map(|c| {
+                let node = node.clone();
+                tokio::spawn(async move {
+                    let mut n = 0u64;
+                    while start.elapsed() < std::time::Duration::from_secs(2) {
+                        if node.propose(vec![open_session((c as u64) << 32 | n | (clients as u64) << 48)]).await.is_ok() {
+                            n += 1;
+                        }
+                    }
+                    n
+                })
+            })
+            .collect();
+        let mut total = 0;
+        for t in tasks {
+            total += t.await.unwrap();
+        }
+        let s = node.status();
+        println!("{clients}: {} /s, entries {}, fsyncs {}", total / 2, s.entries - before.entries, s.log_fsyncs - before.log_fsyncs);
+    }
+    let start = std::time::Instant::now();
+    for _ in 0..20000 {
+        node.read().await.unwrap();
+    }
+    println!("read: {:?} each", start.elapsed() / 20000);
+    drop(node);
+    let mut key = 1u64 << 60;
+    for _ in 0..8 {
+        let leader = cluster.leader().await;
+        let term = cluster.node(leader).leader().borrow().term;
+        let start = std::time::Instant::now();
+        cluster.crash(leader).await;
+        let (_, _) = leader_after(&cluster, term).await;
+        key += 1;
+        cluster.propose(open_session(key)).await;
+        println!("failover incl. halting {:?}", start.elapsed());
+        cluster.start(leader).await;
+        cluster.assert_equal_states().await;
+    }
+    for _ in 0..5 {
+        let leader = cluster.leader().await;
+        let start = std::time::Instant::now();
+        cluster.node(leader).transfer_leader(None).await.unwrap();
+        cluster.propose(open_session(key)).await;
+        println!("transfer {:?}", start.elapsed());
+    }
+}
+// ADHOC-END

@@ -1,0 +1,42 @@
+//! gRPC: what clients, operators and chunk servers ask of this node (STYLE: request → authorise → command → propose → reply).
+//!
+//! `node` what all services share · `session` one client's stream · `queries` calls that are not logged · `wire` conversions ·
+//! `waiters` who waits for a chunk · `registry` the open streams · `admin` operators.
+
+pub(crate) mod admin;
+pub(crate) mod node;
+mod queries;
+mod registry;
+mod session;
+mod waiters;
+mod wire;
+
+use std::sync::Arc;
+
+use caribou_proto::meta::v1::meta_service_server::MetaService;
+use caribou_proto::meta::v1::{ClientMessage, ServerMessage};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use node::Node;
+
+/// Messages that wait to be sent on one session stream; then its calls wait.
+const OUTBOX: usize = 1024;
+
+/// The service of clients.
+#[derive(Clone)]
+pub(crate) struct Meta {
+    pub(crate) node: Arc<Node>,
+}
+
+#[tonic::async_trait]
+impl MetaService for Meta {
+    type SessionStream = ReceiverStream<Result<ServerMessage, Status>>;
+
+    async fn session(&self, request: Request<Streaming<ClientMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+        let (outbox, replies) = mpsc::channel(OUTBOX);
+        tokio::spawn(session::serve(self.node.clone(), request.into_inner(), outbox));
+        Ok(Response::new(ReceiverStream::new(replies)))
+    }
+}

@@ -1,0 +1,250 @@
+//! Calls that are not logged: reads on a linearizable view, claims, waits for a chunk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caribou_proto::ids::{Cookie, InodeId, SessionId};
+use caribou_proto::meta::v1 as wire;
+use caribou_proto::meta::v1::{Answer, Query, ReplyBody};
+use tokio::time::Instant;
+
+use super::node::Node;
+use super::wire::reply as to_wire;
+use super::wire::request::{self, Malformed};
+use crate::fsm::command::Caller;
+use crate::fsm::error::{self, Errno, Fatal};
+use crate::fsm::read::{self, chunks};
+use crate::fsm::tables::Tables;
+use crate::leader::LeaderHandle;
+use crate::raft::NotLeader;
+
+/// Longest wait of one `wait_chunk`; the client asks again.
+const WAIT_CHUNK: Duration = Duration::from_secs(1);
+
+/// Why a query has no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    NotLeader,
+    Malformed(Malformed),
+    Fatal(Fatal),
+}
+
+impl From<NotLeader> for Failure {
+    fn from(_: NotLeader) -> Self {
+        Self::NotLeader
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl From<Fatal> for Failure {
+    fn from(fatal: Fatal) -> Self {
+        Self::Fatal(fatal)
+    }
+}
+
+/// Answers one query.
+pub(super) async fn answer(node: &Arc<Node>, leading: &LeaderHandle, session: SessionId, query: Query) -> Result<Answer, Failure> {
+    let id = query.id;
+    let result = if let Some(wait) = query.wait_chunk {
+        Ok(wait_chunk(node, session, &wait).await?)
+    } else if query.release.is_some() || query.claims_complete.is_some() {
+        claims(leading, session, &query);
+        Ok(ReplyBody::default())
+    } else {
+        let caller = request::caller(query.caller.clone())?;
+        // Begun before the view is taken: no purge that the view does not show can come in between.
+        let opening = query.open.as_ref().map(|open| Opening::begin(leading, InodeId(open.inode)));
+        let view = node.raft().read().await?;
+        match read(&view, node, opening, session, &caller, query) {
+            Ok(body) => Ok(body?),
+            Err(error::Failure::Errno(errno)) => Err(errno),
+            Err(error::Failure::Fatal(fatal)) => return Err(fatal.into()),
+        }
+    };
+    Ok(match result {
+        Ok(body) => Answer { id, errno: 0, body: Some(body) },
+        Err(errno) => Answer { id, errno: errno.number(), body: None },
+    })
+}
+
+/// S7: messages to the leader's memory.
+fn claims(leading: &LeaderHandle, session: SessionId, query: &Query) {
+    if let Some(release) = &query.release {
+        leading.claims(|claims| claims.release(session, InodeId(release.inode)));
+    }
+    if query.claims_complete.is_some() {
+        leading.claims(|claims| claims.claims_complete(session));
+    }
+}
+
+type ReadResult = Result<Result<ReplyBody, Malformed>, error::Failure>;
+
+/// Reads one view. The inner result is for what no well-behaved client asks.
+fn read(
+    view: &dyn Tables,
+    node: &Node,
+    opening: Option<Opening<'_>>,
+    session: SessionId,
+    caller: &Caller,
+    query: Query,
+) -> ReadResult {
+    let with_attr = |attr| ReplyBody { attr: Some(to_wire::attr(&attr)), ..ReplyBody::default() };
+    Ok(Ok(if let Some(q) = query.lookup {
+        with_attr(read::lookup(view, caller, InodeId(q.parent), &q.name)?)
+    } else if let Some(q) = query.getattr {
+        with_attr(read::getattr(view, InodeId(q.inode))?)
+    } else if let Some(q) = query.readlink {
+        ReplyBody { bytes: read::readlink(view, InodeId(q.inode))?.into(), ..ReplyBody::default() }
+    } else if let Some(q) = query.readdir {
+        read_dir(view, &q)?
+    } else if let Some(q) = query.getxattr {
+        ReplyBody { bytes: read::getxattr(view, caller, InodeId(q.inode), &q.name)?.into(), ..ReplyBody::default() }
+    } else if let Some(q) = query.listxattr {
+        let names = read::listxattr(view, caller, InodeId(q.inode))?;
+        ReplyBody { names: names.into_iter().map(Into::into).collect(), ..ReplyBody::default() }
+    } else if query.statfs.is_some() {
+        let space = chunks::space(view)?;
+        let statfs = wire::StatFsReply {
+            total_bytes: space.total_bytes,
+            free_bytes: space.free_bytes,
+            inodes: space.inodes,
+            chunk_bytes: caribou_proto::ids::CHUNK_BYTES,
+        };
+        ReplyBody { statfs: Some(statfs), ..ReplyBody::default() }
+    } else if let Some(q) = query.access {
+        with_attr(read::access(view, caller, InodeId(q.inode), q.mask)?)
+    } else if let (Some(q), Some(opening)) = (query.open, opening) {
+        with_attr(open(view, opening, session, caller, &q)?)
+    } else if let Some(q) = query.locate {
+        located(view, node, session, InodeId(q.inode), q.first_index, q.count)?
+    } else {
+        return Ok(Err(Malformed::Missing("question")));
+    }))
+}
+
+/// S7: ESTALE for an inode without links, unless a session that had it open asserts its claim again.
+fn open(
+    view: &dyn Tables,
+    opening: Opening<'_>,
+    session: SessionId,
+    caller: &Caller,
+    open: &wire::Open,
+) -> error::OpResult<crate::fsm::reply::Attr> {
+    let inode = InodeId(open.inode);
+    if !open.reassert {
+        read::access(view, caller, inode, open.access)?;
+        if read::is_orphan(view, inode)? {
+            return Err(Errno::Stale.into());
+        }
+    }
+    let attr = read::getattr(view, inode)?;
+    opening.opened(session);
+    Ok(attr)
+}
+
+/// An open between its look at the inode and its claim; ends however the call ends.
+struct Opening<'a> {
+    leading: &'a LeaderHandle,
+    inode: InodeId,
+    opened: Option<SessionId>,
+}
+
+impl<'a> Opening<'a> {
+    fn begin(leading: &'a LeaderHandle, inode: InodeId) -> Self {
+        leading.claims(|claims| claims.begin_open(inode));
+        Self { leading, inode, opened: None }
+    }
+
+    fn opened(mut self, session: SessionId) {
+        self.opened = Some(session);
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.leading.claims(|claims| claims.end_open(self.inode, self.opened));
+    }
+}
+
+fn read_dir(view: &dyn Tables, query: &wire::ReadDir) -> error::OpResult<ReplyBody> {
+    let page = read::readdir(view, InodeId(query.inode), Cookie(query.cookie), query.limit, query.plus)?;
+    let entries = page.entries.into_iter().map(|e| wire::DirEntry {
+        name: e.name.into(),
+        cookie: e.cookie.0,
+        inode: e.inode.0,
+        kind: to_wire::kind(e.kind).into(),
+        attr: e.attr.as_ref().map(to_wire::attr),
+    });
+    Ok(ReplyBody { entries: entries.collect(), end_of_directory: page.end, ..ReplyBody::default() })
+}
+
+fn located(
+    view: &dyn Tables,
+    node: &Node,
+    session: SessionId,
+    inode: InodeId,
+    first: u32,
+    count: u32,
+) -> error::OpResult<ReplyBody> {
+    let length = read::getattr(view, inode)?.size;
+    let places = chunks::locate(view, session, inode, first, count)?;
+    let location = |l: chunks::Location| wire::ChunkLocation {
+        index: l.index,
+        chunk: l.chunk.0,
+        version: l.version.0,
+        state: l.state as i32,
+        holders: l
+            .holders
+            .into_iter()
+            .map(|(server, incarnation)| to_wire::holder(server, incarnation, &|s| node.address_of(s)))
+            .collect(),
+        goal: l.goal.into(),
+        granted: l.granted,
+    };
+    Ok(ReplyBody { chunks: places.into_iter().map(location).collect(), length, ..ReplyBody::default() })
+}
+
+/// Waits until the place can be read or granted, or for a second; answers with its state then.
+async fn wait_chunk(
+    node: &Arc<Node>,
+    session: SessionId,
+    wait: &wire::WaitChunk,
+) -> Result<ReplyBody, Failure> {
+    let (inode, index) = (InodeId(wait.inode), wait.index);
+    let end = Instant::now() + WAIT_CHUNK;
+    loop {
+        let view = node.raft().read().await?;
+        let chunk = chunks::chunk_at(&view, inode, index)?;
+        // Registered before the state is looked at (again), so that no change is missed.
+        let waiting = chunk.map(|id| node.waiters.on(id));
+        let mut change = std::pin::pin!(async {
+            match &waiting {
+                Some(waiting) => waiting.notify.notified().await,
+                None => std::future::pending().await,
+            }
+        });
+        // Polled once: `notify_waiters` then reaches it.
+        let _ = futures::poll!(change.as_mut());
+        let view = if chunk.is_some() { node.raft().read().await? } else { view };
+        let is_there = match wait.for_write {
+            true => chunks::is_grantable(&view, session, inode, index)?,
+            false => chunks::is_readable(&view, session, inode, index)?,
+        };
+        if is_there || Instant::now() >= end {
+            return match located(&view, node, session, inode, index, 1) {
+                Ok(body) => Ok(body),
+                Err(error::Failure::Fatal(fatal)) => Err(fatal.into()),
+                // The file is gone: nothing to wait for, and the client's next call says so.
+                Err(error::Failure::Errno(_)) => Ok(ReplyBody::default()),
+            };
+        }
+        drop(view);
+        // Woken, or at the end: look again. A place without a chunk row is always readable and grantable.
+        let _ = tokio::time::timeout_at(end, change).await;
+    }
+}

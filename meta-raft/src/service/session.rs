@@ -1,0 +1,356 @@
+//! One client's session stream: greeting, requests, queries, renewals (S1–S5, S7).
+//!
+//! The stream's task reads messages and hands each to a task of its own; replies leave in any order. Whatever this node cannot do any
+//! more because it does not lead ends the stream with a redirect: the client goes on elsewhere with the same `seq`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caribou_proto::ids::{InodeId, SESSION_WINDOW, Seq, SessionId};
+use caribou_proto::meta::v1::{
+    Cancel, ClientMessage, Hello, Query, Redirect, Refused, Renew, Renewed, Request, ServerMessage, SessionExpired,
+    Welcome, client_message, mutation, refused, server_message,
+};
+use tokio::sync::Semaphore;
+use tokio_stream::StreamExt;
+use tracing::Instrument;
+
+use super::node::Node;
+use super::registry::Outbox;
+use super::{queries, wire};
+use crate::fsm::command::{ClientCommand, Command};
+use crate::fsm::reply::{Body, ClientReply, Outcome, Reply};
+use crate::fsm::{FEATURE_LEVEL, tables};
+use crate::fsm::read;
+use crate::fsm::tables::classes::DEFAULT_CLASS;
+use crate::leader::{CreateTicket, LeaderHandle, RenewError, Renewal, limits};
+use crate::raft::{ClusterIdentity, NotLeader, ProposeError};
+
+/// The wire version that this node speaks.
+const WIRE_VERSION: u32 = 1;
+/// How long a client may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a call looks whether its chunk is still held back.
+const HELD_BACK_POLL: Duration = Duration::from_millis(10);
+/// Longest name of a client, in bytes.
+const CLIENT_NAME_MAX: usize = 256;
+
+/// Why a stream ends, told to the client as its last message.
+enum Goodbye {
+    Redirect,
+    Refused(refused::Kind, String),
+    /// The client closed, or nobody listens any more.
+    Silent,
+}
+
+impl From<NotLeader> for Goodbye {
+    fn from(_: NotLeader) -> Self {
+        Self::Redirect
+    }
+}
+
+impl From<ProposeError> for Goodbye {
+    fn from(_: ProposeError) -> Self {
+        Self::Redirect
+    }
+}
+
+impl From<wire::request::Malformed> for Goodbye {
+    fn from(error: wire::request::Malformed) -> Self {
+        Self::Refused(refused::Kind::Protocol, error.to_string())
+    }
+}
+
+/// Serves a stream until it ends.
+pub(crate) async fn serve(
+    node: Arc<Node>,
+    mut inbox: impl tokio_stream::Stream<Item = Result<ClientMessage, tonic::Status>> + Unpin,
+    outbox: Outbox,
+) {
+    let goodbye = match greet(&node, &mut inbox, &outbox).await {
+        Ok((session, leading)) => {
+            let span = tracing::debug_span!("session", %session);
+            work(&node, session, leading, &mut inbox, &outbox).instrument(span).await
+        }
+        Err(goodbye) => goodbye,
+    };
+    let body = match goodbye {
+        Goodbye::Silent => return,
+        Goodbye::Redirect => server_message::Body::Redirect(redirect(&node)),
+        Goodbye::Refused(kind, reason) => {
+            tracing::info!(reason, "a client was refused");
+            server_message::Body::Refused(Refused { kind: kind.into(), reason })
+        }
+    };
+    send(&outbox, body).await;
+}
+
+async fn send(outbox: &Outbox, body: server_message::Body) {
+    // Fails when the client has gone, and then nobody needs the message.
+    let _ = outbox.send(Ok(ServerMessage { body: Some(body) })).await;
+}
+
+fn redirect(node: &Node) -> Redirect {
+    let state = node.raft().leader().borrow().clone();
+    let leader = state.leader_id.filter(|id| *id != node.raft().node_id());
+    let nodes = node.meta_nodes();
+    let address = leader.and_then(|id| nodes.iter().find(|n| n.node_id == id.0)).map(|n| n.address.clone());
+    Redirect {
+        leader_id: leader.map_or(0, |id| id.0),
+        leader_address: address.unwrap_or_default(),
+        nodes,
+        term: state.term,
+    }
+}
+
+/// Hello → Welcome, or SessionExpired for a session that has ended (its unanswered calls may still be asked for, S4).
+async fn greet(
+    node: &Arc<Node>,
+    inbox: &mut (impl tokio_stream::Stream<Item = Result<ClientMessage, tonic::Status>> + Unpin),
+    outbox: &Outbox,
+) -> Result<(SessionId, LeaderHandle), Goodbye> {
+    let first = tokio::time::timeout(HELLO_TIMEOUT, inbox.next()).await;
+    let Ok(Some(Ok(ClientMessage { body: Some(client_message::Body::Hello(hello)) }))) = first else {
+        return Err(Goodbye::Refused(refused::Kind::Protocol, "the first message was no Hello".to_owned()));
+    };
+    let refuse = |kind, reason: String| Err(Goodbye::Refused(kind, reason));
+    if hello.wire_version != WIRE_VERSION {
+        let reason = format!("the client speaks version {} of the protocol, this node version {WIRE_VERSION}: upgrade the older of the two", hello.wire_version);
+        return refuse(refused::Kind::Version, reason);
+    }
+    let Some(identity) = node.raft().cluster() else {
+        let reason = "this metadata node belongs to no cluster yet: run `caribou init`".to_owned();
+        return refuse(refused::Kind::NotInitialised, reason);
+    };
+    if let Some(theirs) = &hello.cluster
+        && ClusterIdentity::try_from(theirs) != Ok(identity)
+    {
+        // F1
+        let reason = format!("this metadata node belongs to cluster {identity}, the client to another: check the addresses");
+        return refuse(refused::Kind::ForeignCluster, reason);
+    }
+    let Some(leading) = node.leading() else { return Err(Goodbye::Redirect) };
+    if !node.registry.has_room() {
+        return refuse(refused::Kind::Limit, "this cluster has as many clients as limits.sessions allows: unmount some, or raise it".to_owned());
+    }
+    let (session, is_live) = session_of(node, &hello).await?;
+    let term = node.raft().leader().borrow().term;
+    let body = if is_live {
+        leading.session_seen(session);
+        server_message::Body::Welcome(Welcome {
+            cluster: Some(identity.into()),
+            session_id: session.0,
+            ttl_ms: limits::SESSION_TTL.as_millis() as u64,
+            window: SESSION_WINDOW,
+            term,
+            feature_level: FEATURE_LEVEL,
+            nodes: node.meta_nodes(),
+            leader_id: node.raft().node_id().0,
+        })
+    } else {
+        server_message::Body::SessionExpired(SessionExpired {})
+    };
+    send(outbox, body).await;
+    Ok((session, leading))
+}
+
+/// Storage failed or an invariant is broken: the node stops.
+fn stop(node: &Node, fatal: &crate::fsm::error::Fatal) -> Goodbye {
+    node.stop(fatal);
+    Goodbye::Redirect
+}
+
+/// The session that the client names, or a new one; and whether it lives.
+async fn session_of(node: &Node, hello: &Hello) -> Result<(SessionId, bool), Goodbye> {
+    if hello.session_id != 0 {
+        let session = SessionId(hello.session_id);
+        let view = node.raft().read().await?;
+        let row = tables::sessions::get(&view, session).map_err(|fatal| stop(node, &fatal))?;
+        return Ok((session, row.is_some_and(|row| row.is_live())));
+    }
+    let malformed = || Goodbye::Refused(refused::Kind::Protocol, "Hello has no open_key of 16 bytes".to_owned());
+    let key = hello.open_key.as_ref().try_into().map_err(|_| malformed())?;
+    let name: String = hello.client_name.chars().take(CLIENT_NAME_MAX).collect();
+    let replies = node.raft().propose(vec![Command::OpenSession { key, name }]).await?;
+    match replies.first() {
+        Some(Reply::SessionOpened { session }) => Ok((*session, true)),
+        other => Err(Goodbye::Refused(refused::Kind::Protocol, format!("no session could be opened: {other:?}"))),
+    }
+}
+
+/// Reads messages until the stream ends.
+async fn work(
+    node: &Arc<Node>,
+    session: SessionId,
+    leading: LeaderHandle,
+    inbox: &mut (impl tokio_stream::Stream<Item = Result<ClientMessage, tonic::Status>> + Unpin),
+    outbox: &Outbox,
+) -> Goodbye {
+    let place = node.registry.enter(session, outbox.clone());
+    if let Err(fatal) = node.push_recalls(session) {
+        return stop(node, &fatal);
+    }
+    let room = Arc::new(Semaphore::new(node.limits.calls_per_session));
+    let (failed, mut failures) = tokio::sync::mpsc::channel::<Goodbye>(1);
+    loop {
+        let message = tokio::select! {
+            message = inbox.next() => message,
+            goodbye = failures.recv() => return goodbye.unwrap_or(Goodbye::Silent),
+            () = place.ended.cancelled() => return Goodbye::Redirect,
+        };
+        let Some(Ok(ClientMessage { body: Some(body) })) = message else { return Goodbye::Silent };
+        let Ok(permit) = room.clone().acquire_owned().await else { return Goodbye::Silent };
+        let call = Call { node: node.clone(), leading: leading.clone(), session, outbox: outbox.clone() };
+        let failed = failed.clone();
+        tokio::spawn(async move {
+            if let Err(goodbye) = call.handle(body).await {
+                // One reason is enough.
+                let _ = failed.try_send(goodbye);
+            }
+            drop(permit);
+        });
+    }
+}
+
+/// One message at work.
+struct Call {
+    node: Arc<Node>,
+    leading: LeaderHandle,
+    session: SessionId,
+    outbox: Outbox,
+}
+
+impl Call {
+    async fn handle(self, body: client_message::Body) -> Result<(), Goodbye> {
+        match body {
+            client_message::Body::Request(request) => self.request(request).await,
+            client_message::Body::Query(query) => self.query(query).await,
+            client_message::Body::Renew(renew) => self.renew(renew).await,
+            client_message::Body::Cancel(cancel) => self.cancel(cancel).await,
+            client_message::Body::Hello(_) => {
+                Err(Goodbye::Refused(refused::Kind::Protocol, "a second Hello on one stream".to_owned()))
+            }
+        }
+    }
+
+    /// S1: logged, and answered only from `apply`.
+    async fn request(&self, request: Request) -> Result<(), Goodbye> {
+        let op = request.mutation.as_ref().and_then(|m| m.op.as_ref());
+        let placement = match op {
+            Some(op) if wire::request::wants_placement(op) => {
+                if let mutation::Op::TakeGrant(take) = op {
+                    self.wait_while_held_back(InodeId(take.inode), take.index).await?;
+                }
+                self.leading.place(DEFAULT_CLASS).map_err(|fatal| stop(&self.node, &fatal))?
+            }
+            _ => Vec::new(),
+        };
+        // S7: no orphan that this create may have opened is purged before its claim is registered.
+        let create = matches!(op, Some(mutation::Op::Create(_))).then(|| Creating::begin(&self.leading));
+        let command = ClientCommand {
+            session: self.session,
+            seq: Seq(request.seq),
+            acked_below: Seq(request.acked_below),
+            caller: wire::request::caller(request.caller)?,
+            op: wire::request::mutation(request.mutation, placement)?,
+        };
+        let reply = self.propose(Command::Client(command)).await?;
+        if let ClientReply { outcome: Outcome::Executed, result: Ok(Body { attr: Some(attr), .. }), .. } = &reply
+            && let Some(create) = create
+        {
+            // S7: before the reply leaves.
+            create.opened(self.session, attr.inode);
+        }
+        self.answer(request.seq, reply).await;
+        Ok(())
+    }
+
+    /// S5.
+    async fn cancel(&self, cancel: Cancel) -> Result<(), Goodbye> {
+        let reply = self.propose(Command::Cancel { session: self.session, seq: Seq(cancel.seq) }).await?;
+        self.answer(cancel.seq, reply).await;
+        Ok(())
+    }
+
+    async fn propose(&self, command: Command) -> Result<ClientReply, Goodbye> {
+        let mut replies = self.node.raft().propose(vec![command]).await?;
+        match replies.pop() {
+            Some(Reply::Client(reply)) => Ok(reply),
+            other => Err(Goodbye::Refused(refused::Kind::Protocol, format!("a request was answered {other:?}"))),
+        }
+    }
+
+    async fn answer(&self, seq: u64, reply: ClientReply) {
+        if reply.from_table {
+            self.node.counters.replies_from_table.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        if let Some(reply) = wire::reply::reply(seq, reply, &|server| self.node.address_of(server)) {
+            send(&self.outbox, server_message::Body::Reply(reply)).await;
+        }
+    }
+
+    async fn query(&self, query: Query) -> Result<(), Goodbye> {
+        self.node.counters.queries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let id = query.id;
+        let result = queries::answer(&self.node, &self.leading, self.session, query).await;
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(queries::Failure::NotLeader) => return Err(Goodbye::Redirect),
+            Err(queries::Failure::Malformed(error)) => return Err(error.into()),
+            Err(queries::Failure::Fatal(fatal)) => return Err(stop(&self.node, &fatal)),
+        };
+        debug_assert_eq!(answer.id, id);
+        send(&self.outbox, server_message::Body::Answer(answer)).await;
+        Ok(())
+    }
+
+    /// R2: a repair that was refused twice holds new grants of its chunk back, for 2 s at most.
+    async fn wait_while_held_back(&self, inode: InodeId, index: u32) -> Result<(), Goodbye> {
+        let view = self.node.raft().view();
+        let chunk = read::chunks::chunk_at(&view, inode, index).map_err(|fatal| stop(&self.node, &fatal))?;
+        drop(view);
+        while chunk.is_some_and(|chunk| self.leading.is_held_back(chunk)) {
+            tokio::time::sleep(HELD_BACK_POLL).await;
+        }
+        Ok(())
+    }
+
+    /// S3: only under a valid lease, and after a commit where the committed idle time is not zero.
+    async fn renew(&self, renew: Renew) -> Result<(), Goodbye> {
+        let renewal = match self.leading.renew(self.session).await {
+            Ok(renewal) => renewal,
+            Err(RenewError::NotLeader(_)) => return Err(Goodbye::Redirect),
+            Err(RenewError::Fatal(fatal)) => return Err(stop(&self.node, &fatal)),
+        };
+        self.node.raft().read().await?;
+        let body = match renewal {
+            Renewal::Renewed => server_message::Body::Renewed(Renewed { stamp: renew.stamp }),
+            Renewal::Expired => server_message::Body::SessionExpired(SessionExpired {}),
+        };
+        send(&self.outbox, body).await;
+        Ok(())
+    }
+}
+
+/// A create between its proposal and its reply; ends however the call ends.
+struct Creating<'a> {
+    leading: &'a LeaderHandle,
+    ticket: CreateTicket,
+    opened: Option<(SessionId, InodeId)>,
+}
+
+impl<'a> Creating<'a> {
+    fn begin(leading: &'a LeaderHandle) -> Self {
+        Self { leading, ticket: leading.begin_create(), opened: None }
+    }
+
+    fn opened(mut self, session: SessionId, inode: InodeId) {
+        self.opened = Some((session, inode));
+    }
+}
+
+impl Drop for Creating<'_> {
+    fn drop(&mut self) {
+        self.leading.end_create(self.ticket, self.opened);
+    }
+}

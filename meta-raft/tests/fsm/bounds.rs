@@ -1,0 +1,109 @@
+//! Work per record is bounded: what is larger takes several records, and each of them leaves a state that is right.
+
+use caribou_meta_raft::fsm::command::Command;
+use caribou_meta_raft::fsm::read;
+use caribou_meta_raft::fsm::reply::Reply;
+use caribou_meta_raft::fsm::tables::meta::{Counter, counter};
+use caribou_meta_raft::fsm::tables::sessions::SessionState;
+use caribou_meta_raft::fsm::tables::{orphans, replies, sessions};
+use caribou_proto::ids::{Cookie, InodeId, ROOT_INODE, Seq, SessionId};
+
+use crate::cluster::{Cluster, SESSION, create, unlink};
+
+/// How often a command says that more is to do; the last one said `finished`.
+fn steps(cluster: &mut Cluster, command: &Command) -> u32 {
+    for step in 1..100 {
+        if cluster.one(command.clone()) == (Reply::Progress { finished: true }) {
+            return step;
+        }
+    }
+    panic!("never finished: {command:?}");
+}
+
+fn stored_replies(cluster: &Cluster) -> usize {
+    replies::seqs(&cluster.tables, SESSION, Seq(0), usize::MAX).expect("replies").len()
+}
+
+#[test]
+fn acknowledged_replies_go_a_few_at_a_time() {
+    let mut cluster = Cluster::new();
+    for i in 0..100 {
+        cluster.run(create(&format!("f{i}"), &[])).expect("created");
+    }
+    assert_eq!(stored_replies(&cluster), 100);
+    cluster.acked_below = 101;
+    let mut before = 100;
+    for i in 0..20 {
+        cluster.run(create(&format!("g{i}"), &[])).expect("created");
+        let now = stored_replies(&cluster);
+        assert!(now + 16 > before, "{before} replies became {now} in one record");
+        before = now;
+    }
+    assert_eq!(before, 20, "those that are not acknowledged are left");
+    // A client that claims to have seen what was never asked costs nothing, and harms itself only.
+    cluster.acked_below = u64::MAX;
+    let request = cluster.request(unlink("f1"));
+    cluster.one(request);
+    assert!(read::lookup(&cluster.tables, &Default::default(), ROOT_INODE, b"f1").is_ok());
+}
+
+#[test]
+fn a_session_with_many_grants_ends_in_steps() {
+    let mut cluster = Cluster::new();
+    for i in 0..150 {
+        let body = cluster.run(create(&format!("f{i}"), &[1, 2])).expect("created");
+        assert!(body.grant.is_some());
+    }
+    let step = caribou_meta_raft::fsm::command::IdleStep { session: SESSION, add_ms: 100 };
+    cluster.one(Command::AddIdle { sessions: vec![step] });
+    let expire = Command::ExpireSession { session: SESSION, ttl_ms: 100 };
+    assert_eq!(cluster.one(expire.clone()), Reply::Progress { finished: false });
+    let state = sessions::get(&cluster.tables, SESSION).expect("a get").expect("a session").state;
+    assert!(matches!(state, SessionState::Ending { .. }), "{state:?}");
+    // S4: its requests are over at once.
+    let request = cluster.request(unlink("f1"));
+    assert!(format!("{:?}", cluster.one(request)).contains("NotExecuted"));
+    assert_eq!(steps(&mut cluster, &expire), 2);
+    assert_eq!(counter(&cluster.tables, Counter::Chunks), Ok(0), "W2: never written, so garbage");
+    let forget = Command::ForgetSessions { before_ns: i64::MAX, limit: 40 };
+    assert_eq!(steps(&mut cluster, &forget), 4);
+    assert_eq!(sessions::get(&cluster.tables, SESSION), Ok(None));
+    assert_eq!(steps(&mut cluster, &Command::ExpireSession { session: SessionId(9), ttl_ms: 1 }), 1);
+}
+
+#[test]
+fn orphans_are_purged_in_steps() {
+    let mut cluster = Cluster::new();
+    for i in 0..300 {
+        cluster.run(create(&format!("f{i}"), &[1])).expect("created");
+        cluster.run(unlink(&format!("f{i}"))).expect("unlinked");
+    }
+    let inodes = orphans::page(&cluster.tables, InodeId(0), 1000).expect("orphans");
+    assert_eq!(inodes.len(), 300);
+    assert_eq!(steps(&mut cluster, &Command::PurgeOrphans { inodes }), 2);
+    assert_eq!(counter(&cluster.tables, Counter::Inodes), Ok(1));
+    assert_eq!(counter(&cluster.tables, Counter::Chunks), Ok(0));
+    assert_eq!(counter(&cluster.tables, Counter::Garbage), Ok(300));
+}
+
+#[test]
+fn a_large_directory_is_read_in_pages() {
+    let mut cluster = Cluster::new();
+    for hundred in 0..100 {
+        let commands = (0..100).map(|i| cluster.request(create(&format!("f{hundred}-{i}"), &[]))).collect();
+        cluster.acked_below = cluster.next_seq;
+        let entry = caribou_meta_raft::fsm::command::Entry { feature_level: 1, time_ns: 1, commands };
+        cluster.try_apply(&entry).expect("no broken invariant");
+    }
+    let (mut cookie, mut names) = (Cookie(0), std::collections::BTreeSet::new());
+    loop {
+        let page = read::readdir(&cluster.tables, ROOT_INODE, cookie, u32::MAX, false).expect("a page");
+        assert!(page.entries.len() <= read::MAX_READDIR_ENTRIES as usize);
+        cookie = page.entries.last().expect("an entry").cookie;
+        names.extend(page.entries.into_iter().map(|entry| entry.name));
+        if page.end {
+            break;
+        }
+    }
+    assert_eq!(names.len(), 10_000);
+}
