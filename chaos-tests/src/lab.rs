@@ -131,8 +131,14 @@ impl Lab {
 }
 
 impl Drop for Lab {
+    /// After an error; `finish` has stopped everything before.
     fn drop(&mut self) {
-        self.cluster.kill_all();
+        if self.folder.exists() {
+            self.cluster.kill_all();
+            if !self.keep {
+                clean(&self.folder);
+            }
+        }
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Args {
 #[derive(Debug, PartialEq)]
 pub enum Invocation {
     /// To mount.
-    Mount(Args),
+    Mount(Box<Args>),
     /// Help or version, to be printed.
     Print(String),
 }
@@ -108,7 +108,8 @@ impl Args {
             config.meta = cli.meta;
         }
         config.validate()?;
-        Ok(Invocation::Mount(Self { config, mount_point: cli.mount_point, background: cli.background }))
+        let args = Self { config, mount_point: cli.mount_point, background: cli.background };
+        Ok(Invocation::Mount(Box::new(args)))
     }
 
     fn from_helper(args: Vec<OsString>) -> Result<Invocation, Problem> {
@@ -128,7 +129,8 @@ impl Args {
         if helper.fake {
             return Ok(Invocation::Print(String::new()));
         }
-        Ok(Invocation::Mount(Self { config, mount_point: helper.mount_point, background: true }))
+        let args = Self { config, mount_point: helper.mount_point, background: true };
+        Ok(Invocation::Mount(Box::new(args)))
     }
 }
 
@@ -157,7 +159,7 @@ mod tests {
 
     fn mount(line: &str) -> Args {
         match parse(line).expect("parses") {
-            Invocation::Mount(args) => args,
+            Invocation::Mount(args) => *args,
             Invocation::Print(text) => panic!("{text}"),
         }
     }

@@ -1,25 +1,18 @@
-//! Thin adapter: fuser's calls become calls of `fs.rs`, results become replies. Each call is tried once on the thread that
-//! took it from the kernel (a buffered write or a cached read is done then), else it moves to the runtime and is answered from
-//! there. Decides nothing but time-outs and flag bits.
+//! Thin adapter: fuser's calls become calls of `fs.rs`, results become replies. Decides nothing but flag bits.
 
 use std::ffi::OsStr;
-use std::future::Future;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use caribou_client::Error;
 use caribou_client::proto::ids::NAME_MAX;
-use caribou_client::proto::meta::v1::{Attr, Caller, Create, Rename, SetAttr, SetXattr};
+use caribou_client::proto::meta::v1::{Create, Rename, SetAttr, SetXattr};
 use fuser::*;
 
+use crate::adapter::{Adapter, GENERATION, bytes, xattr};
 use crate::convert::{MODE_BITS, access_of_flags, file_attr, file_type, time_to_set};
-use crate::fs::{Fs, Write};
-use crate::identity::Identities;
-use crate::interrupt::interrupted;
+use crate::fs::Write;
 
 /// The longest read or write of one request.
 const MAX_REQUEST_BYTES: u32 = 1 << 20;
@@ -27,131 +20,6 @@ const MAX_REQUEST_BYTES: u32 = 1 << 20;
 const STATFS_BLOCK_BYTES: u32 = 4096;
 /// Inode numbers do not run out; programs want to see some that are free.
 const FREE_INODES: u64 = 1 << 30;
-/// Inode numbers are never used twice, so one generation is enough.
-const GENERATION: Generation = Generation(0);
-
-/// What the kernel may assume for how long, and how many requests it may have on their way.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct KernelSettings {
-    pub(crate) attr_timeout: Duration,
-    pub(crate) entry_timeout: Duration,
-    pub(crate) max_background: u16,
-}
-
-/// The file system as fuser wants it.
-pub(crate) struct Adapter {
-    fs: Arc<Fs>,
-    runtime: tokio::runtime::Handle,
-    identities: Identities,
-    settings: KernelSettings,
-}
-
-/// A reply that can be an error.
-trait Refuse: Send + 'static {
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refuse {
-    ($($reply:ty),*) => { $(impl Refuse for $reply {
-        fn refuse(self, errno: Errno) {
-            self.error(errno);
-        }
-    })* };
-}
-
-refuse!(ReplyEntry, ReplyAttr, ReplyData, ReplyEmpty, ReplyOpen, ReplyWrite, ReplyStatfs, ReplyXattr, ReplyCreate);
-refuse!(ReplyDirectory, ReplyDirectoryPlus);
-
-impl Adapter {
-    pub(crate) fn new(fs: Arc<Fs>, runtime: tokio::runtime::Handle, settings: KernelSettings) -> Self {
-        Self { fs, runtime, identities: Identities::default(), settings }
-    }
-
-    fn caller(&self, request: &Request) -> Caller {
-        self.identities.caller(request.pid(), request.uid(), request.gid())
-    }
-
-    /// Runs `work` and replies; a caller that is signalled meanwhile is let go, and the call given up (S5).
-    fn answer<R: Refuse, T: Send + 'static>(
-        &self,
-        request: &Request,
-        reply: R,
-        work: impl Future<Output = Result<T, Error>> + Send + 'static,
-        grant: impl FnOnce(R, T) + Send + 'static,
-    ) {
-        let pid = request.pid();
-        let _runtime = self.runtime.enter();
-        let mut work = Box::pin(work);
-        if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            settle(reply, result, grant);
-            return;
-        }
-        self.runtime.spawn(async move {
-            let result = tokio::select! {
-                biased;
-                result = work => result,
-                () = interrupted(pid) => Err(Error::Interrupted),
-            };
-            settle(reply, result, grant);
-        });
-    }
-
-    fn entry(
-        &self,
-        request: &Request,
-        reply: ReplyEntry,
-        work: impl Future<Output = Result<Attr, Error>> + Send + 'static,
-    ) {
-        let KernelSettings { attr_timeout, entry_timeout, .. } = self.settings;
-        self.answer(request, reply, work, move |reply, attr| {
-            reply.entry_with_ttls(&attr_timeout, &entry_timeout, &file_attr(&attr), GENERATION);
-        });
-    }
-
-    fn empty(
-        &self,
-        request: &Request,
-        reply: ReplyEmpty,
-        work: impl Future<Output = Result<(), Error>> + Send + 'static,
-    ) {
-        self.answer(request, reply, work, |reply, ()| reply.ok());
-    }
-
-    /// Where one time-out stands for both, the shorter one.
-    fn shorter_timeout(&self) -> Duration {
-        self.settings.attr_timeout.min(self.settings.entry_timeout)
-    }
-}
-
-fn settle<R: Refuse, T>(reply: R, result: Result<T, Error>, grant: impl FnOnce(R, T)) {
-    match result {
-        Ok(value) => grant(reply, value),
-        Err(error) => {
-            match &error {
-                Error::Errno(_) | Error::Interrupted => tracing::debug!(%error, "call failed"),
-                Error::Unavailable(_) => tracing::warn!(%error, "call timed out"),
-                Error::Refused(_) | Error::Fatal(_) => tracing::error!(%error, "call failed"),
-            }
-            reply.refuse(Errno::from_i32(error.errno()));
-        }
-    }
-}
-
-fn bytes(name: &OsStr) -> Bytes {
-    Bytes::copy_from_slice(name.as_bytes())
-}
-
-/// What getxattr(2) and listxattr(2) want: the length if `size` is 0, else the value if it fits.
-fn xattr(reply: ReplyXattr, value: &[u8], size: u32) {
-    let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
-    if size == 0 {
-        reply.size(len);
-    } else if len > size {
-        reply.error(Errno::ERANGE);
-    } else {
-        reply.data(value);
-    }
-}
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {

@@ -7,7 +7,7 @@
 //! | `server.rs` | the life of a mount: check, connect, mount, serve, unmount |
 //! | `daemon.rs` | going into the background once the mount is up |
 //! | `mount_point.rs` | what can be wrong with a mount point; kernel read-ahead; unmounting |
-//! | `fuse.rs` | thin adapter: fuser's calls → `fs.rs`, results → replies |
+//! | `fuse.rs`, `adapter.rs` | thin adapter: fuser's calls → `fs.rs`, results → replies; where and how they are answered |
 //! | `fs.rs`, `listing.rs`, `names.rs`, `attributes.rs` | the operations, as async functions that know no kernel |
 //! | `handles.rs`, `dir.rs` | open files and directories; the scan of a directory with stable positions |
 //! | `convert.rs` | wire attributes ↔ kernel attributes |
@@ -17,6 +17,7 @@
 //! The metadata node checks access; everything about data is in `caribou-client`. Nothing here caches what another client
 //! may change, but for the time-outs that the kernel is given.
 
+mod adapter;
 mod args;
 mod attributes;
 mod config;

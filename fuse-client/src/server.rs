@@ -8,9 +8,9 @@ use fuser::{MountOption, Session, SessionACL, SessionUnmounter};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+use crate::adapter::{Adapter, KernelSettings};
 use crate::daemon::{self, Parent, Side};
 use crate::fs::Fs;
-use crate::fuse::{Adapter, KernelSettings};
 use crate::{Args, Config, mount_point};
 
 /// Why there is no mount: one sentence that says what, where and what to do.

@@ -16,7 +16,7 @@ use crate::report::Verdict;
 
 const WRITERS: u64 = 3;
 /// Where data begin in a replica's file (docs/on-disk-format.md).
-const DATA_OFFSET: usize = 16 << 10;
+const DATA_OFFSET: usize = 64 << 10;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {

@@ -140,7 +140,8 @@ impl MemoryDisk {
         Self { path: self.path.clone(), state: Arc::new(Mutex::new(copy)), gate: Arc::default(), inline: self.inline }
     }
 
-    /// Power loss: what was synced stays; each un-synced sector, length and name is kept or lost by the seed's choice.
+    /// Power loss: what was synced stays; each un-synced sector is kept, lost or torn, each length
+    /// and name kept or lost, by the seed's choice.
     pub fn power_cut(&self, seed: u64) -> Self {
         self.kill();
         let mut dice = Dice(seed);
@@ -172,12 +173,14 @@ impl MemoryDisk {
 fn survive(inode: &Inode, dice: &mut Dice) -> Inode {
     let mut sectors = inode.durable.clone();
     for sector in &inode.changed {
-        if dice.flip() {
-            match inode.sectors.get(sector) {
-                Some(content) => sectors.insert(*sector, *content),
-                None => sectors.remove(sector),
-            };
-        }
+        let new = inode.sectors.get(sector).copied().unwrap_or([0; SECTOR]);
+        let kept = match dice.roll(8) {
+            0..3 => continue,
+            3..6 => SECTOR,
+            // Torn: a disk that is not even atomic within a sector.
+            _ => dice.roll(SECTOR as u64 / 8) as usize * 8,
+        };
+        sectors.entry(*sector).or_insert([0; SECTOR])[..kept].copy_from_slice(&new[..kept]);
     }
     let length = if dice.flip() { inode.length } else { inode.durable_length };
     sectors.retain(|sector, _| sector * (SECTOR as u64) < length);
@@ -189,11 +192,15 @@ struct Dice(u64);
 
 impl Dice {
     fn flip(&mut self) -> bool {
+        self.roll(2) == 1
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) & 1 == 1
+        (mixed ^ (mixed >> 31)) % sides
     }
 }
 

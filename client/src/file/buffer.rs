@@ -34,6 +34,8 @@ struct Extent {
     since: u64,
     /// A committed write-end has told of these bytes: if they lie beyond the committed length now, somebody has cut them off.
     told: bool,
+    /// Told, and acknowledged by all in the epoch that ended last.
+    kept: bool,
     state: State,
 }
 
@@ -83,7 +85,10 @@ impl ChunkBuffer {
         let inherited = self.carve(offset, end);
         let since = inherited.since.unwrap_or(write).min(write);
         let unsent = inherited.unsent.unwrap_or(write).min(write);
-        self.put(offset, Extent { pinned: data.len(), data, since, told: false, state: State::Dirty { unsent } });
+        self.put(
+            offset,
+            Extent { pinned: data.len(), data, since, told: false, kept: false, state: State::Dirty { unsent } },
+        );
     }
 
     /// The next fragment to send, at most 1 MiB, marked in flight as number `n`: the run around the oldest dirty bytes,
@@ -144,7 +149,7 @@ impl ChunkBuffer {
             (joined.freeze(), (end - start) as usize)
         };
         let told = pieces[0].told;
-        self.put(start, Extent { data: data.clone(), pinned, since, told, state: State::InFlight(n) });
+        self.put(start, Extent { data: data.clone(), pinned, since, told, kept: false, state: State::InFlight(n) });
         data
     }
 
@@ -211,9 +216,26 @@ impl ChunkBuffer {
         let offsets: Vec<u32> = self.extents.keys().copied().collect();
         for offset in offsets {
             let mut extent = self.remove(offset);
+            extent.kept = extent.told && matches!(extent.state, State::Acked(_) | State::Synced(_));
             extent.state = State::Dirty { unsent: extent.since };
             self.put(offset, extent);
         }
+    }
+
+    /// W5: a holder that stayed up still has what was told and acknowledged by all in the epoch that ended: not to be sent again
+    /// (another client may have written there since), but to be synced; it counts as fragment `n`. False if there is none.
+    pub(crate) fn keep(&mut self, n: u64) -> bool {
+        let kept: Vec<u32> = self.extents.iter().filter(|(_, extent)| extent.kept).map(|(offset, _)| *offset).collect();
+        for &offset in &kept {
+            let extent = self.remove(offset);
+            self.put(offset, Extent { state: State::Acked(n), kept: false, ..extent });
+        }
+        !kept.is_empty()
+    }
+
+    /// W5: nobody has it any more: everything is to be sent again.
+    pub(crate) fn keep_nothing(&mut self) {
+        self.extents.values_mut().for_each(|extent| extent.kept = false);
     }
 
     /// W9: bytes at or beyond `offset` no longer exist.

@@ -10,11 +10,10 @@ use caribou_proto::meta::v1::{ReplyBody, ReportBroken, TakeGrant, WaitChunk, Wri
 use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
-use tokio::time::Instant;
 
+use super::action::{Action, Held};
 use super::inode::{Inode, State};
 use super::ports::own_caller;
-use super::write_chunk::{Action, Held};
 use super::write_state::{GiveUp, WriteState};
 use crate::chunk::{LinkError, WriteStream, answer};
 use crate::meta::QueryOp;
@@ -44,11 +43,7 @@ pub(crate) async fn run(inode: Arc<Inode>) {
     let mut streams = Streams::new();
     let mut actions = Vec::new();
     loop {
-        let sync_after = inode.context.settings.sync_after;
-        let deadline = inode.peek(|state| {
-            let in_use = state.writers > 0;
-            state.write.plan(Instant::now(), sync_after, in_use, &mut actions)
-        });
+        let deadline = inode.plan(&mut actions);
         for action in actions.drain(..) {
             work.push(start(&inode, &mut streams, action));
         }
@@ -104,7 +99,9 @@ fn handle(inode: u64, state: &mut State, event: Event) {
             state.write.waited(index);
         }
         Event::WriteEnded { id, result: Ok(body) } => {
-            state.write.write_ended(id, &body);
+            if state.write.write_ended(id, &body) {
+                state.generation += 1;
+            }
             state.settled();
         }
         Event::WriteEnded { id, result: Err(error) } => {

@@ -14,8 +14,10 @@ use super::read_ahead::Sequence;
 use super::sticky::Seen;
 use crate::Error;
 
-/// The greatest size of a file: chunk indices have 32 bits.
-pub(crate) const MAX_FILE_BYTES: u64 = (u32::MAX as u64) * CHUNK_BYTES;
+/// Chunks of the longest file, as the metadata nodes have it (4 TiB).
+const MAX_FILE_CHUNKS: u64 = 1 << 16;
+/// The greatest size of a file.
+const MAX_FILE_BYTES: u64 = MAX_FILE_CHUNKS * CHUNK_BYTES;
 
 static NEXT_OWNER: AtomicU64 = AtomicU64::new(1);
 

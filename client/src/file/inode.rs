@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Duration, Instant};
 
+use super::action::Action;
 use super::context::Context;
 use super::driver;
 use super::places::Places;
@@ -20,7 +21,7 @@ use super::sticky::{Seen, Sticky};
 use super::write_state::{Note, WriteState};
 use crate::Error;
 
-/// For this long after its own commit, a client overrules attributes that may have been read before it.
+/// For this long after its own commit, a client overrules times that may have been read before it.
 const OVERRULE: Duration = Duration::from_secs(1);
 
 /// See the head of this file.
@@ -44,6 +45,8 @@ pub(crate) struct State {
     pub(crate) handles: u32,
     /// Handles open for writing.
     pub(crate) writers: u32,
+    /// What the budget was told last.
+    charged: u64,
     /// The driver runs.
     running: bool,
     /// Counts what this client changed of length and times: an answer that was asked for before is out of date.
@@ -52,6 +55,8 @@ pub(crate) struct State {
     pub(crate) length_at: Instant,
     /// When this client last changed length or times.
     settled_at: Option<Instant>,
+    /// The file's data generation as this client knows it: attributes with a lower one are out of date.
+    pub(crate) generation: u64,
 }
 
 impl Inode {
@@ -63,10 +68,12 @@ impl Inode {
             sticky: Sticky::default(),
             handles: 0,
             writers: 0,
+            charged: 0,
             running: false,
             stamp: 0,
             length_at: Instant::now(),
             settled_at: None,
+            generation: attr.data_generation,
         };
         let (wake, changed, turn) = (Notify::new(), Notify::new(), Semaphore::new(1));
         Self { number: attr.inode, context, state: Mutex::new(state), wake, changed, turn }
@@ -80,7 +87,6 @@ impl Inode {
     /// Changes the state. `reserved`: room that was taken for this change beforehand.
     pub(crate) fn change<R>(self: &Arc<Self>, reserved: u64, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock();
-        let before = state.write.charged() + reserved;
         let result = change(&mut state);
         for note in std::mem::take(&mut state.write.notes) {
             match note {
@@ -88,7 +94,7 @@ impl Inode {
                 Note::Moved(index) => state.places.forget(index),
             }
         }
-        self.context.budget.adjust(before, state.write.charged());
+        self.settle(&mut state, reserved);
         let start = !state.running && !state.write.is_quiet();
         state.running |= start;
         drop(state);
@@ -99,6 +105,21 @@ impl Inode {
         }
         self.changed.notify_waiters();
         result
+    }
+
+    /// Asks the state what to do now, and when to ask again.
+    pub(crate) fn plan(&self, actions: &mut Vec<Action>) -> Option<Instant> {
+        let mut state = self.state.lock();
+        let in_use = state.writers > 0;
+        let deadline = state.write.plan(Instant::now(), self.context.settings.sync_after, in_use, actions);
+        self.settle(&mut state, 0);
+        deadline
+    }
+
+    /// Tells the budget what the buffer costs now, in the place of what it cost before and of what was reserved.
+    fn settle(&self, state: &mut State, reserved: u64) {
+        let before = std::mem::replace(&mut state.charged, state.write.charged());
+        self.context.budget.adjust(before + reserved, state.charged);
     }
 
     /// The driver asks whether it may end; true at most once per start.
@@ -185,11 +206,12 @@ impl Inode {
     pub(crate) fn overlay(&self, attr: &mut Attr) {
         let state = self.state.lock();
         let just_settled = state.settled_at.is_some_and(|at| Instant::now() < at + OVERRULE);
+        if attr.data_generation < state.generation {
+            attr.size = state.write.length;
+        }
+        attr.size = attr.size.max(state.write.untold_end());
         if state.write.has_untold() || just_settled {
-            attr.size = attr.size.max(state.write.size());
             attr.mtime_ns = attr.mtime_ns.max(state.write.mtime_ns);
-        } else {
-            attr.size = attr.size.max(state.write.untold_end());
         }
     }
 
@@ -198,6 +220,7 @@ impl Inode {
         self.change(0, |state| {
             if state.stamp == stamp {
                 state.learn_length(attr.size);
+                state.generation = attr.data_generation;
                 if !state.write.has_untold() {
                     state.write.set_mtime(attr.mtime_ns);
                 }

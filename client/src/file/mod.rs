@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `files.rs`, `handle.rs`, `setattr.rs` | the public side: [`Files`], [`OpenFile`], changes of size and times |
 //! | `buffer.rs` | the latest un-synced bytes of one chunk, an interval map; pure |
-//! | `write_chunk.rs`, `write_state.rs` | what one chunk, one file that is written wants next; pure |
+//! | `write_chunk.rs`, `write_chunk/epoch.rs`, `write_state.rs` | what one chunk, one file that is written wants next; pure |
+//! | `action.rs` | what they say to the driver |
 //! | `driver.rs` | the one task of a file that carries it out |
 //! | `ender.rs` | the ends of grants, in batches |
 //! | `inode.rs`, `context.rs` | one file behind its lock; what all files share |
@@ -12,6 +13,7 @@
 //! | `budget.rs`, `sticky.rs` | the bound of the buffer; errors that every handle is told once |
 //! | `ports.rs` | the metadata session and the clock as traits |
 
+mod action;
 mod budget;
 mod buffer;
 mod context;

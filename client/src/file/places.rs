@@ -7,7 +7,7 @@ use std::time::Duration;
 use caribou_proto::meta::v1::{ChunkLocation, ChunkState};
 use tokio::time::Instant;
 
-use super::write_chunk::Held;
+use super::action::Held;
 use crate::chunk::Place;
 
 /// A hole may be filled by another client without anybody telling this one.

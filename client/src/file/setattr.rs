@@ -38,6 +38,7 @@ impl Files {
                 state.places.forget_from(u32::try_from(size / CHUNK_BYTES).unwrap_or(u32::MAX));
             }
             state.write.set_mtime(attr.mtime_ns);
+            state.generation = attr.data_generation;
         });
         drop(pause);
         inode.overlay(&mut attr);

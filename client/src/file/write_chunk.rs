@@ -11,10 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use caribou_proto::cluster::v1::Holder;
 use caribou_proto::ids::CHUNK_BYTES;
-use caribou_proto::meta::v1::{Grant, WrittenChunk};
 use tokio::time::Instant;
 
+use super::action::{Action, Held, Phase, Want};
 use super::buffer::ChunkBuffer;
+
+mod epoch;
 
 /// Bytes of one chunk on their way to the chain.
 pub(crate) const WINDOW_BYTES: u64 = 16 << 20;
@@ -22,121 +24,6 @@ pub(crate) const WINDOW_BYTES: u64 = 16 << 20;
 const AGE_FACTOR: u32 = 5;
 /// While the file is open for writing, a grant without work is kept this many times `sync_after` (it holds back repair, R2).
 const KEEP_FACTOR: u32 = 10;
-
-/// What has to be done outside.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Action {
-    TakeGrant {
-        index: u32,
-        attempt: u32,
-    },
-    /// Wait until the chunk may be grantable.
-    Wait {
-        index: u32,
-        attempt: u32,
-    },
-    /// W4.
-    Report {
-        held: Held,
-        suspects: Vec<u64>,
-        attempt: u32,
-    },
-    Send {
-        epoch: u64,
-        n: u64,
-        held: Held,
-        offset: u32,
-        data: Bytes,
-        sync: bool,
-    },
-    WriteEnd {
-        id: u64,
-        length: u64,
-        mtime_ns: i64,
-        chunks: Vec<WrittenChunk>,
-        attempt: u32,
-    },
-    /// W7.
-    End {
-        held: Held,
-        attempt: u32,
-    },
-}
-
-/// A grant as it was given (W1).
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Held {
-    pub(crate) index: u32,
-    pub(crate) chunk: u64,
-    pub(crate) version: u64,
-    pub(crate) grant: u64,
-    /// W2: the token may create replicas.
-    pub(crate) create: bool,
-    pub(crate) holders: std::sync::Arc<[Holder]>,
-}
-
-impl Held {
-    pub(crate) fn new(grant: &Grant) -> Self {
-        Self {
-            index: grant.index,
-            chunk: grant.chunk,
-            version: grant.version,
-            grant: grant.grant,
-            create: grant.create,
-            holders: grant.holders.clone().into(),
-        }
-    }
-
-    pub(crate) fn written(&self) -> WrittenChunk {
-        WrittenChunk {
-            index: self.index,
-            chunk: self.chunk,
-            version: self.version,
-            grant: self.grant,
-            resent: false,
-            end: false,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// No grant.
-    Free,
-    /// `TakeGrant` is under way.
-    Taking,
-    /// `WaitChunk` is under way; a grant is taken next.
-    Waiting,
-    /// A grant is held; fragments flow.
-    Held,
-    /// The stream broke; to be reported.
-    Broken,
-    /// `ReportBroken` is under way.
-    Reporting,
-    /// `EndGrants` is under way.
-    Ending,
-}
-
-/// What the inode and its callers want of a chunk at this moment.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Want {
-    pub(crate) now: Instant,
-    pub(crate) sync_after: Duration,
-    /// The newest write.
-    pub(crate) write: u64,
-    /// Writes up to here are to be sent …
-    pub(crate) flush: u64,
-    /// … and these to be synced.
-    pub(crate) sync: u64,
-    /// A write-end is under way or not yet done.
-    pub(crate) commit_open: bool,
-    pub(crate) committing: bool,
-    /// Nothing may start: a change of size or times is under way.
-    pub(crate) paused: bool,
-    /// The file is open for writing.
-    pub(crate) in_use: bool,
-    pub(crate) committed_length: u64,
-}
 
 #[derive(Debug)]
 struct Flight {
@@ -169,6 +56,8 @@ pub(crate) struct WriteChunk {
     pub(crate) resend: Option<u64>,
     attempt: u32,
     suspects: Vec<u64>,
+    /// Chunk and holders that have had all told bytes without a break since they acknowledged them.
+    keepers: Option<(u64, Vec<Holder>)>,
     /// Chunk and version at which nothing may be sent any more (W4).
     spoilt: Option<(u64, u64)>,
     last_sent: u64,
@@ -203,6 +92,7 @@ impl WriteChunk {
             resend: None,
             attempt: 0,
             suspects: Vec::new(),
+            keepers: None,
             spoilt: None,
             last_sent: 0,
             last_synced: 0,
@@ -419,110 +309,24 @@ impl WriteChunk {
         }
     }
 
-    /// W4: the stream broke, or an acknowledgement was not what it should be.
-    pub(crate) fn broke(&mut self, epoch: u64, suspects: Vec<u64>, write: u64) {
-        if epoch != self.epoch || self.phase != Phase::Held {
-            return;
-        }
-        self.attempt += 1;
-        self.suspects = suspects;
-        self.end_epoch(write);
-        self.phase = Phase::Broken;
-    }
-
-    /// W9: the grant is no longer current (or the session that had it has ended, S4).
-    pub(crate) fn lost(&mut self, write: u64) {
-        // In the other phases there is no grant to lose, or its end is being reported already.
-        if matches!(self.phase, Phase::Held | Phase::Ending) {
-            self.end_epoch(write);
-            self.held = None;
-            // Not taken at once: the wait brings the length, and with it what somebody else has cut off (W9).
-            self.phase = Phase::Free;
-            self.look_first = true;
-        }
-    }
-
-    fn end_epoch(&mut self, write: u64) {
-        self.spoilt = self.held.as_ref().map(|held| (held.chunk, held.version)).or(self.spoilt);
-        self.epoch += 1;
-        self.flights.clear();
-        self.flying_bytes = 0;
-        self.buffer.reset();
-        self.last_sent = self.last_synced;
-        (self.acked_through, self.durable_through, self.acked_end) = (0, 0, 0);
-        self.resend = Some(write);
-        (self.draining, self.recalled) = (false, false);
-    }
-
-    /// The answer to taking a grant or to reporting a broken one.
-    pub(crate) fn granted(&mut self, grant: &Grant) {
-        let held = Held::new(grant);
-        self.epoch += 1;
-        self.is_new = held.create;
-        (self.recalled, self.draining, self.acked_end) = (false, false, 0);
-        // W4: never again at the same version, whatever the leader thinks of this grant.
-        let spoilt = self.spoilt.is_some_and(|(chunk, version)| held.chunk == chunk && held.version <= version);
-        self.held = Some(held);
-        if spoilt && !self.buffer.is_empty() {
-            self.attempt += 1;
-            self.phase = Phase::Broken;
-            return;
-        }
-        if self.is_new && self.buffer.is_empty() {
-            // W5: there is nothing to send again, and nothing that a reader could wait for.
-            self.resend = None;
-        }
-        self.spoilt = None;
-        self.phase = Phase::Held;
-    }
-
-    /// Not now: wait for the chunk first, or take a grant anew at once (`again`, W2: the chunk went to garbage).
-    pub(crate) fn not_granted(&mut self, again: bool) {
-        self.attempt += 1;
-        self.held = None;
-        self.look_first = !again;
-        self.phase = Phase::Free;
-    }
-
-    /// The wait is over, or a call came to nothing: to be tried anew.
-    pub(crate) fn try_again(&mut self) {
-        self.phase = match self.phase {
-            Phase::Ending => Phase::Held,
-            Phase::Reporting => Phase::Broken,
-            _ => Phase::Free,
-        };
-    }
-
-    /// Counts one more call that came to nothing.
-    pub(crate) fn failed_call(&mut self) {
-        self.attempt += 1;
-        self.try_again();
-    }
-
-    /// W7: ended cleanly; a next grant may come at the same version.
-    pub(crate) fn ended(&mut self) {
-        self.held = None;
-        self.epoch += 1;
-        self.attempt = 0;
-        self.phase = Phase::Free;
-        (self.recalled, self.draining, self.acked_end, self.untold) = (false, false, 0, false);
-        self.spoilt = None;
-    }
-
-    /// W9: the file was cut; this chunk's grant has ended with it.
-    pub(crate) fn cut(&mut self, offset: u32, write: u64) {
-        self.lost(write);
-        self.buffer.cut(offset);
-        if self.buffer.is_empty() && self.phase == Phase::Free {
-            self.resend = None;
-        }
-    }
-
     /// Clean, told and unused, or wanted by somebody else: the grant may go (W7, W8).
     fn may_end(&self, want: &Want) -> bool {
-        let told = if self.recalled { !self.untold && !want.committing } else { !want.commit_open };
+        let told = if self.recalled { !self.untold && !want.committing } else { !want.commit_open } || self.is_unused();
         let clean = self.is_settled() && !self.buffer.has_synced() && self.resend.is_none();
         clean && told && !self.is_news(want.committed_length) && self.wants_end(want)
+    }
+
+    /// W2: the chunk exists for readers; the token makes no replicas any more.
+    pub(crate) fn first_write_end(&mut self) {
+        self.is_new = false;
+        if let Some(held) = &mut self.held {
+            held.create = false;
+        }
+    }
+
+    /// W2: nothing was ever acknowledged under the token, so there may be no replica anywhere: no write-end may name it.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.is_new && self.acked_end == 0
     }
 
     /// All that was sent under this grant is synced, and no more will be sent as things stand.

@@ -12,8 +12,12 @@ use caribou_proto::ids::CHUNK_BYTES;
 use caribou_proto::meta::v1::{Grant, GrantState, ReplyBody, WrittenChunk};
 use tokio::time::Instant;
 
-use super::write_chunk::{Action, Held, Phase, Want, WriteChunk};
+use super::action::{Action, Held, Phase, Want};
+use super::write_chunk::WriteChunk;
 use crate::Error;
+
+/// Chunks that one write-end names.
+const MAX_NAMED: usize = 512;
 
 /// What the readers of the file have to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,8 +32,8 @@ pub(crate) enum Note {
 struct Commit {
     id: u64,
     chunks: Vec<WrittenChunk>,
-    /// The acknowledged fragments that it tells of, per chunk.
-    acked: Vec<u64>,
+    /// The acknowledged fragments that it tells of, and where in the file they end, per chunk.
+    acked: Vec<(u64, u64)>,
     /// Writes covered once this is committed.
     covers: u64,
     /// The number of the write whose time it carries.
@@ -241,15 +245,23 @@ impl WriteState {
         let mut length = 0;
         for chunk in self.chunks.values() {
             covers = covers.min(chunk.acked_up_to(self.write));
+            if chunk.is_unused() {
+                continue;
+            }
             let (resent, is_news) = (chunk.resend_done(), chunk.is_news(self.length));
             let untold = is_news || chunk.untold || (self.has_untold() && !chunk.recalled);
             let ends = untold && chunk.wants_end(want) && chunk.is_settled();
             urgent |= resent || ends || (is_news && chunk.buffer.has_synced());
             news |= is_news;
+            if named.len() == MAX_NAMED {
+                // The rest comes with the next one.
+                covers = self.committed;
+                break;
+            }
             if chunk.phase == Phase::Held && (resent || is_news || chunk.untold || ends) {
                 let held = chunk.held.as_ref().expect("a held chunk has a grant");
                 named.push(WrittenChunk { resent, ..held.written() });
-                acked.push(chunk.acked_n());
+                acked.push((chunk.acked_n(), chunk.acked_file_end()));
                 length = length.max(chunk.acked_file_end());
             }
         }
@@ -260,7 +272,7 @@ impl WriteState {
             return;
         }
         // The newest write's time; what has been told already is told again, since 0 would mean "now".
-        let mtime_ns = self.mtime_ns;
+        let mtime_ns = if self.mtime_ns == 0 { 1 } else { self.mtime_ns };
         let length = if length > self.length { length } else { 0 };
         let id = self.next_commit;
         self.next_commit += 1;
@@ -269,11 +281,13 @@ impl WriteState {
     }
 
     /// The answer to a write-end.
-    pub(crate) fn write_ended(&mut self, id: u64, body: &ReplyBody) {
-        let Some(commit) = self.commit.take_if(|commit| commit.id == id) else { return };
+    /// True if it changed the file.
+    pub(crate) fn write_ended(&mut self, id: u64, body: &ReplyBody) -> bool {
+        let Some(commit) = self.commit.take_if(|commit| commit.id == id) else { return false };
+        let changed = commit.chunks.is_empty() || body.lost.len() < commit.chunks.len();
         self.commit_attempt = 0;
         self.set_length(body.length);
-        for (told, acked) in commit.chunks.iter().zip(commit.acked) {
+        for (told, (acked, end)) in commit.chunks.iter().zip(commit.acked) {
             let Some(chunk) = self.chunks.get_mut(&told.index) else { continue };
             if chunk.held.as_ref().is_none_or(|held| held.grant != told.grant) {
                 continue;
@@ -283,8 +297,9 @@ impl WriteState {
                 chunk.lost(self.write);
                 continue;
             }
-            chunk.is_new = false;
-            if chunk.phase == Phase::Held {
+            chunk.first_write_end();
+            // The length counts only if the chunk of its last byte was still granted.
+            if chunk.phase == Phase::Held && end <= body.length {
                 chunk.buffer.told(acked);
             }
             if told.resent && chunk.resend_done() {
@@ -300,6 +315,7 @@ impl WriteState {
             self.mtime_told = self.mtime_told.max(commit.mtime_write);
         }
         self.release();
+        changed
     }
 
     /// W9: the committed length as the leader just said. What was told and now lies beyond it has been cut off elsewhere.

@@ -19,7 +19,9 @@ struct Tree {
     /// (folder, cookie) → name, inode.
     entries: BTreeMap<(u64, u64), (bytes::Bytes, u64)>,
     next: u64,
-    pub claims: Vec<u64>,
+    claims: Vec<u64>,
+    /// Lookups of `hang` that have arrived.
+    hanging: usize,
 }
 
 #[derive(Clone)]
@@ -44,6 +46,10 @@ impl Node {
 
     pub fn claims(&self) -> usize {
         self.0.lock().claims.len()
+    }
+
+    pub fn hanging(&self) -> usize {
+        self.0.lock().hanging
     }
 }
 
@@ -172,6 +178,7 @@ impl Tree {
     /// `None`: never answered.
     fn query(&mut self, query: Query) -> Option<Answered> {
         if query.lookup.as_ref().is_some_and(|lookup| &*lookup.name == b"hang") {
+            self.hanging += 1;
             return None;
         }
         Some(if let Some(op) = query.lookup {
@@ -198,7 +205,7 @@ impl Tree {
         let after = (op.inode, op.cookie + 1);
         let mut found = self.entries.range(after..(op.inode + 1, 0)).peekable();
         let entries = found.by_ref().take(op.limit as usize).map(|((_, cookie), (name, inode))| {
-            let attr = self.inodes[inode].clone();
+            let attr = self.inodes[inode];
             DirEntry {
                 name: name.clone(),
                 cookie: *cookie,

@@ -7,7 +7,9 @@ use caribou_proto::ids::{CHUNK_BYTES, ChunkId, ServerId};
 use super::error::Fatal;
 use super::tables::chunks::{self, Chunk};
 use super::tables::meta::{self, Counter};
-use super::tables::{Table, Tables, Visit, classes, file_chunks, garbage, inodes, server_chunks, servers, session_grants, sessions};
+use super::tables::{
+    Table, Tables, Visit, classes, file_chunks, garbage, inodes, server_chunks, servers, session_grants, sessions,
+};
 
 /// Chunks that are read at once.
 const PAGE: usize = 1024;
@@ -26,7 +28,9 @@ pub fn check(tables: &dyn Tables) -> Result<(), Fatal> {
         }
     }
     for (id, chunk) in &all {
-        row(chunk).and_then(|()| surroundings(tables, *id, chunk)).map_err(|why| Fatal(format!("chunk {id}: {why}")))?;
+        row(chunk)
+            .and_then(|()| surroundings(tables, *id, chunk))
+            .map_err(|why| Fatal(format!("chunk {id}: {why}")))?;
     }
     indexes(tables, &all)
 }
@@ -42,7 +46,10 @@ fn row(chunk: &Chunk) -> Result<(), Fatal> {
     ensure(servers.len() == chunk.replicas.len(), "a server is named twice")?;
     ensure(chunk.version.0 >= 1, "version 0")?;
     if chunk.new {
-        ensure(chunk.grant.is_some() && chunk.intent.is_none() && chunk.hold.is_none(), "W2: new without a grant of its own")?;
+        ensure(
+            chunk.grant.is_some() && chunk.intent.is_none() && chunk.hold.is_none(),
+            "W2: new without a grant of its own",
+        )?;
         ensure(chunk.version.0 == 1, "W2: new at a later version")?;
     }
     if let Some(grant) = &chunk.grant {
@@ -72,7 +79,10 @@ fn surroundings(tables: &dyn Tables, id: ChunkId, chunk: &Chunk) -> Result<(), F
     }
     for session in chunks::sessions_of(chunk) {
         ensure(session_grants::contains(tables, session, id)?, "a session's index does not name it")?;
-        ensure(sessions::get(tables, session)?.is_some_and(|s| !matches!(s.state, sessions::SessionState::Ended { .. })), "S4: its session has ended")?;
+        ensure(
+            sessions::get(tables, session)?.is_some_and(|s| !matches!(s.state, sessions::SessionState::Ended { .. })),
+            "S4: its session has ended",
+        )?;
     }
     Ok(())
 }
@@ -81,8 +91,14 @@ fn surroundings(tables: &dyn Tables, id: ChunkId, chunk: &Chunk) -> Result<(), F
 fn indexes(tables: &dyn Tables, all: &BTreeMap<ChunkId, Chunk>) -> Result<(), Fatal> {
     let sum = |of: &dyn Fn(&Chunk) -> usize| all.values().map(of).sum::<usize>();
     ensure(rows(tables, Table::FileChunks)? == all.len(), "file_chunks has rows without a chunk")?;
-    ensure(rows(tables, Table::ServerChunks)? == sum(&|c| c.replicas.len()), "server_chunks has rows without a replica")?;
-    ensure(rows(tables, Table::SessionGrants)? == sum(&|c| chunks::sessions_of(c).len()), "session_grants has rows too many")?;
+    ensure(
+        rows(tables, Table::ServerChunks)? == sum(&|c| c.replicas.len()),
+        "server_chunks has rows without a replica",
+    )?;
+    ensure(
+        rows(tables, Table::SessionGrants)? == sum(&|c| chunks::sessions_of(c).len()),
+        "session_grants has rows too many",
+    )?;
     let intents = sum(&|c| usize::from(c.intent.is_some()));
     ensure(rows(tables, Table::Intents)? == intents, "intents has rows without an Intent")?;
     let counted = |counter, value: usize| Ok::<_, Fatal>(meta::counter(tables, counter)? == value as u64);
@@ -99,4 +115,3 @@ fn rows(tables: &dyn Tables, table: Table) -> Result<usize, Fatal> {
     })?;
     Ok(count)
 }
-

@@ -39,13 +39,19 @@ pub(crate) enum Why {
     ServerDown(ServerId, Incarnation),
     /// A version is raised before the next round of a recovery.
     Raise(ChunkId),
-    Ready { chunk: ChunkId, round: u64 },
+    Ready {
+        chunk: ChunkId,
+        round: u64,
+    },
     AddIdle(Vec<SessionId>),
     Expire(SessionId),
     Forget,
     Purge(Vec<caribou_proto::ids::InodeId>),
     RepairDone(ChunkId),
-    Garbage { server: ServerId, chunks: Vec<(ChunkId, ChunkVersion)> },
+    Garbage {
+        server: ServerId,
+        chunks: Vec<(ChunkId, ChunkVersion)>,
+    },
 }
 
 impl Cx<'_> {

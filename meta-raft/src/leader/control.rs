@@ -117,7 +117,9 @@ where
         };
         match message {
             Some(Ok(FromServer { body: Some(body) })) => take(&leader, server, stream, outbox, body).await,
-            Some(Ok(_)) => warn!(%server, "a chunk server sent a message that this version does not know; upgrade this node"),
+            Some(Ok(_)) => {
+                warn!(%server, "a chunk server sent a message that this version does not know; upgrade this node")
+            }
             Some(Err(status)) => {
                 debug!(%server, %status, "a control stream broke");
                 return Ending::Silent;
@@ -127,7 +129,13 @@ where
     }
 }
 
-async fn take(leader: &LeaderHandle, server: ServerId, stream: u64, outbox: &mpsc::Sender<ToServer>, body: from_server::Body) {
+async fn take(
+    leader: &LeaderHandle,
+    server: ServerId,
+    stream: u64,
+    outbox: &mpsc::Sender<ToServer>,
+    body: from_server::Body,
+) {
     match body {
         from_server::Body::Heartbeat(Heartbeat { stamp, disks, lost_chunks }) => {
             let term = leader.term();
@@ -178,7 +186,9 @@ async fn admit(host: &Arc<dyn Host>, register: &Register) -> Result<Admitted, En
     };
     if register.server_id != 0 && register.server_id != server.0 {
         let theirs = register.server_id;
-        return Err(refused(format!("this chunk server was number {theirs} and would be {server}: its data folders belong elsewhere")));
+        return Err(refused(format!(
+            "this chunk server was number {theirs} and would be {server}: its data folders belong elsewhere"
+        )));
     }
     let registered = Registered {
         cluster: Some(cluster),

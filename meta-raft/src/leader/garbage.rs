@@ -130,7 +130,8 @@ impl Collector {
     }
 
     fn commit(&mut self, cx: &mut Cx<'_>, server: ServerId) {
-        let Some(queue) = self.servers.get_mut(&server).filter(|q| !q.done.is_empty() && q.committing.is_empty()) else {
+        let Some(queue) = self.servers.get_mut(&server).filter(|q| !q.done.is_empty() && q.committing.is_empty())
+        else {
             return;
         };
         let chunks: Vec<(ChunkId, ChunkVersion)> =

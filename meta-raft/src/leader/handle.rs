@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use caribou_proto::chunk::v1::{CommandResult, ToServer};
-use caribou_proto::ids::{ChunkId, InodeId, Incarnation, ServerId, SessionId};
+use caribou_proto::ids::{ChunkId, Incarnation, InodeId, ServerId, SessionId};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -102,7 +102,9 @@ impl LeaderHandle {
     }
 
     /// Takes the effects of applied entries, in order; never blocks. What does not fit is found again by scanning.
-    pub fn effects(&self, effects: Vec<Effect>) {
+    pub fn effects(&self, mut effects: Vec<Effect>) {
+        // Changes of chunks concern waiters only; they come with every write.
+        effects.retain(|effect| !matches!(effect, Effect::ChunkChanged(_)));
         if !effects.is_empty() && self.effects.try_send(effects).is_err() {
             self.overflow.store(true, Ordering::Release);
         }
@@ -233,6 +235,8 @@ impl LeaderHandle {
         let heard = Instant::now();
         let link = Link { stream, incarnation, outbox, ended, room, heard, pending: Default::default() };
         self.events.send(Event::Attached { server, link, dirty }).await.ok()?;
+        // Taken, so that the first heartbeat finds its gate open if nothing is in the way.
+        self.look(|_| ()).await?;
         Some(stream)
     }
 

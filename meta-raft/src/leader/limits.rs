@@ -32,7 +32,7 @@ pub(crate) const PARK_AFTER: Duration = Duration::from_secs(2);
 /// … and begins again after this, or when a server comes back.
 pub(crate) const PARKED: Duration = Duration::from_secs(1);
 /// Pause before a failed round begins again.
-pub(crate) const RETRY: Duration = Duration::from_millis(100);
+pub(crate) const RETRY: Duration = Duration::from_millis(200);
 /// V6: what a replacement may hold up a Ready.
 pub(crate) const JOIN_LIMIT: Duration = Duration::from_secs(2);
 /// Dirty chunks of one registration that are put under Intents in one record.
@@ -57,7 +57,7 @@ pub(crate) const SESSION_RETENTION: Duration = Duration::from_secs(24 * 3600);
 pub(crate) const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) const FORGET_BATCH: u32 = 256;
 /// Orphans that one record purges.
-pub(crate) const PURGE_BATCH: usize = 64;
+pub(crate) const PURGE_BATCH: usize = 256;
 
 /// Chunks that are copied at once.
 pub(crate) const REPAIRS: usize = 8;

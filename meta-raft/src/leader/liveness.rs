@@ -83,7 +83,7 @@ impl Liveness {
     }
 
     /// A server may answer reads once it has been told what it may not serve any more.
-    fn open_gates(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recovery: &Recovery) {
+    pub(crate) fn open_gates(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recovery: &Recovery) {
         let told = |server: ServerId| garbage.all_sent(server) && !recovery.leaves_out(server);
         let ready: Vec<(ServerId, u64)> = self.gated.iter().filter(|(s, _)| told(**s)).map(|(s, n)| (*s, *n)).collect();
         for (server, stream) in ready {
@@ -97,7 +97,10 @@ impl Liveness {
         for (server, row) in servers::all(cx.tables)? {
             let attached = cx.links.get(server).is_some();
             // A record that was on its way when the server came back has crossed its registration.
-            if !row.up && cx.links.is_attached(server, row.incarnation) && self.downing.insert((server, row.incarnation)) {
+            if !row.up
+                && cx.links.is_attached(server, row.incarnation)
+                && self.downing.insert((server, row.incarnation))
+            {
                 let (total_bytes, free_bytes) = (row.total_bytes, row.free_bytes);
                 let (uuid, address, incarnation) = (row.uuid, row.address.clone(), row.incarnation);
                 let register = RegisterServer { uuid, incarnation, address, total_bytes, free_bytes };

@@ -45,3 +45,35 @@ impl Losses {
         self.said.remove(&server);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use caribou_proto::chunk::v1::{Heartbeat, from_server};
+    use caribou_proto::ids::{ChunkVersion, ServerId};
+    use futures::StreamExt;
+
+    use crate::leader::testing::{Node, dial, from_server, registration};
+
+    #[tokio::test(start_paused = true)]
+    async fn r3_a_loss_counts_when_it_is_said_twice_about_a_chunk_at_rest() {
+        let mut node = Node::new(2);
+        node.connect(1, 1, &[]);
+        node.attached(1).await;
+        let session = node.world.lock().open(1);
+        let (_, chunk) = node.file(session, "f", &[1]);
+        let (sender, mut answers) = dial(node.host());
+        sender.send(from_server(from_server::Body::Register(registration(2, 1, &[])))).await.unwrap();
+        answers.next().await.unwrap();
+        node.attached(2).await;
+        let lost = |stamp| Heartbeat { stamp, lost_chunks: vec![chunk.0, 999], ..Heartbeat::default() };
+        sender.send(from_server(from_server::Body::Heartbeat(lost(1)))).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(node.chunk(chunk).replicas.len(), 2);
+        sender.send(from_server(from_server::Body::Heartbeat(lost(2)))).await.unwrap();
+        node.until("it is one less", |n| n.chunk(chunk).replicas.len() == 1).await;
+        assert_eq!(node.chunk(chunk).version, ChunkVersion(1));
+        assert!(node.chunk(chunk).replica(ServerId(1)).is_some());
+    }
+}

@@ -33,6 +33,6 @@ mod task;
 #[cfg(test)]
 mod testing;
 
-pub use deps::{Deps, LeaderLease, NotLeader, Proposer, View};
 pub use claims::CreateTicket;
+pub use deps::{Deps, LeaderLease, NotLeader, Proposer, View};
 pub use handle::{Leader, LeaderHandle, RenewError, Renewal, ServerStatus, SessionStatus};

@@ -7,6 +7,8 @@
 
 mod drive;
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -137,14 +139,25 @@ impl Recovery {
     }
 
     /// The answer will not come: the server's stream has ended.
-    pub(crate) fn lost(&mut self, cx: &mut Cx<'_>, (chunk, round): (ChunkId, u64), server: ServerId) -> Result<(), Fatal> {
+    pub(crate) fn lost(
+        &mut self,
+        cx: &mut Cx<'_>,
+        (chunk, round): (ChunkId, u64),
+        server: ServerId,
+    ) -> Result<(), Fatal> {
         let Some(drive) = self.active.get_mut(&chunk).filter(|d| d.round == round) else { return Ok(()) };
         let step = drive.lost(server);
         self.take(cx, chunk, step)
     }
 
     /// The Ready has been applied, or refused because the state has moved on.
-    pub(crate) fn committed(&mut self, cx: &mut Cx<'_>, chunk: ChunkId, round: u64, reply: &Reply) -> Result<(), Fatal> {
+    pub(crate) fn committed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        chunk: ChunkId,
+        round: u64,
+        reply: &Reply,
+    ) -> Result<(), Fatal> {
         if self.active.get(&chunk).is_some_and(|d| d.round == round) {
             self.active.remove(&chunk);
             if *reply != Reply::Done {

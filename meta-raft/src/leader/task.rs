@@ -25,10 +25,26 @@ use crate::fsm::reply::{Effect, Reply};
 
 /// What happens to the leader.
 pub(crate) enum Event {
-    Attached { server: ServerId, link: Link, dirty: Vec<ChunkId> },
-    Heartbeat { server: ServerId, stream: u64, room: Room, lost: Vec<ChunkId> },
-    Result { server: ServerId, stream: u64, result: CommandResult },
-    Proposed { why: Why, outcome: Result<Vec<Reply>, NotLeader> },
+    Attached {
+        server: ServerId,
+        link: Link,
+        dirty: Vec<ChunkId>,
+    },
+    Heartbeat {
+        server: ServerId,
+        stream: u64,
+        room: Room,
+        lost: Vec<ChunkId>,
+    },
+    Result {
+        server: ServerId,
+        stream: u64,
+        result: CommandResult,
+    },
+    Proposed {
+        why: Why,
+        outcome: Result<Vec<Reply>, NotLeader>,
+    },
     /// Somebody wants to see what the task knows.
     Look(Box<dyn FnOnce(&Leading) + Send>),
 }
@@ -177,9 +193,7 @@ impl Leading {
                 look(self);
                 Ok(Vec::new())
             }
-            Event::Attached { server, link, dirty } => {
-                self.with(|loops, cx| loops.attached(cx, server, link, dirty))
-            }
+            Event::Attached { server, link, dirty } => self.with(|loops, cx| loops.attached(cx, server, link, dirty)),
             Event::Heartbeat { server, stream, room, lost } => self.with(|loops, cx| {
                 if cx.links.get(server).is_none_or(|l| l.stream != stream) {
                     return Ok(());
@@ -238,7 +252,9 @@ impl Loops<'_> {
         self.gave_up(cx, server, given_up)?;
         self.liveness.attached(cx, server, stream, dirty);
         self.garbage.server_attached(cx, server)?;
-        self.recovery.server_attached(cx)
+        self.recovery.server_attached(cx)?;
+        self.liveness.open_gates(cx, self.garbage, self.recovery);
+        Ok(())
     }
 
     fn detach_ended(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
@@ -262,7 +278,13 @@ impl Loops<'_> {
         Ok(())
     }
 
-    fn result(&mut self, cx: &mut Cx<'_>, server: ServerId, purpose: Purpose, result: CommandResult) -> Result<(), Fatal> {
+    fn result(
+        &mut self,
+        cx: &mut Cx<'_>,
+        server: ServerId,
+        purpose: Purpose,
+        result: CommandResult,
+    ) -> Result<(), Fatal> {
         match purpose {
             Purpose::Recovery { chunk, round } => self.recovery.result(cx, (chunk, round), server, result),
             Purpose::Repair { chunk, round } => self.repair.result(cx, (chunk, round), result),

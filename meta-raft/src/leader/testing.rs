@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use caribou_proto::chunk::v1::command::Body;
 use caribou_proto::chunk::v1::{
-    Command as WireCommand, CommandResult, Disk, FromServer, Heartbeat, Prepared, Register, Status, ToServer, from_server,
-    to_server,
+    Command as WireCommand, CommandResult, Disk, FromServer, Heartbeat, Prepared, Register, Status, ToServer,
+    from_server, to_server,
 };
 use caribou_proto::cluster::v1::{ClusterId, MetaNode};
 use caribou_proto::ids::{BLOCK_STATE_BYTES, BLOCKS_PER_CHUNK, ChunkId, ServerId, SessionId};
@@ -60,12 +60,15 @@ pub(crate) struct Replica {
     pub(crate) completed: u64,
     pub(crate) clean: bool,
     pub(crate) cells: BTreeMap<u32, (u32, bool)>,
+    /// What a power cut leaves.
+    pub(crate) synced: BTreeMap<u32, (u32, bool)>,
 }
 
 impl Replica {
     pub(crate) fn whole(version: u64, values: &[u32]) -> Self {
-        let cells = (0u32..).zip(values).map(|(block, value)| (block, (*value, true))).collect();
-        Self { version, complete: true, completed: version, clean: true, cells }
+        let cells: BTreeMap<u32, (u32, bool)> =
+            (0u32..).zip(values).map(|(block, value)| (block, (*value, true))).collect();
+        Self { version, complete: true, completed: version, clean: true, synced: cells.clone(), cells }
     }
 }
 
@@ -188,6 +191,10 @@ impl Node {
         }
     }
 
+    pub(crate) fn is_connected(&self, server: u64) -> bool {
+        self.connections.contains_key(&server)
+    }
+
     pub(crate) fn connect_all(&mut self) {
         for server in 1..=4 {
             self.connect(server, 1, &[]);
@@ -215,7 +222,12 @@ impl Node {
     }
 
     /// A file of one chunk at rest on servers 1 and 2, with these blocks on both.
-    pub(crate) fn file(&self, session: SessionId, name: &str, values: &[u32]) -> (caribou_proto::ids::InodeId, ChunkId) {
+    pub(crate) fn file(
+        &self,
+        session: SessionId,
+        name: &str,
+        values: &[u32],
+    ) -> (caribou_proto::ids::InodeId, ChunkId) {
         let length = values.len() as u64 * u64::from(caribou_proto::ids::BLOCK_BYTES);
         let (inode, chunk) = self.world.lock().file(session, name, length);
         for server in [1, 2] {
@@ -232,14 +244,21 @@ impl Node {
     pub(crate) async fn until(&self, what: &str, mut holds: impl FnMut(&Self) -> bool) -> Duration {
         let start = tokio::time::Instant::now();
         while !holds(self) {
-            assert!(start.elapsed() < Duration::from_secs(60), "it does not come to pass: {what}; told: {:?}", self.told());
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "it does not come to pass: {what}; told: {:?}",
+                self.told()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         start.elapsed()
     }
 
     pub(crate) async fn ready(&self, chunk: ChunkId) -> Duration {
-        self.until("the chunk is ready", |n| chunks::get(&n.world.lock().tables, chunk).unwrap().unwrap().intent.is_none()).await
+        self.until("the chunk is ready", |n| {
+            chunks::get(&n.world.lock().tables, chunk).unwrap().unwrap().intent.is_none()
+        })
+        .await
     }
 
     pub(crate) async fn attached(&self, server: u64) {
@@ -364,7 +383,7 @@ fn carry_out(disks: &Disks, (server, incarnation): (u64, u64), command: WireComm
             // As the store has it: what is complete at this version stays so.
             let confirmed = before.as_ref().is_some_and(|r| r.complete && r.version == prepare.version);
             if !confirmed && (before.is_some() || prepare.join) {
-                let empty = Replica { version: 0, complete: false, completed: 0, clean: true, cells: BTreeMap::new() };
+                let empty = Replica { complete: false, completed: 0, ..Replica::whole(0, &[]) };
                 let replica = Replica { version: prepare.version, complete: false, ..before.unwrap_or(empty) };
                 disks.replicas.insert(key, replica);
             }
@@ -380,7 +399,9 @@ fn carry_out(disks: &Disks, (server, incarnation): (u64, u64), command: WireComm
             }
             for fetch in &fix.fetches {
                 let source = fetch.source.as_ref().unwrap().server_id;
-                let Some(source) = disks.replicas.get(&(source, key.1)).cloned() else { return fail(Status::Downstream) };
+                let Some(source) = disks.replicas.get(&(source, key.1)).cloned() else {
+                    return fail(Status::Downstream);
+                };
                 for block in fetch.blocks.iter().flat_map(|r| r.first..r.first + r.count) {
                     match source.cells.get(&block) {
                         Some((_, false)) => return fail(Status::Downstream),
@@ -396,6 +417,7 @@ fn carry_out(disks: &Disks, (server, incarnation): (u64, u64), command: WireComm
                 replica.cells.values_mut().for_each(|cell| cell.1 = true);
             }
             (replica.complete, replica.completed, replica.clean) = (true, fix.version, true);
+            replica.synced = replica.cells.clone();
             disks.replicas.insert(key, replica);
             Some(ok)
         }

@@ -9,7 +9,8 @@ use caribou_proto::ids::NodeId;
 use super::identity::ClusterIdentity;
 use crate::fsm::reply::Effect;
 
-/// Something happened to the state, told in order and before the replies of the entries leave.
+/// Something happened to the state, told in order and before the replies of the entries leave. After a restart entries are applied
+/// again from the last durable point, and their effects come again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StateEvent {
     /// Entries up to `index` have been applied and can be seen in a view.
@@ -65,11 +66,15 @@ pub enum StartError {
     Locked { path: PathBuf },
     #[error("{path} belongs to node {found}, this is node {expected}: correct node_id, or choose another data folder")]
     OtherNode { path: PathBuf, found: NodeId, expected: NodeId },
-    #[error("{path} is no identity file of a metadata node ({reason}): choose another data folder, or restore this one")]
+    #[error(
+        "{path} is no identity file of a metadata node ({reason}): choose another data folder, or restore this one"
+    )]
     BadIdentity { path: PathBuf, reason: String },
     #[error("{path} holds data but no identity file: choose an empty data folder, or restore this one")]
     NoIdentity { path: PathBuf },
-    #[error("{path} holds the state of cluster {found}, its identity file says {expected}: the folder has been mixed up with another, restore it")]
+    #[error(
+        "{path} holds the state of cluster {found}, its identity file says {expected}: the folder has been mixed up with another, restore it"
+    )]
     OtherCluster { path: PathBuf, found: String, expected: String },
     #[error("{path} cannot be read or written: {source}")]
     Io { path: PathBuf, source: std::io::Error },

@@ -88,7 +88,8 @@ impl DirLock {
     /// Takes the folder, or says that another process has it.
     pub(crate) fn take(dir: &Path) -> Result<Self, StartError> {
         let io_error = |source| StartError::Io { path: dir.to_owned(), source };
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("LOCK")).map_err(io_error)?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).open(dir.join("LOCK")).map_err(io_error)?;
         match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(StartError::Locked { path: dir.to_owned() }),
@@ -136,7 +137,11 @@ impl Identity {
     pub(crate) fn join(&self, cluster: ClusterIdentity, default_goal: u8) -> Result<(), String> {
         let mut record = self.record.lock();
         if let Some(r) = record.filter(|r| r.member) {
-            return if r.cluster == cluster { Ok(()) } else { Err(format!("it already belongs to cluster {}", r.cluster)) };
+            return if r.cluster == cluster {
+                Ok(())
+            } else {
+                Err(format!("it already belongs to cluster {}", r.cluster))
+            };
         }
         let new = Record { node_id: self.node_id, cluster, member: false, default_goal };
         files::replace_file(&self.path, &encode(&new)).map_err(|e| format!("{}: {e}", self.path.display()))?;

@@ -91,7 +91,9 @@ impl Init {
                 tracing::info!(%cluster, "the cluster has been initialised");
                 Ok(cluster)
             }
-            _ => Err(InitError::Failed(format!("no leader within {INIT_TIMEOUT:?}, but the cluster exists: look at the nodes"))),
+            _ => Err(InitError::Failed(format!(
+                "no leader within {INIT_TIMEOUT:?}, but the cluster exists: look at the nodes"
+            ))),
         }
     }
 
@@ -133,9 +135,11 @@ impl Init {
             Ok(Err(status)) => {
                 Err(InitError::Refused { node_id: id, address: at, reason: status.message().to_owned() })
             }
-            Err(_) => {
-                Err(InitError::Unreachable { node_id: id, address: at, reason: format!("no answer within {INIT_TIMEOUT:?}") })
-            }
+            Err(_) => Err(InitError::Unreachable {
+                node_id: id,
+                address: at,
+                reason: format!("no answer within {INIT_TIMEOUT:?}"),
+            }),
         }
     }
 }

@@ -26,7 +26,9 @@ pub(crate) struct Parts {
 }
 
 fn leads(metrics: &RaftMetrics) -> bool {
-    metrics.vote.committed && metrics.vote.leader_id.voted_for == metrics.id && metrics.current_leader == Some(metrics.id)
+    metrics.vote.committed
+        && metrics.vote.leader_id.voted_for == metrics.id
+        && metrics.current_leader == Some(metrics.id)
 }
 
 /// An entry of the own term has been applied; the blank one is the first of them.
@@ -65,7 +67,12 @@ pub(crate) async fn run(parts: Parts) {
         parts.leader.send_if_modified(|current| {
             let changed = *current != next;
             if changed {
-                tracing::info!(term = next.term, leader = next.leader_id.map(|id| id.0), ready = next.ready, "leadership");
+                tracing::info!(
+                    term = next.term,
+                    leader = next.leader_id.map(|id| id.0),
+                    ready = next.ready,
+                    "leadership"
+                );
                 *current = next;
             }
             changed

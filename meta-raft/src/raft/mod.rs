@@ -28,8 +28,8 @@ mod types;
 mod upkeep;
 
 pub use api::{
-    EventSink, FatalError, FollowerStatus, InitError, LeaderHint, LeaderState, Member, NotLeader, ProposeError, RaftStatus,
-    Role, StartError, StateEvent, TransferError,
+    EventSink, FatalError, FollowerStatus, InitError, LeaderHint, LeaderState, Member, NotLeader, ProposeError,
+    RaftStatus, Role, StartError, StateEvent, TransferError,
 };
 pub use config::RaftConfig;
 pub use identity::ClusterIdentity;

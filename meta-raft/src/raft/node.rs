@@ -7,9 +7,10 @@ use std::time::Instant;
 
 use caribou_proto::ids::NodeId;
 use caribou_proto::raft::v1::raft_service_server::RaftServiceServer;
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::ForwardToLeader;
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
-use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::watch;
 
 use super::api::*;
@@ -24,7 +25,7 @@ use super::reads::Reads;
 use super::snapshot::receive::Progress;
 use super::start;
 use super::state::{StateStore, StateView};
-use super::types::Raft;
+use super::types::{Raft, TypeConfig};
 use crate::fsm::command::Command;
 use crate::fsm::reply::Reply;
 
@@ -78,6 +79,14 @@ pub(super) fn hint(raft: &Raft) -> Option<LeaderHint> {
     let leader = metrics.current_leader.filter(|id| *id != metrics.id)?;
     let node = metrics.membership_config.get_node(&leader)?;
     Some(LeaderHint { node_id: NodeId(leader), address: node.address.clone() })
+}
+
+/// Where the library sends a request that this node cannot take: during a hand-over, to the next leader.
+pub(super) fn forwarded(raft: &Raft, to: &ForwardToLeader<TypeConfig>) -> NotLeader {
+    let own = *raft.node_id();
+    let named = to.leader_id.filter(|id| *id != own).zip(to.leader_node.as_ref());
+    let named = named.map(|(id, node)| LeaderHint { node_id: NodeId(id), address: node.address.clone() });
+    NotLeader { hint: named.or_else(|| hint(raft)) }
 }
 
 impl RaftNode {
@@ -168,7 +177,11 @@ impl RaftNode {
         let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
         let nodes = metrics.membership_config.nodes();
         nodes
-            .map(|(id, node)| Member { node_id: NodeId(*id), address: node.address.clone(), voter: voters.contains(id) })
+            .map(|(id, node)| Member {
+                node_id: NodeId(*id),
+                address: node.address.clone(),
+                voter: voters.contains(id),
+            })
             .collect()
     }
 
@@ -210,7 +223,11 @@ impl RaftNode {
         let outcome = tokio::time::timeout(TRANSFER_TIMEOUT, taken).await.map(|r| r.map(|now| now.leader_id));
         match outcome {
             Ok(Ok(Some(new))) => {
-                tracing::info!(to = new.0, ms = started.elapsed().as_millis() as u64, "leadership has been handed over");
+                tracing::info!(
+                    to = new.0,
+                    ms = started.elapsed().as_millis() as u64,
+                    "leadership has been handed over"
+                );
                 Ok(new)
             }
             _ => {

@@ -13,10 +13,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::api::{LeaderState, NotLeader, ProposeError};
 use super::codec::command as codec;
-use super::config::{
-    MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_PROPOSAL_BYTES, PROPOSAL_QUEUE,
-};
-use super::node::hint;
+use super::config::{MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_PROPOSAL_BYTES, PROPOSAL_QUEUE};
+use super::node::{forwarded, hint};
 use super::reads::Reads;
 use super::state::StateStore;
 use super::types::{CommittedLeaderId, Payload, Raft, TypeConfig};
@@ -141,7 +139,8 @@ impl Stamp {
         if self.term != term {
             *self = Self { term, last_ns: applied_ns()? };
         }
-        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(0));
+        let clock =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(0));
         self.last_ns = clock.max(self.last_ns + 1);
         Ok(self.last_ns)
     }
@@ -271,8 +270,8 @@ async fn finish(
                 }
             }
         }
-        Some(Err(ClientWriteError::ForwardToLeader(_))) => {
-            fail(entry.group, &ProposeError::NotLeader(NotLeader { hint: hint(raft) }));
+        Some(Err(ClientWriteError::ForwardToLeader(to))) => {
+            fail(entry.group, &ProposeError::NotLeader(forwarded(raft, &to)));
         }
         Some(Err(_)) | None => fail(entry.group, &ProposeError::Unavailable),
     }

@@ -8,14 +8,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use openraft::{Instant as _, LinearizerOption};
-use openraft::errors::{LinearizableReadError, RaftError};
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{LinearizableReadError, RaftError};
+use openraft::{Instant as _, LinearizerOption};
 use tokio::sync::watch;
 
 use super::api::{LeaderState, NotLeader};
 use super::config::READ_PATIENCE;
-use super::node::hint;
+use super::node::{forwarded, hint};
 use super::types::Raft;
 
 /// Decides whether a view taken now observes every acknowledged write.
@@ -70,8 +70,10 @@ impl Reads {
             let option = LinearizerOption::new(Some(self.lease), true).with_wait_timeout(READ_PATIENCE);
             match raft.ensure_linearizable(option).await {
                 Ok(_) => Ok(()),
-                Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_) | LinearizableReadError::QuorumNotEnough(_)))
-                | Err(RaftError::Fatal(_)) => Err(NotLeader { hint: hint(raft) }),
+                Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(to))) => Err(forwarded(raft, &to)),
+                Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_)) | RaftError::Fatal(_)) => {
+                    Err(NotLeader { hint: hint(raft) })
+                }
             }
         };
         // Honest waiting has an end here: a leader that is cut off sends its clients to look for another.

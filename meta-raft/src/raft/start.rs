@@ -90,8 +90,7 @@ fn open(config: &RaftConfig) -> Result<Opened, StartError> {
         return Err(StartError::OtherCluster { path: state_dir, found: found.to_string(), expected });
     }
     let snapshot_dir = dir.join("snapshots");
-    let snapshots =
-        SnapshotStore::open(&snapshot_dir, &state).map_err(|e| store(&snapshot_dir, e.to_string()))?;
+    let snapshots = SnapshotStore::open(&snapshot_dir, &state).map_err(|e| store(&snapshot_dir, e.to_string()))?;
     // A crash within the installation of a snapshot leaves a state without its own checkpoint: nothing older may be sent to others.
     let have = snapshots.current().and_then(|c| c.meta().last_log_id);
     if log.handle().needs_snapshot(have, state.applied().log_id) {
@@ -138,8 +137,7 @@ async fn run(
     let (leader_tx, leader) = watch::channel(LeaderState::default());
     let (fatal_tx, fatal) = watch::channel(None);
     let log_handle = log.handle();
-    let machine =
-        StateMachine::new(Arc::clone(&state), Arc::clone(&snapshots), log_handle.clone(), events, applied_tx);
+    let machine = StateMachine::new(Arc::clone(&state), Arc::clone(&snapshots), log_handle.clone(), events, applied_tx);
     let peers = Arc::new(Peers::new(Arc::clone(&identity)));
     let raft = Raft::new(config.node_id.0, library, Factory::new(Arc::clone(&peers)), log, machine)
         .await

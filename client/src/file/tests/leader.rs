@@ -83,7 +83,7 @@ impl Inner {
                 self.count("create");
                 self.next += 1;
                 let inode = self.next;
-                self.files.insert(inode, FileRow { length: 0, mtime_ns: 0, chunks: BTreeMap::new() });
+                self.files.insert(inode, FileRow { length: 0, mtime_ns: 0, generation: 1, chunks: BTreeMap::new() });
                 let grant = create.want_grant.then(|| self.take_grant(inode, 0, world));
                 Ok(ReplyBody { attr: self.attr(inode), grant, created: true, ..ReplyBody::default() })
             }
@@ -188,7 +188,10 @@ impl Inner {
         if lost.len() < end.chunks.len() {
             file.length = file.length.max(end.length);
         }
-        file.mtime_ns = end.mtime_ns;
+        if end.chunks.is_empty() || lost.len() < end.chunks.len() {
+            file.mtime_ns = end.mtime_ns;
+            file.generation += 1;
+        }
         Ok(ReplyBody { length: file.length, lost, ..ReplyBody::default() })
     }
 
@@ -253,6 +256,7 @@ impl Inner {
         if let Some(size) = set.size {
             let shorter = size < file.length || !file.chunks.is_empty();
             file.length = size;
+            file.generation += 1;
             let first = u32::try_from(size / CHUNK_BYTES).expect("test sizes are small");
             if shorter {
                 file.chunks

@@ -30,9 +30,16 @@ async fn a_corrupt_replica_is_never_returned() {
     let (_writer, reader, inode) = prepared(300_000).await;
     for bad in [1, 2] {
         each_server(&reader, |server| server.replicas.values_mut().for_each(|replica| replica.corrupt = false));
-        let mut inner = reader.world.inner.lock();
-        inner.servers.get_mut(&bad).expect("there").replicas.values_mut().for_each(|replica| replica.corrupt = true);
-        drop(inner);
+        {
+            let mut inner = reader.world.inner.lock();
+            inner
+                .servers
+                .get_mut(&bad)
+                .expect("there")
+                .replicas
+                .values_mut()
+                .for_each(|replica| replica.corrupt = true);
+        }
         assert_eq!(read_all(&*reader.open(inode).await).await, pattern(1, 300_000));
     }
     each_server(&reader, |server| server.replicas.values_mut().for_each(|replica| replica.corrupt = true));

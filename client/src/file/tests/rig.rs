@@ -120,3 +120,10 @@ pub(super) async fn read_all(file: &OpenFile) -> Vec<u8> {
         bytes.extend_from_slice(&part);
     }
 }
+
+/// As `assert_eq!`, but names the first place that differs instead of all bytes.
+#[track_caller]
+pub(super) fn assert_same(got: &[u8], expected: &[u8]) {
+    let differs = got.iter().zip(expected).position(|(a, b)| a != b);
+    assert_eq!((got.len(), differs), (expected.len(), None), "length, and the first byte that differs");
+}

@@ -3,7 +3,7 @@
 use caribou_proto::ids::CHUNK_BYTES;
 use caribou_proto::meta::v1::{Caller, SetAttr};
 
-use super::rig::{READ_WRITE, Rig, pattern, read_all};
+use super::rig::{READ_WRITE, Rig, assert_same, pattern, read_all};
 
 async fn set_size(rig: &Rig, inode: u64, size: u64) {
     let set = SetAttr { inode, size: Some(size), ..SetAttr::default() };
@@ -22,7 +22,7 @@ async fn a_cut_is_a_cut_for_the_buffer_too() {
     let expected = [&pattern(1, 4000)[..], &[0; 2000]].concat();
     assert_eq!(read_all(&file).await, expected);
     file.sync(false).await.expect("syncs");
-    assert_eq!(rig.on_disk(file.inode()), expected);
+    assert_same(&rig.on_disk(file.inode()), &expected);
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,7 +80,7 @@ async fn opening_with_truncate_drops_what_is_buffered() {
     assert_eq!(attr.size, 0);
     again.write(0, pattern(2, 10)).await.expect("writes");
     file.sync(false).await.expect("syncs");
-    assert_eq!(rig.on_disk(file.inode()), pattern(2, 10));
+    assert_same(&rig.on_disk(file.inode()), &pattern(2, 10));
 }
 
 #[tokio::test(start_paused = true)]
@@ -109,5 +109,5 @@ async fn a_size_that_grows_leaves_a_hole() {
     let expected = [&[0; 1000], &pattern(1, 100)[..], &[0; 1900]].concat();
     assert_eq!(read_all(&file).await, expected);
     file.sync(false).await.expect("syncs");
-    assert_eq!(rig.on_disk(file.inode()), expected);
+    assert_same(&rig.on_disk(file.inode()), &expected);
 }

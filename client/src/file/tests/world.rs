@@ -52,6 +52,7 @@ pub(super) struct Inner {
 pub(super) struct FileRow {
     pub(super) length: u64,
     pub(super) mtime_ns: i64,
+    pub(super) generation: u64,
     pub(super) chunks: BTreeMap<u32, ChunkRow>,
 }
 
@@ -204,6 +205,7 @@ impl Inner {
             nlink: 1,
             size: file.length,
             mtime_ns: file.mtime_ns,
+            data_generation: file.generation,
             ..Attr::default()
         })
     }

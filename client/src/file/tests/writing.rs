@@ -6,7 +6,7 @@ use bytes::Bytes;
 use caribou_proto::ids::CHUNK_BYTES;
 use caribou_proto::meta::v1::{Caller, Create};
 
-use super::rig::{Rig, pattern, read_all};
+use super::rig::{Rig, assert_same, pattern, read_all};
 use crate::ClientConfig;
 
 #[tokio::test(start_paused = true)]
@@ -157,7 +157,7 @@ async fn shutdown_settles_everything() {
     let file = rig.create().await;
     file.write(0, pattern(3, 5_000_000)).await.expect("writes");
     rig.files.sync_all().await.expect("syncs");
-    assert_eq!(rig.on_disk(file.inode()), pattern(3, 5_000_000));
+    assert_same(&rig.on_disk(file.inode()), &pattern(3, 5_000_000));
     rig.files.shutdown().await;
     assert_eq!((rig.live_grants(), rig.buffered()), (0, 0));
 }

@@ -58,6 +58,12 @@ fn objection(tables: &dyn Tables, row: &Chunk, holders: &[ReadyHolder]) -> Resul
     if distinct.len() != holders.len() || holders.is_empty() {
         return Ok(Some("the holders are not distinct servers"));
     }
+    for holder in holders {
+        let known = servers::get(tables, holder.server)?.is_some_and(|s| s.incarnation >= holder.incarnation);
+        if !known {
+            return Ok(Some("a holder has not registered in this incarnation")); // F3
+        }
+    }
     // V6: the smallest Ready set; after losses (R3) all of what is left.
     let named = holders.iter().filter(|h| row.replica(h.server).is_some()).count();
     if named == 0 || holders.len() < class.minimum().min(row.replicas.len()) {

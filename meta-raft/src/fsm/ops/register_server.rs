@@ -4,8 +4,8 @@ use crate::fsm::command::RegisterServer;
 use crate::fsm::error::OpResult;
 use crate::fsm::ops::Op;
 use crate::fsm::reply::{Effect, Reply};
-use crate::fsm::tables::servers::{self, Server};
 use crate::fsm::tables::meta;
+use crate::fsm::tables::servers::{self, Server};
 
 pub(crate) fn apply(op: &mut Op<'_, '_>, register: &RegisterServer) -> OpResult<Reply> {
     let known = servers::by_uuid(op.txn, &register.uuid)?;
@@ -31,4 +31,3 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, register: &RegisterServer) -> OpResult<
     }
     Ok(Reply::ServerRegistered { server })
 }
-

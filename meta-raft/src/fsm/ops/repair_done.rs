@@ -48,9 +48,7 @@ fn objection(tables: &dyn Tables, row: &Chunk, done: &RepairDone) -> Result<Opti
     }
     match done.replaces {
         Some(replaced) if row.replica(replaced).is_none() => Ok(Some("what it replaces is not a holder")),
-        Some(replaced) if servers::get(tables, replaced)?.is_some_and(|s| s.up) => {
-            Ok(Some("what it replaces is up"))
-        }
+        Some(replaced) if servers::get(tables, replaced)?.is_some_and(|s| s.up) => Ok(Some("what it replaces is up")),
         None if row.replicas.len() >= classes::get(tables, row.class)?.goal() => Ok(Some("the goal is reached")),
         _ => Ok(None),
     }

@@ -32,7 +32,12 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, take: &TakeGrant) -> OpResult<Body> {
 }
 
 /// W1: the first chunk of a file that is created in the same record, on servers chosen by the leader.
-pub(crate) fn first(op: &mut Op<'_, '_>, id: InodeId, inode: &mut Inode, placement: &[ServerId]) -> OpResult<GrantReply> {
+pub(crate) fn first(
+    op: &mut Op<'_, '_>,
+    id: InodeId,
+    inode: &mut Inode,
+    placement: &[ServerId],
+) -> OpResult<GrantReply> {
     Ok(new_chunk(op, (id, 0), inode.class, placement)?)
 }
 

@@ -86,7 +86,9 @@ pub(super) fn release_hold(op: &mut Op<'_, '_>, chunk: &WrittenChunk) -> Result<
         return Ok(false);
     }
     let Some(mut edit) = Edit::load(op.txn, chunk.chunk)? else { return Ok(false) };
-    let free = edit.row.grant.is_none() && edit.row.hold.is_some_and(|h| h.session == op.session);
+    // While an Intent is under way its Ready has still to say who may read: the client asks again after it.
+    let at_rest = edit.row.grant.is_none() && edit.row.intent.is_none();
+    let free = at_rest && edit.row.hold.is_some_and(|h| h.session == op.session);
     if free {
         edit.row.hold = None;
         edit.save(op)?;

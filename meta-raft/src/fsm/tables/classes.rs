@@ -30,7 +30,9 @@ impl Class {
 }
 
 pub fn get(tables: &dyn Tables, class: u32) -> Result<Class, Fatal> {
-    let row = tables.get(Table::Classes, &class.to_be_bytes())?.ok_or_else(|| Fatal(format!("storage class {class} does not exist")))?;
+    let row = tables
+        .get(Table::Classes, &class.to_be_bytes())?
+        .ok_or_else(|| Fatal(format!("storage class {class} does not exist")))?;
     let mut reader = Reader::row(Table::Classes, &row)?;
     let goal = reader.u8()?;
     reader.end()?;

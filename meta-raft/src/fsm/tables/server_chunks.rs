@@ -11,7 +11,12 @@ pub fn contains(tables: &dyn Tables, server: ServerId, chunk: ChunkId) -> Result
 }
 
 /// Up to `limit` chunks of a server with a higher id than `after`.
-pub fn page(tables: &dyn Tables, server: ServerId, after: Option<ChunkId>, limit: usize) -> Result<Vec<ChunkId>, Fatal> {
+pub fn page(
+    tables: &dyn Tables,
+    server: ServerId,
+    after: Option<ChunkId>,
+    limit: usize,
+) -> Result<Vec<ChunkId>, Fatal> {
     let mut found = Vec::new();
     let from = after.map_or(0, |id| id.0.saturating_add(1));
     scan_prefix(tables, Table::ServerChunks, &key1(server.0), &key2(server.0, from), &mut |key, _| {

@@ -12,7 +12,12 @@ pub fn contains(tables: &dyn Tables, session: SessionId, chunk: ChunkId) -> Resu
 }
 
 /// Up to `limit` chunks of a session with a higher id than `after`.
-pub fn page(tables: &dyn Tables, session: SessionId, after: Option<ChunkId>, limit: usize) -> Result<Vec<ChunkId>, Fatal> {
+pub fn page(
+    tables: &dyn Tables,
+    session: SessionId,
+    after: Option<ChunkId>,
+    limit: usize,
+) -> Result<Vec<ChunkId>, Fatal> {
     let mut found = Vec::new();
     let from = after.map_or(0, |id| id.0.saturating_add(1));
     scan_prefix(tables, Table::SessionGrants, &key1(session.0), &key2(session.0, from), &mut |key, _| {

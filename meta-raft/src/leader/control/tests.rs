@@ -79,7 +79,10 @@ async fn adr7_heartbeats_are_answered_only_under_the_leaders_lease_and_on_the_ne
     node.lease.set(true);
     older.send(beat(3)).await.unwrap();
     let answered = older_answers.next().await.unwrap().body;
-    assert!(matches!(answered, Some(to_server::Body::Heartbeat(r)) if r.stamp == 3), "the one without a lease is not answered");
+    assert!(
+        matches!(answered, Some(to_server::Body::Heartbeat(r)) if r.stamp == 3),
+        "the one without a lease is not answered"
+    );
     let (newer, mut newer_answers) = dial(node.host());
     newer.send(from_server(from_server::Body::Register(registration(1, 2, &[])))).await.unwrap();
     newer_answers.next().await.unwrap();

@@ -17,7 +17,13 @@ fn member(server: u64, standing: Standing, cells: &[Cell]) -> Member {
         None => Block::default(),
         Some((value, whole)) => Block { written: true, matches: *whole, crc: *value },
     };
-    Member { server: ServerId(server), standing, stayed: standing == Standing::Clean, last_grant: 1, blocks: cells.iter().map(block).collect() }
+    Member {
+        server: ServerId(server),
+        standing,
+        stayed: standing == Standing::Clean,
+        last_grant: 1,
+        blocks: cells.iter().map(block).collect(),
+    }
 }
 
 fn cells(member: &Member) -> Vec<Cell> {

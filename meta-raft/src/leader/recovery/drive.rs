@@ -156,8 +156,7 @@ impl Drive {
             return Ok(step);
         }
         let answered = self.members.iter().filter(|m| m.state == State::Answered);
-        let inputs: Vec<plan::Member> =
-            answered.filter_map(|m| m.answer.as_ref()).map(|a| a.member.clone()).collect();
+        let inputs: Vec<plan::Member> = answered.filter_map(|m| m.answer.as_ref()).map(|a| a.member.clone()).collect();
         let Some(plan) = plan::plan(&inputs, intent.cut) else {
             warn!(chunk = %self.chunk, "no holder has a replica of this chunk; waiting for the others");
             return Ok(Step::Park(limits::PARKED));
@@ -195,9 +194,9 @@ impl Drive {
     fn raise(&self, cx: &mut Cx<'_>, intent: &Intent) -> Option<Step> {
         let answers: Vec<&Answer> =
             self.members.iter().filter(|m| m.state == State::Answered).filter_map(|m| m.answer.as_ref()).collect();
-        let complete = |a: &&Answer| a.found && a.had_version >= self.version;
+        let complete = |a: &Answer| a.found && a.had_version >= self.version;
         let first = answers.iter().find(|a| complete(a))?;
-        if answers.iter().all(|a| complete(&a) && plan::equal(&a.member, &first.member, intent.cut)) {
+        if answers.iter().all(|a| complete(a) && plan::equal(&a.member, &first.member, intent.cut)) {
             return None;
         }
         let highest = answers.iter().map(|a| a.had_version).max()?;
@@ -225,7 +224,10 @@ impl Drive {
             } else {
                 let cut_length = (u64::from(intent.cut) < CHUNK_BYTES).then_some(intent.cut);
                 let fetches = self.fetches(cx, fix)?;
-                (Body::Fix(wire::Fix { version: self.version.0, fetches, cut_length, resum_damaged: fix.resum }), State::Fixing)
+                (
+                    Body::Fix(wire::Fix { version: self.version.0, fetches, cut_length, resum_damaged: fix.resum }),
+                    State::Fixing,
+                )
             };
             if !cx.send(*server, self.chunk, body, purpose.clone()) {
                 return Ok(Step::Park(limits::RETRY));
@@ -314,7 +316,8 @@ impl Drive {
         let input = plan::Member { server, standing, stayed, last_grant: prepared.last_grant, blocks };
         let had_version = ChunkVersion(prepared.had_version);
         debug!(%chunk, %server, %version, %had_version, ?standing, stayed, "prepared");
-        member.answer = Some(Answer { incarnation, found: prepared.found || !member.named, had_version, member: input });
+        member.answer =
+            Some(Answer { incarnation, found: prepared.found || !member.named, had_version, member: input });
         member.state = State::Answered;
         Ok(Step::Advance)
     }

@@ -32,7 +32,7 @@ async fn v1_holders_are_made_equal_and_named() {
     node.put(2, chunk, Replica::whole(1, &[1, 9]));
     let mut grant = None;
     node.apply(|w| grant = Some(w.take(session, inode, 0)));
-    node.apply(|w| drop(w.report(session, inode, &grant.unwrap())));
+    node.apply(|w| assert_eq!(w.report(session, inode, &grant.unwrap()), GrantState::Pending));
     let took = node.ready(chunk).await;
     assert!(took < Duration::from_millis(200), "{took:?}");
     assert_eq!(node.chunk(chunk).version, ChunkVersion(2));
@@ -127,7 +127,7 @@ async fn a_new_leader_drives_the_intent_again_and_raises_it() {
     node.put(2, chunk, Replica::whole(1, &[1, 7]));
     let mut grant = None;
     node.apply(|w| grant = Some(w.take(session, inode, 0)));
-    node.apply(|w| drop(w.report(session, inode, &grant.unwrap())));
+    node.apply(|w| assert_eq!(w.report(session, inode, &grant.unwrap()), GrantState::Pending));
     node.until("one holder is complete", |n| n.replica(1, chunk).unwrap().completed == 2).await;
     assert!(node.chunk(chunk).intent.is_some());
     let mut node = node.fail_over();
@@ -160,7 +160,7 @@ async fn a_truncation_during_a_recovery_begins_another_round() {
 
 #[tokio::test(start_paused = true)]
 async fn many_intents_are_recovered_a_few_at_a_time() {
-    let mut node = Node::new(2);
+    let node = Node::new(2);
     let session = node.world.lock().open(1);
     let files: Vec<_> = (0..100).map(|n| node.file(session, &format!("f{n}"), &[n])).collect();
     for (inode, _) in &files {

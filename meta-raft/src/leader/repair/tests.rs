@@ -76,5 +76,5 @@ async fn r2_a_chunk_that_is_granted_waits_and_a_refused_one_is_held_back() {
     node.until("its grants are held back", |n| n.handle.is_held_back(chunk)).await;
     mute(&node, false);
     node.until("the goal is reached", |n| n.chunk(chunk).replicas.len() == 2).await;
-    assert!(!node.handle.is_held_back(chunk));
+    node.until("and it is free again", |n| !n.handle.is_held_back(chunk)).await;
 }

@@ -68,7 +68,8 @@ async fn s4_an_expired_writer_is_fenced_and_its_chunk_recovered() {
     node.connect_all();
     node.attached(1).await;
     node.attached(2).await;
-    let (a, b) = (node.world.lock().open(1), node.world.lock().open(2));
+    let a = node.world.lock().open(1);
+    let b = node.world.lock().open(2);
     let (inode, chunk) = node.file(a, "f", &[1, 2]);
     node.apply(|w| assert_eq!(w.take(a, inode, 0).state, GrantState::Granted));
     for _ in 0..40 {
@@ -86,7 +87,8 @@ async fn w8_a_recall_that_is_not_answered_ends_after_two_seconds() {
     node.connect_all();
     node.attached(1).await;
     node.attached(2).await;
-    let (a, b) = (node.world.lock().open(1), node.world.lock().open(2));
+    let a = node.world.lock().open(1);
+    let b = node.world.lock().open(2);
     let (inode, chunk) = node.file(a, "f", &[1, 2]);
     node.apply(|w| drop(w.take(a, inode, 0)));
     node.apply(|w| assert_eq!(w.take(b, inode, 0).state, GrantState::Recalled));
@@ -98,7 +100,8 @@ async fn w8_a_recall_that_is_not_answered_ends_after_two_seconds() {
 #[tokio::test(start_paused = true)]
 async fn s7_an_orphan_goes_when_nobody_claims_it() {
     let node = Node::new(2);
-    let (a, b) = (node.world.lock().open(1), node.world.lock().open(2));
+    let a = node.world.lock().open(1);
+    let b = node.world.lock().open(2);
     let (inode, _) = node.file(a, "f", &[1]);
     node.handle.claims(|claims| claims.claim(b, inode));
     node.apply(|w| drop(w.client(a, ClientOp::Unlink { parent: ROOT_INODE, name: b"f".to_vec() }).unwrap()));

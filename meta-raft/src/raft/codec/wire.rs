@@ -6,7 +6,8 @@ use caribou_proto::raft::v1 as wire;
 use openraft::raft::{AppendEntriesRequest, StreamAppendError, TransferLeaderRequest, VoteRequest, VoteResponse};
 
 use crate::raft::types::{
-    Entry, EntryPayload, LogId, Membership, Node, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id, vote,
+    Entry, EntryPayload, LogId, Membership, Node, Payload, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id,
+    vote,
 };
 
 /// A message that no node of this cluster sends.
@@ -83,12 +84,9 @@ pub(crate) fn to_append(header: wire::Header, request: AppendEntriesRequest<Type
 pub(crate) fn from_append(request: wire::AppendRequest) -> Result<AppendEntriesRequest<TypeConfig>, WireError> {
     let prev_log_id = request.prev_log_id.map(from_log_id);
     let entries: Vec<Entry> = request.entries.into_iter().map(from_entry).collect::<Result<_, _>>()?;
-    let mut expected = prev_log_id.map_or(0, |id| id.index() + 1);
-    for entry in &entries {
-        if entry.log_id.index() != expected {
-            return Err(WireError::Missing("an entry in between"));
-        }
-        expected += 1;
+    let expected = prev_log_id.map_or(0, |id| id.index() + 1);
+    if (expected..).zip(&entries).any(|(index, entry)| entry.log_id.index() != index) {
+        return Err(WireError::Missing("an entry in between"));
     }
     Ok(AppendEntriesRequest {
         vote: from_vote(request.vote)?,

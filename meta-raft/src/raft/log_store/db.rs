@@ -5,11 +5,12 @@ use std::path::Path;
 
 use bytes::Bytes;
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, Options, WriteBatch,
-    WriteOptions,
+    ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode, Options,
+    WriteBatch, WriteOptions,
 };
 
 use crate::raft::codec::entry;
+use crate::raft::files;
 use crate::raft::types::{Entry, LogId, Vote};
 
 const LOG: &str = "log";
@@ -31,6 +32,7 @@ pub(super) fn store_error(e: rocksdb::Error) -> io::Error {
 
 impl LogDb {
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        files::create_dir(dir)?;
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -72,7 +74,10 @@ impl LogDb {
                 (None, None) => true,
             };
             if !follows {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the log has a hole before entry {index}")));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("the log has a hole before entry {index}"),
+                ));
             }
             visit(index, value.len() as u64);
             last = Some((index, value));
@@ -102,9 +107,7 @@ impl LogDb {
 
     /// Gives table files that hold only purged entries back at once.
     pub(super) fn drop_files_below(&self, index: u64) -> io::Result<()> {
-        self.db
-            .delete_file_in_range_cf(self.family(LOG), 0u64.to_be_bytes(), index.to_be_bytes())
-            .map_err(store_error)
+        self.db.delete_file_in_range_cf(self.family(LOG), 0u64.to_be_bytes(), index.to_be_bytes()).map_err(store_error)
     }
 }
 
@@ -145,6 +148,7 @@ impl Batch<'_> {
 }
 
 fn index_of(key: &[u8]) -> io::Result<u64> {
-    let bytes = key.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the log has a key that is no index"))?;
+    let bytes =
+        key.try_into().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "the log has a key that is no index"))?;
     Ok(u64::from_be_bytes(bytes))
 }

@@ -76,11 +76,14 @@ impl LogStore {
         let last = db.scan(purged, |index, bytes| sizes.push(index, bytes))?.or(purged);
         let next = last.map_or(0, |id| id.index() + 1);
         let memory = Memory { purged, last, vote, tail: Tail::new(tail_bytes, next), sizes, version: 0 };
-        let shared =
-            Arc::new(Shared { db, memory: RwLock::new(memory), queue: Queue::default(), counters: Counters::default() });
+        let shared = Arc::new(Shared {
+            db,
+            memory: RwLock::new(memory),
+            queue: Queue::default(),
+            counters: Counters::default(),
+        });
         let thread = Arc::clone(&shared);
-        let writer =
-            std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || writer::run(&thread))?;
+        let writer = std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || writer::run(&thread))?;
         Ok(Self { shared, writer: Some(writer) })
     }
 

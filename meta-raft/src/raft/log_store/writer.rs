@@ -112,7 +112,9 @@ impl Queue {
         }
         let mut group = Vec::new();
         let mut bytes = 0;
-        while let Some(op) = waiting.ops.pop_front_if(|op| group.is_empty() || bytes + op.bytes() <= MAX_LOG_GROUP_BYTES) {
+        while let Some(op) =
+            waiting.ops.pop_front_if(|op| group.is_empty() || bytes + op.bytes() <= MAX_LOG_GROUP_BYTES)
+        {
             bytes += op.bytes();
             group.push(op);
         }

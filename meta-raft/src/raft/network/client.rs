@@ -70,7 +70,11 @@ impl PeerClient {
         self.peers.header(self.target).map_err(unreachable)
     }
 
-    async fn ask_vote(&self, rpc: VoteRequest<TypeConfig>, pre_vote: bool) -> Result<VoteResponse<TypeConfig>, RpcError> {
+    async fn ask_vote(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+        pre_vote: bool,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         let request = convert::to_vote_request(self.header()?, rpc, pre_vote);
         let mut client = self.client(Purpose::Heartbeat)?;
         let reply = timely(CONNECT_TIMEOUT, client.vote(request)).await?.into_inner();
@@ -98,7 +102,11 @@ impl NetVote<TypeConfig> for PeerClient {
         self.ask_vote(rpc, false).await
     }
 
-    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, _: RPCOption) -> Result<VoteResponse<TypeConfig>, RpcError> {
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, RpcError> {
         self.ask_vote(rpc, true).await
     }
 }

@@ -66,7 +66,9 @@ fn addressed_to(identity: &Identity, to_node: u64) -> Result<(), Status> {
     if to_node == own {
         return Ok(());
     }
-    Err(Status::failed_precondition(format!("this is node {own}, the message is for node {to_node}: check the addresses")))
+    Err(Status::failed_precondition(format!(
+        "this is node {own}, the message is for node {to_node}: check the addresses"
+    )))
 }
 
 #[tonic::async_trait]
@@ -74,7 +76,10 @@ impl RaftService for Server {
     type AppendStream = Replies<wire::AppendReply>;
     type SnapshotStream = Replies<wire::SnapshotReply>;
 
-    async fn append(&self, request: Request<Streaming<wire::AppendRequest>>) -> Result<Response<Self::AppendStream>, Status> {
+    async fn append(
+        &self,
+        request: Request<Streaming<wire::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
         let identity = Arc::clone(&self.identity);
         // The library takes a stream without errors: one that occurs ends it, is kept here and sent after what came before it.
         let broken: Arc<Mutex<Option<Status>>> = Arc::default();
@@ -113,7 +118,9 @@ impl RaftService for Server {
         let request = convert::from_transfer(request).map_err(invalid)?;
         let refused = match self.raft.handle_transfer_leader(request).await.map_err(stopped)? {
             Ok(()) => None,
-            Err(TransferLeaderError::VoteChanged { actual, .. }) => Some(Refused::VoteChanged(convert::to_vote(&actual))),
+            Err(TransferLeaderError::VoteChanged { actual, .. }) => {
+                Some(Refused::VoteChanged(convert::to_vote(&actual)))
+            }
             Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
                 Some(Refused::LogNotFlushed(wire::LogNotFlushed { actual: actual.map(convert::to_log_id) }))
             }

@@ -105,7 +105,9 @@ fn read_pieces(
 async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, RpcError> {
     match tokio::time::timeout(limit, call).await {
         Ok(result) => result.map_err(|status| rpc_error(&status)),
-        Err(_) => Err(RPCError::Network(NetworkError::from_string(format!("no progress of a snapshot within {limit:?}")))),
+        Err(_) => {
+            Err(RPCError::Network(NetworkError::from_string(format!("no progress of a snapshot within {limit:?}"))))
+        }
     }
 }
 

@@ -146,7 +146,12 @@ impl SnapshotStore {
     }
 
     /// Makes a snapshot the state, and the current snapshot.
-    pub(crate) fn install(&self, state: &StateStore, meta: &SnapshotMeta, data: SnapshotData) -> Result<(), StateError> {
+    pub(crate) fn install(
+        &self,
+        state: &StateStore,
+        meta: &SnapshotMeta,
+        data: SnapshotData,
+    ) -> Result<(), StateError> {
         let expected =
             AppliedState { log_id: meta.last_log_id, membership: meta.last_membership.clone(), feature_level: 0 };
         let received = match data {

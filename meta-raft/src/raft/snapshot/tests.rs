@@ -81,7 +81,9 @@ fn gathering_goes_on_where_it_was() {
 fn offers_cannot_name_other_files() {
     let dir = tempfile::tempdir().unwrap();
     let mut gathering = Gathering::new(dir.path().join("incoming"));
-    for bad in [&[("../identity", 1)][..], &[("LOCK", 1)], &[], &[("000002.sst", 1), ("000001.sst", 1)], &[("x/1.sst", 1)]] {
+    for bad in
+        [&[("../identity", 1)][..], &[("LOCK", 1)], &[], &[("000002.sst", 1), ("000001.sst", 1)], &[("x/1.sst", 1)]]
+    {
         assert!(matches!(gathering.offer(source(bad)), Err(ReceiveError::BadOffer(_))), "{bad:?}");
     }
 }

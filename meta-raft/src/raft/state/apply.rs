@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use super::{StateError, StateStore};
-use crate::fsm::reply::{Effect, Reply};
 use crate::fsm::Batch;
+use crate::fsm::reply::{Effect, Reply};
 use crate::raft::codec::command;
 use crate::raft::types::{LogId, Membership, StoredMembership};
 
@@ -34,7 +34,7 @@ impl StateStore {
         let mut batch = Batch::new(&*db);
         let mut outcome = Outcome::default();
         for (log_id, work) in entries {
-            if let Some(before) = applied.log_id.filter(|before| before.index() + 1 != log_id.index()) {
+            if let Some(before) = applied.log_id.filter(|before| before.index() >= log_id.index()) {
                 return Err(StateError::OutOfOrder { index: log_id.index(), applied: before.index() });
             }
             let mut replies = Vec::new();

@@ -40,7 +40,7 @@ pub(crate) enum StateError {
     Command { index: u64, source: super::codec::command::CodecError },
     #[error("applying log entry {index} failed: {source}")]
     Apply { index: u64, source: crate::fsm::error::Fatal },
-    #[error("log entry {index} does not follow the last applied one, {applied}")]
+    #[error("log entry {index} comes after entry {applied} has been applied")]
     OutOfOrder { index: u64, applied: u64 },
     #[error("the snapshot holds {found}, its sender said {expected}")]
     WrongSnapshot { found: String, expected: String },

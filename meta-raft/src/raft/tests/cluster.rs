@@ -128,7 +128,7 @@ impl Cluster {
         let copy = self.dir.path().join(format!("{id}-{}", uuid::Uuid::new_v4()));
         let old = std::mem::replace(self.folders.get_mut(&id).unwrap(), copy.clone());
         tokio::task::spawn_blocking(move || {
-            copy_tree(&old, &copy);
+            crash_image(&old, &copy);
             drop(node);
         })
         .await
@@ -159,8 +159,11 @@ impl Cluster {
     /// Waits until all running nodes have applied the same entries, and checks that their states are the same.
     pub(super) async fn assert_equal_states(&self) {
         let hashes = eventually("equal applied indices", async || {
-            let views: Vec<_> =
-                self.running.values().map(|r| (*r.node.applied().borrow(), r.node.view().state_hash().unwrap())).collect();
+            let views: Vec<_> = self
+                .running
+                .values()
+                .map(|r| (*r.node.applied().borrow(), r.node.view().state_hash().unwrap()))
+                .collect();
             let leader = self.node(self.leader().await).status().last_log_index;
             views.iter().all(|(index, _)| *index == leader).then_some(views)
         })
@@ -201,16 +204,43 @@ pub(super) async fn leader_after(cluster: &Cluster, term: u64) -> (u64, LeaderSt
     .await
 }
 
-fn copy_tree(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+/// What a crash leaves: all files as they are at one moment, while the stores are still open. RocksDB may still be compacting; a copy
+/// during which something changed is taken again.
+fn crash_image(from: &Path, to: &Path) {
+    loop {
+        let before = listing(from);
+        let copied = copy_tree(from, to);
+        if copied.is_ok() && listing(from) == before {
+            return;
+        }
+        std::fs::remove_dir_all(to).unwrap();
+    }
+}
+
+fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_tree(&entry.path(), &target);
+        if entry.file_type()?.is_dir() {
+            copy_tree(&entry.path(), &target)?;
         } else {
-            // RocksDB drops obsolete files at any time.
-            let _ = std::fs::copy(entry.path(), target);
+            std::fs::copy(entry.path(), target)?;
         }
     }
+    Ok(())
+}
+
+/// Names and lengths of all files.
+fn listing(dir: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.metadata() {
+            Ok(m) if m.is_dir() => files.append(&mut listing(&entry.path())),
+            Ok(m) => drop(files.insert(entry.path(), m.len())),
+            // Gone since: the next listing differs.
+            Err(_) => drop(files.insert(entry.path(), u64::MAX)),
+        }
+    }
+    files
 }

@@ -1,11 +1,16 @@
 //! Proposals, linearizable reads, leaders that die, nodes that restart.
 
-use caribou_proto::ids::NodeId;
+use std::sync::Arc;
 
-use super::cluster::{Cluster, eventually, leader_after, open_session};
+use bytes::Bytes;
+use caribou_proto::ids::NodeId;
+use parking_lot::Mutex;
+
+use super::cluster::{Cluster, PATIENCE, config, eventually, leader_after, open_session};
 use crate::fsm::reply::Reply;
 use crate::fsm::tables::meta::{self, Counter};
-use crate::raft::{ProposeError, Role};
+use crate::raft::types::Payload;
+use crate::raft::{ProposeError, RaftNode, Role, StateEvent};
 
 fn sessions(cluster: &Cluster, id: u64) -> u64 {
     meta::counter(&cluster.node(id).view(), Counter::LiveSessions).unwrap()
@@ -138,65 +143,44 @@ async fn a_stopped_node_says_so() {
     assert!(leader.read().await.is_err());
 }
 
-// ADHOC-BEGIN
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn adhoc_measure() {
-    let mut cluster = Cluster::three(|c| {
-        c.heartbeat = std::time::Duration::from_millis(25);
-        c.election_timeout_min = std::time::Duration::from_millis(75);
-        c.election_timeout_max = std::time::Duration::from_millis(150);
-    })
-    .await;
-    let node = cluster.node(cluster.leader().await).clone();
-    for clients in [1usize, 16, 64, 256] {
-        let before = node.status();
-        let start = std::time::Instant::now();
-        let tasks: Vec<_> = (0..clients)
-            .map(|c| {
-                let node = node.clone();
-                tokio::spawn(async move {
-                    let mut n = 0u64;
-                    while start.elapsed() < std::time::Duration::from_secs(2) {
-                        if node.propose(vec![open_session((c as u64) << 32 | n | (clients as u64) << 48)]).await.is_ok() {
-                            n += 1;
-                        }
-                    }
-                    n
-                })
-            })
-            .collect();
-        let mut total = 0;
-        for t in tasks {
-            total += t.await.unwrap();
-        }
-        let s = node.status();
-        println!("{clients}: {} /s, entries {}, fsyncs {}", total / 2, s.entries - before.entries, s.log_fsyncs - before.log_fsyncs);
+async fn events_come_before_replies() {
+    let dir = tempfile::tempdir().unwrap();
+    let events: Arc<Mutex<Vec<StateEvent>>> = Arc::default();
+    let sink = Arc::clone(&events);
+    let node = RaftNode::start(config(1, dir.path()), Arc::new(move |event| sink.lock().push(event))).await.unwrap();
+    node.init(vec![(NodeId(1), "127.0.0.1:1".to_owned())], 1).await.unwrap();
+    node.leader().wait_for(|state| state.ready).await.unwrap();
+    for key in 0..10 {
+        node.propose(vec![open_session(key)]).await.unwrap();
+        let applied = *node.applied().borrow();
+        let last = events.lock().last().cloned();
+        assert!(matches!(last, Some(StateEvent::Applied { index, .. }) if index == applied), "{last:?}, {applied}");
     }
-    let start = std::time::Instant::now();
-    for _ in 0..20000 {
-        node.read().await.unwrap();
-    }
-    println!("read: {:?} each", start.elapsed() / 20000);
-    drop(node);
-    let mut key = 1u64 << 60;
-    for _ in 0..8 {
-        let leader = cluster.leader().await;
-        let term = cluster.node(leader).leader().borrow().term;
-        let start = std::time::Instant::now();
-        cluster.crash(leader).await;
-        let (_, _) = leader_after(&cluster, term).await;
-        key += 1;
-        cluster.propose(open_session(key)).await;
-        println!("failover incl. halting {:?}", start.elapsed());
-        cluster.start(leader).await;
-        cluster.assert_equal_states().await;
-    }
-    for _ in 0..5 {
-        let leader = cluster.leader().await;
-        let start = std::time::Instant::now();
-        cluster.node(leader).transfer_leader(None).await.unwrap();
-        cluster.propose(open_session(key)).await;
-        println!("transfer {:?}", start.elapsed());
-    }
+    node.shutdown().await;
 }
-// ADHOC-END
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_cannot_be_read_stops_the_node() {
+    let cluster = Cluster::empty(1, |_| {}).await;
+    let node = cluster.node(1);
+    node.init(cluster.nodes(), 1).await.unwrap();
+    cluster.leader().await;
+    let garbage = Payload(Bytes::from_static(b"\xff\xff"));
+    assert!(node.inner.raft.client_write(garbage).await.is_err());
+    let reason = tokio::time::timeout(PATIENCE, node.fatal()).await.unwrap().to_string();
+    assert!(reason.contains("must stop") && reason.contains("log entry"), "{reason}");
+    assert!(!node.leader().borrow().ready);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_large_a_proposal_is_refused_at_once() {
+    let cluster = Cluster::three(|_| {}).await;
+    let leader = cluster.node(cluster.leader().await).clone();
+    let commands = vec![open_session(1); 200_000];
+    assert!(matches!(leader.propose(commands).await, Err(ProposeError::TooLarge { .. })));
+    // Above one entry's usual size, but within the limit: an entry of its own.
+    let commands: Vec<_> = (0..5_000).map(open_session).collect();
+    assert_eq!(leader.propose(commands).await.unwrap().len(), 5_000);
+    cluster.assert_equal_states().await;
+}

@@ -1,5 +1,11 @@
 //! A follower behind the purged log comes back by snapshot while work goes on.
 
+use bytes::Bytes;
+use caribou_proto::raft::v1 as wire;
+use caribou_proto::raft::v1::raft_service_client::RaftServiceClient;
+use caribou_proto::raft::v1::{snapshot_reply::Reply, snapshot_request::Part};
+use tokio_stream::wrappers::ReceiverStream;
+
 use super::cluster::{Cluster, eventually, leader_after, open_session};
 use crate::fsm::tables::meta::{self, Counter};
 use crate::raft::RaftConfig;
@@ -109,4 +115,53 @@ async fn the_log_stays_bounded_and_restarts_follow_it() {
     cluster.assert_equal_states().await;
     let leader = cluster.leader().await;
     assert_eq!(meta::counter(&cluster.node(leader).view(), Counter::LiveSessions).unwrap(), 120 * 50);
+}
+
+/// Speaks as the leader would, and breaks off in the middle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broken_stream_is_resumed_and_its_progress_shows() {
+    let cluster = Cluster::three(|_| {}).await;
+    let leader = cluster.leader().await;
+    let target = (1..=3).find(|id| *id != leader).unwrap();
+    let node = cluster.node(target);
+    let term = node.leader().borrow().term;
+    let offer = wire::SnapshotOffer {
+        header: Some(wire::Header {
+            cluster: Some(node.cluster().unwrap().into()),
+            from_node: leader,
+            to_node: target,
+        }),
+        vote: Some(wire::Vote { term, node_id: leader, committed: true }),
+        meta: Some(wire::SnapshotMeta {
+            last_log_id: Some(wire::LogId { term, index: 1_000_000 }),
+            membership: Some(wire::Membership::default()),
+            ..Default::default()
+        }),
+        snapshot_id: "one".to_owned(),
+        files: vec![wire::SnapshotFile { name: "000001.sst".to_owned(), bytes: 10 }],
+    };
+    let mut client = RaftServiceClient::connect(format!("http://{}", cluster.addresses[&target])).await.unwrap();
+    for have in [0, 4] {
+        let (requests, outgoing) = tokio::sync::mpsc::channel(4);
+        let part = |part| wire::SnapshotRequest { part: Some(part) };
+        requests.send(part(Part::Offer(offer.clone()))).await.unwrap();
+        let mut replies = client.snapshot(ReceiverStream::new(outgoing)).await.unwrap().into_inner();
+        let Some(Reply::Resume(resume)) = replies.message().await.unwrap().unwrap().reply else { panic!("no resume") };
+        assert_eq!(resume.have_bytes, [have]);
+        let data = Bytes::from_static(b"half");
+        let crc32c = crc32c::crc32c(&data);
+        requests.send(part(Part::Data(wire::SnapshotData { file: 0, offset: have, data, crc32c }))).await.unwrap();
+        let Some(Reply::Received(r)) = replies.message().await.unwrap().unwrap().reply else { panic!("no progress") };
+        assert_eq!(r.bytes, have + 4);
+        let status = node.status();
+        assert_eq!((status.installing_bytes, status.installing_total_bytes), (have + 4, 10));
+        drop((requests, replies));
+        eventually("the end of the stream", async || (node.status().installing_total_bytes == 0).then_some(())).await;
+    }
+    // A leader of an old term gets no further than its offer.
+    let old = wire::SnapshotOffer { vote: Some(wire::Vote { term: 0, node_id: leader, committed: true }), ..offer };
+    let old = futures::stream::iter([wire::SnapshotRequest { part: Some(Part::Offer(old)) }]);
+    let mut replies = client.snapshot(old).await.unwrap().into_inner();
+    let Some(Reply::Installed(i)) = replies.message().await.unwrap().unwrap().reply else { panic!("no refusal") };
+    assert_eq!(i.vote.unwrap().term, term);
 }

@@ -92,7 +92,12 @@ impl History {
                 let Some(id) = self.some_chunk(chunk) else { return };
                 let row = self.world.chunk(id);
                 let (version, grant) = (row.highest_version(), row.grant.map(|g| g.id));
-                self.world.apply(Command::StartIntent(StartIntent { chunk: id, version, grant, kind: IntentKind::Recover }));
+                self.world.apply(Command::StartIntent(StartIntent {
+                    chunk: id,
+                    version,
+                    grant,
+                    kind: IntentKind::Recover,
+                }));
             }
             Act::Ready { chunk, mask, clean, join } => self.ready(chunk, mask, clean, join),
             Act::Repair { chunk, server, replace } => {
@@ -137,8 +142,10 @@ impl History {
             self.world.truncate(self.sessions[who], self.files[file], size);
             return;
         }
-        let (Act::WriteEnd { who, grant, .. } | Act::End { who, grant } | Act::Release { who, grant } | Act::Report { who, grant }) =
-            *act
+        let (Act::WriteEnd { who, grant, .. }
+        | Act::End { who, grant }
+        | Act::Release { who, grant }
+        | Act::Report { who, grant }) = *act
         else {
             return;
         };

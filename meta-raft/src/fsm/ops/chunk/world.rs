@@ -24,8 +24,13 @@ pub(crate) struct World {
 impl World {
     /// A cluster with this goal and all servers up in incarnation 1.
     pub(crate) fn new(goal: u8) -> Self {
-        let mut world =
-            Self { tables: MemoryTables::default(), effects: Vec::new(), log: Vec::new(), time_ns: 0, seqs: BTreeMap::new() };
+        let mut world = Self {
+            tables: MemoryTables::default(),
+            effects: Vec::new(),
+            log: Vec::new(),
+            time_ns: 0,
+            seqs: BTreeMap::new(),
+        };
         world.apply(Command::InitCluster(InitCluster { uuid: [7; 16], generation: 1, nonce: 9, default_goal: goal }));
         for server in 1..=SERVERS {
             assert_eq!(world.register(server, 1), Reply::ServerRegistered { server: ServerId(server) });
@@ -86,17 +91,25 @@ impl World {
     }
 
     /// A new file whose first chunk is granted.
-    pub(crate) fn create(&mut self, session: SessionId, name: &str, placement: &[u64]) -> (InodeId, Option<GrantReply>) {
+    pub(crate) fn create(
+        &mut self,
+        session: SessionId,
+        name: &str,
+        placement: &[u64],
+    ) -> (InodeId, Option<GrantReply>) {
         let body = self
-            .client(session, ClientOp::Create(Create {
-                parent: ROOT_INODE,
-                name: name.as_bytes().to_vec(),
-                mode: 0o644,
-                exclusive: true,
-                truncate: false,
-                access: 6,
-                placement: placement.iter().copied().map(ServerId).collect(),
-            }))
+            .client(
+                session,
+                ClientOp::Create(Create {
+                    parent: ROOT_INODE,
+                    name: name.as_bytes().to_vec(),
+                    mode: 0o644,
+                    exclusive: true,
+                    truncate: false,
+                    access: 6,
+                    placement: placement.iter().copied().map(ServerId).collect(),
+                }),
+            )
             .unwrap();
         (body.attr.unwrap().inode, body.grant)
     }
@@ -115,7 +128,13 @@ impl World {
         self.client(session, ClientOp::TakeGrant(TakeGrant { inode, index, placement })).unwrap().grant.unwrap()
     }
 
-    pub(crate) fn write_end(&mut self, s: SessionId, inode: InodeId, length: u64, chunks: &[WrittenChunk]) -> Result<Body, Errno> {
+    pub(crate) fn write_end(
+        &mut self,
+        s: SessionId,
+        inode: InodeId,
+        length: u64,
+        chunks: &[WrittenChunk],
+    ) -> Result<Body, Errno> {
         self.client(s, ClientOp::WriteEnd { inode, length, mtime_ns: 0, chunks: chunks.to_vec() })
     }
 
@@ -136,7 +155,8 @@ impl World {
     }
 
     pub(crate) fn truncate(&mut self, s: SessionId, inode: InodeId, size: u64) {
-        self.client(s, ClientOp::SetAttr(SetAttr { inode, size: Some(size), by_handle: true, ..SetAttr::default() })).unwrap();
+        self.client(s, ClientOp::SetAttr(SetAttr { inode, size: Some(size), by_handle: true, ..SetAttr::default() }))
+            .unwrap();
     }
 
     pub(crate) fn chunk(&self, id: ChunkId) -> Chunk {
@@ -190,5 +210,12 @@ pub(crate) fn written(grant: &GrantReply) -> WrittenChunk {
 
 /// W5: nothing is left to resend, and no grant was taken to say so.
 pub(crate) fn release(chunk: ChunkId, index: u32) -> WrittenChunk {
-    WrittenChunk { index, chunk, version: caribou_proto::ids::ChunkVersion(0), grant: GrantId(0), resent: true, end: false }
+    WrittenChunk {
+        index,
+        chunk,
+        version: caribou_proto::ids::ChunkVersion(0),
+        grant: GrantId(0),
+        resent: true,
+        end: false,
+    }
 }

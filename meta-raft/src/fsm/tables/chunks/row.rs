@@ -176,7 +176,6 @@ fn read_replicas(r: &mut Reader<'_>) -> Result<Vec<Replica>, Fatal> {
     (0..r.u64()?).map(|_| Ok(Replica { server: ServerId(r.u64()?), incarnation: Incarnation(r.u64()?) })).collect()
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,7 +183,8 @@ mod tests {
 
     fn replicas() -> impl Strategy<Value = Vec<Replica>> {
         prop::collection::vec(
-            (any::<u64>(), any::<u64>()).prop_map(|(s, i)| Replica { server: ServerId(s), incarnation: Incarnation(i) }),
+            (any::<u64>(), any::<u64>())
+                .prop_map(|(s, i)| Replica { server: ServerId(s), incarnation: Incarnation(i) }),
             0..4,
         )
     }
@@ -196,14 +196,16 @@ mod tests {
             recalled,
         });
         let ended = (any::<u64>(), replicas()).prop_map(|(s, holders)| Ended { session: SessionId(s), holders });
-        let intent = (1u8..4, any::<u64>(), any::<u32>(), prop::option::of(ended)).prop_map(|(k, v, cut, ended)| Intent {
-            kind: kind_from(k).unwrap(),
-            version: ChunkVersion(v),
-            cut,
-            ended,
+        let intent = (1u8..4, any::<u64>(), any::<u32>(), prop::option::of(ended)).prop_map(|(k, v, cut, ended)| {
+            Intent { kind: kind_from(k).unwrap(), version: ChunkVersion(v), cut, ended }
         });
-        let hold = (any::<u64>(), any::<bool>(), any::<u32>()).prop_map(|(s, reads, clip)| Hold { session: SessionId(s), reads, clip });
-        let rest = (prop::option::of(grant), prop::option::of(intent), prop::option::of(hold), replicas(), any::<bool>());
+        let hold = (any::<u64>(), any::<bool>(), any::<u32>()).prop_map(|(s, reads, clip)| Hold {
+            session: SessionId(s),
+            reads,
+            clip,
+        });
+        let rest =
+            (prop::option::of(grant), prop::option::of(intent), prop::option::of(hold), replicas(), any::<bool>());
         (any::<u64>(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>(), rest).prop_map(
             |(inode, index, class, version, last, (grant, intent, hold, replicas, new))| Chunk {
                 inode: InodeId(inode),

@@ -70,13 +70,9 @@ impl From<ClientOp> for Op {
                 exchange: r.exchange,
             }),
             ClientOp::SetAttr(s) => Op::Setattr(s.into()),
-            ClientOp::SetXattr { inode, name, value, create, replace } => Op::Setxattr(disk::SetXattr {
-                inode: inode.0,
-                name: name.into(),
-                value: value.into(),
-                create,
-                replace,
-            }),
+            ClientOp::SetXattr { inode, name, value, create, replace } => {
+                Op::Setxattr(disk::SetXattr { inode: inode.0, name: name.into(), value: value.into(), create, replace })
+            }
             ClientOp::RemoveXattr { inode, name } => {
                 Op::Removexattr(disk::RemoveXattr { inode: inode.0, name: name.into() })
             }
@@ -131,9 +127,7 @@ impl TryFrom<Op> for ClientOp {
             Op::Symlink(s) => {
                 ClientOp::Symlink { parent: InodeId(s.parent), name: s.name.into(), target: s.target.into() }
             }
-            Op::Link(l) => {
-                ClientOp::Link { inode: InodeId(l.inode), parent: InodeId(l.parent), name: l.name.into() }
-            }
+            Op::Link(l) => ClientOp::Link { inode: InodeId(l.inode), parent: InodeId(l.parent), name: l.name.into() },
             Op::Unlink(u) => ClientOp::Unlink { parent: InodeId(u.parent), name: u.name.into() },
             Op::Rmdir(r) => ClientOp::Rmdir { parent: InodeId(r.parent), name: r.name.into() },
             Op::Rename(r) => ClientOp::Rename(mem::Rename {
@@ -216,14 +210,7 @@ impl From<disk::SetAttr> for mem::SetAttr {
 
 impl From<mem::WrittenChunk> for disk::WrittenChunk {
     fn from(w: mem::WrittenChunk) -> Self {
-        Self {
-            index: w.index,
-            chunk: w.chunk.0,
-            version: w.version.0,
-            grant: w.grant.0,
-            resent: w.resent,
-            end: w.end,
-        }
+        Self { index: w.index, chunk: w.chunk.0, version: w.version.0, grant: w.grant.0, resent: w.resent, end: w.end }
     }
 }
 

@@ -83,9 +83,7 @@ impl TryFrom<DiskCommand> for Command {
         Ok(match command {
             DiskCommand::Client(c) => Self::Client(c.try_into()?),
             DiskCommand::Cancel(c) => Self::Cancel { session: SessionId(c.session), seq: Seq(c.seq) },
-            DiskCommand::OpenSession(o) => {
-                Self::OpenSession { key: uuid("open_session.key", &o.key)?, name: o.name }
-            }
+            DiskCommand::OpenSession(o) => Self::OpenSession { key: uuid("open_session.key", &o.key)?, name: o.name },
             DiskCommand::AddIdle(a) => Self::AddIdle {
                 sessions: a
                     .sessions
@@ -93,13 +91,9 @@ impl TryFrom<DiskCommand> for Command {
                     .map(|s| mem::IdleStep { session: SessionId(s.session), add_ms: s.add_ms })
                     .collect(),
             },
-            DiskCommand::ExpireSession(e) => {
-                Self::ExpireSession { session: SessionId(e.session), ttl_ms: e.ttl_ms }
-            }
+            DiskCommand::ExpireSession(e) => Self::ExpireSession { session: SessionId(e.session), ttl_ms: e.ttl_ms },
             DiskCommand::ForgetSessions(f) => Self::ForgetSessions { before_ns: f.before_ns, limit: f.limit },
-            DiskCommand::PurgeOrphans(p) => {
-                Self::PurgeOrphans { inodes: p.inodes.into_iter().map(InodeId).collect() }
-            }
+            DiskCommand::PurgeOrphans(p) => Self::PurgeOrphans { inodes: p.inodes.into_iter().map(InodeId).collect() },
             DiskCommand::InitCluster(i) => Self::InitCluster(init(i)?),
             DiskCommand::RegisterServer(r) => Self::RegisterServer(mem::RegisterServer {
                 uuid: uuid("register_server.uuid", &r.uuid)?,
@@ -151,11 +145,7 @@ impl From<mem::ReadyHolder> for disk::ReadyHolder {
 
 impl From<disk::ReadyHolder> for mem::ReadyHolder {
     fn from(h: disk::ReadyHolder) -> Self {
-        Self {
-            server: ServerId(h.server),
-            incarnation: Incarnation(h.incarnation),
-            clean_source: h.clean_source,
-        }
+        Self { server: ServerId(h.server), incarnation: Incarnation(h.incarnation), clean_source: h.clean_source }
     }
 }
 

@@ -19,7 +19,9 @@ use crate::fsm::{FEATURE_LEVEL, command as mem};
 pub enum CodecError {
     #[error("the log entry is not an envelope: {0}")]
     Malformed(#[from] prost::DecodeError),
-    #[error("the log entry has feature level {found}, this build knows levels up to {FEATURE_LEVEL}: upgrade this node")]
+    #[error(
+        "the log entry has feature level {found}, this build knows levels up to {FEATURE_LEVEL}: upgrade this node"
+    )]
     FeatureLevel { found: u32 },
     #[error("the log entry has a command that this build does not know: upgrade this node")]
     UnknownCommand,

@@ -1,0 +1,135 @@
+//! How a chunk's epochs begin and end: grants given, broken, lost, ended, cut (W2, W4, W5, W7, W9).
+
+use caribou_proto::cluster::v1::Holder;
+use caribou_proto::meta::v1::Grant;
+
+use super::super::action::{Held, Phase};
+use super::WriteChunk;
+
+impl WriteChunk {
+    /// W4: the stream broke, or an acknowledgement was not what it should be.
+    pub(crate) fn broke(&mut self, epoch: u64, suspects: Vec<u64>, write: u64) {
+        if epoch != self.epoch || self.phase != Phase::Held {
+            return;
+        }
+        self.attempt += 1;
+        self.suspects = suspects;
+        self.end_epoch(write);
+        self.phase = Phase::Broken;
+    }
+
+    /// W9: the grant is no longer current (or the session that had it has ended, S4).
+    pub(crate) fn lost(&mut self, write: u64) {
+        // In the other phases there is no grant to lose, or its end is being reported already.
+        if matches!(self.phase, Phase::Held | Phase::Ending) {
+            self.end_epoch(write);
+            self.held = None;
+            // Not taken at once: the wait brings the length, and with it what somebody else has cut off (W9).
+            self.phase = Phase::Free;
+            self.look_first = true;
+        }
+    }
+
+    fn end_epoch(&mut self, write: u64) {
+        if let Some(held) = &self.held {
+            self.spoilt = Some((held.chunk, held.version));
+            self.keepers = Some((held.chunk, held.holders.to_vec()));
+        }
+        self.epoch += 1;
+        self.flights.clear();
+        self.flying_bytes = 0;
+        self.buffer.reset();
+        self.last_sent = self.last_synced;
+        (self.acked_through, self.durable_through, self.acked_end) = (0, 0, 0);
+        self.resend = Some(write);
+        (self.draining, self.recalled) = (false, false);
+    }
+
+    /// The answer to taking a grant or to reporting a broken one.
+    pub(crate) fn granted(&mut self, grant: &Grant) {
+        let held = Held::new(grant);
+        self.epoch += 1;
+        self.is_new = held.create;
+        (self.recalled, self.draining, self.acked_end) = (false, false, 0);
+        // W4: never again at the same version, whatever the leader thinks of this grant.
+        let spoilt = self.spoilt.is_some_and(|(chunk, version)| held.chunk == chunk && held.version <= version);
+        let other_chunk = self.spoilt.is_some_and(|(chunk, _)| held.chunk != chunk);
+        self.held = Some(held);
+        if spoilt && !self.buffer.is_empty() {
+            self.attempt += 1;
+            self.phase = Phase::Broken;
+            return;
+        }
+        if self.is_new && self.buffer.is_empty() {
+            // W5: there is nothing to send again, and nothing that a reader could wait for.
+            self.resend = None;
+        }
+        self.keep_told(other_chunk);
+        self.spoilt = None;
+        self.phase = Phase::Held;
+    }
+
+    /// W5: if a holder of the epoch that ended is among the new ones and has not restarted, recovery has kept what all had
+    /// acknowledged. What was told of that stays as it is on the servers: somebody else may have written there since, and must
+    /// not be taken back in time (P2). It leaves the buffer, as ever, only after a sync under this grant.
+    fn keep_told(&mut self, other_chunk: bool) {
+        if other_chunk {
+            // W9: a chunk that was told does not go to garbage; somebody has cut it off, and what was told with it.
+            self.buffer.cut_told(0);
+        }
+        let held = self.held.as_ref().expect("it was just given");
+        let same = |old: &Holder| {
+            held.holders.iter().any(|new| old.server_id == new.server_id && old.incarnation == new.incarnation)
+        };
+        let stayed = self.keepers.take().is_some_and(|(chunk, old)| chunk == held.chunk && old.iter().any(same));
+        if !stayed {
+            self.buffer.keep_nothing();
+        } else if self.buffer.keep(self.next_n) {
+            self.last_sent = self.next_n;
+            self.next_n += 1;
+            self.own_sync = self.own_sync.max(1);
+        }
+    }
+
+    /// Not now: wait for the chunk first, or take a grant anew at once (`again`, W2: the chunk went to garbage).
+    pub(crate) fn not_granted(&mut self, again: bool) {
+        self.attempt += 1;
+        self.held = None;
+        self.look_first = !again;
+        self.phase = Phase::Free;
+    }
+
+    /// The wait is over, or a call came to nothing: to be tried anew.
+    pub(crate) fn try_again(&mut self) {
+        self.phase = match self.phase {
+            Phase::Ending => Phase::Held,
+            Phase::Reporting => Phase::Broken,
+            _ => Phase::Free,
+        };
+    }
+
+    /// Counts one more call that came to nothing.
+    pub(crate) fn failed_call(&mut self) {
+        self.attempt += 1;
+        self.try_again();
+    }
+
+    /// W7: ended cleanly; a next grant may come at the same version.
+    pub(crate) fn ended(&mut self) {
+        self.held = None;
+        self.epoch += 1;
+        self.attempt = 0;
+        self.phase = Phase::Free;
+        (self.recalled, self.draining, self.acked_end, self.untold) = (false, false, 0, false);
+        self.spoilt = None;
+    }
+
+    /// W9: the file was cut; this chunk's grant has ended with it.
+    pub(crate) fn cut(&mut self, offset: u32, write: u64) {
+        self.lost(write);
+        self.buffer.cut(offset);
+        if self.buffer.is_empty() && self.phase == Phase::Free {
+            self.resend = None;
+        }
+    }
+}
