@@ -57,6 +57,9 @@ enum Scenario {
     Creates(scenario::creates::Args),
     /// A short form of everything, for CI
     Smoke(scenario::smoke::Args),
+    /// One writer or reader, as scenarios start them
+    #[command(hide = true, subcommand)]
+    Worker(scenario::writers::Work),
 }
 
 /// What every scenario gets.
@@ -69,6 +72,15 @@ pub struct Setting {
 
 impl Args {
     pub async fn run(self) -> ExitCode {
+        if let Scenario::Worker(work) = self.scenario {
+            return match work.run() {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("caribou-chaos worker: {error:#}");
+                    ExitCode::FAILURE
+                }
+            };
+        }
         match self.verdicts().await {
             Ok(verdicts) => {
                 for verdict in &verdicts {
@@ -101,6 +113,7 @@ impl Args {
             Scenario::NoQuorum(args) => scenario::no_quorum::run(&setting, args).await?,
             Scenario::Posix(args) => scenario::posix::run(&setting, args).await?,
             Scenario::Creates(args) => scenario::creates::run(&setting, args).await?,
+            Scenario::Worker(_) => return Ok(Vec::new()),
             Scenario::Smoke(args) => return scenario::smoke::run(&setting, args).await,
         };
         Ok(vec![verdict])

@@ -45,7 +45,8 @@ impl Lab {
                 volumes.push(path);
             }
         }
-        let data_of = |dir: &Path, part: Part, number: usize| vec![dir.join(format!("{}{number}", part.name())).join("data")];
+        let data_of =
+            |dir: &Path, part: Part, number: usize| vec![dir.join(format!("{}{number}", part.name())).join("data")];
         let options = Options { data_of, ..options.clone() };
         let cluster = LocalCluster::create(&folder.join("cluster"), setting.binaries.clone(), &options).await;
         Self::with(setting, folder, cluster, volumes)

@@ -6,17 +6,19 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::block::{self, BLOCK, Content};
 
 /// One file of blocks.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct FileLedger {
     /// By place: the newest write sent, and the newest one that a successful fsync covers.
     places: BTreeMap<u64, Place>,
     next: u64,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct Place {
     sent: u64,
     synced: u64,

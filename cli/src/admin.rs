@@ -20,7 +20,13 @@ const INIT_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, clap::Args)]
 pub struct MetaAddresses {
     /// Metadata nodes, host:port, separated by commas.
-    #[arg(long, env = "CARIBOU_META", value_name = "ADDR,ADDR,…", value_delimiter = ',', default_value = "127.0.0.1:9430")]
+    #[arg(
+        long,
+        env = "CARIBOU_META",
+        value_name = "ADDR,ADDR,…",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:9430"
+    )]
     pub meta: Vec<String>,
 }
 

@@ -66,7 +66,13 @@ pub struct Progress {
 }
 
 /// Copies `tree` below `target` with `threads` threads: contents, modes, times, symbolic links. `stop` ends it early.
-pub fn copy(tree: &Tree, target: &Path, threads: usize, progress: &Progress, stop: &(dyn Fn() -> bool + Sync)) -> Result<()> {
+pub fn copy(
+    tree: &Tree,
+    target: &Path,
+    threads: usize,
+    progress: &Progress,
+    stop: &(dyn Fn() -> bool + Sync),
+) -> Result<()> {
     fs::create_dir_all(target).with_context(|| target.display().to_string())?;
     for (path, kind) in &tree.entries {
         if *kind == Kind::Directory && !stop() {
@@ -96,7 +102,8 @@ pub fn copy(tree: &Tree, target: &Path, threads: usize, progress: &Progress, sto
             let (from, to) = (tree.root.join(path), target.join(path));
             let meta = fs::metadata(&from)?;
             fs::set_permissions(&to, fs::Permissions::from_mode(meta.mode() & 0o7777))?;
-            File::open(&to)?.set_times(FileTimes::new().set_accessed(meta.accessed()?).set_modified(meta.modified()?))?;
+            File::open(&to)?
+                .set_times(FileTimes::new().set_accessed(meta.accessed()?).set_modified(meta.modified()?))?;
         }
     }
     Ok(())
@@ -168,7 +175,13 @@ fn differs(a: &Path, b: &Path, kind: Kind) -> Result<Option<String>> {
         return Ok(Some(format!("mode {:o} became {:o}", x.mode(), y.mode())));
     }
     if (x.mtime(), x.mtime_nsec()) != (y.mtime(), y.mtime_nsec()) {
-        return Ok(Some(format!("modified at {}.{:09} became {}.{:09}", x.mtime(), x.mtime_nsec(), y.mtime(), y.mtime_nsec())));
+        return Ok(Some(format!(
+            "modified at {}.{:09} became {}.{:09}",
+            x.mtime(),
+            x.mtime_nsec(),
+            y.mtime(),
+            y.mtime_nsec()
+        )));
     }
     if kind == Kind::File {
         if x.len() != y.len() {

@@ -156,8 +156,8 @@ impl Config {
         let mut config = match &args.config {
             None => Self::default(),
             Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| Error::Unreadable { path: path.clone(), source })?;
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| Error::Unreadable { path: path.clone(), source })?;
                 Self::parse(&text, path)?
             }
         };
@@ -206,7 +206,10 @@ impl Config {
             return wrong("node_id = 0: metadata nodes are numbered from 1".to_owned());
         }
         if listen.port() == 0 {
-            return wrong(format!("listen = \"{}\" has port 0: choose a fixed port, others have to find it", self.listen));
+            return wrong(format!(
+                "listen = \"{}\" has port 0: choose a fixed port, others have to find it",
+                self.listen
+            ));
         }
         if !listen.ip().is_loopback() && !self.insecure_listen {
             return wrong(format!(

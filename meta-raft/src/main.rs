@@ -21,8 +21,9 @@ fn main() -> ExitCode {
 
 fn start() -> anyhow::Result<()> {
     let config = Config::load(&Args::parse())?;
-    let filter = EnvFilter::try_new(&config.log)
-        .map_err(|error| anyhow::anyhow!("log = \"{}\" is no filter ({error}): use a level such as info", config.log))?;
+    let filter = EnvFilter::try_new(&config.log).map_err(|error| {
+        anyhow::anyhow!("log = \"{}\" is no filter ({error}): use a level such as info", config.log)
+    })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -91,7 +91,9 @@ async fn serve(
     let control = Control::new(node.clone());
     listen::builder()
         .add_service(node.raft().service())
-        .add_service(MetaServiceServer::new(Meta { node: node.clone() }).max_decoding_message_size(CLIENT_MESSAGE_BYTES))
+        .add_service(
+            MetaServiceServer::new(Meta { node: node.clone() }).max_decoding_message_size(CLIENT_MESSAGE_BYTES),
+        )
         .add_service(ControlServiceServer::new(control).max_decoding_message_size(CONTROL_MESSAGE_BYTES))
         .add_service(AdminServiceServer::new(Admin::new(node)))
         .serve_with_incoming_shutdown(listen::accepted(listener, connections), closing.cancelled_owned())

@@ -23,9 +23,12 @@ fn image_of(volume: &Path) -> PathBuf {
 pub fn make_volume(volume: &Path) -> Result<()> {
     std::fs::create_dir_all(volume).with_context(|| volume.display().to_string())?;
     let image = image_of(volume);
-    let file = OpenOptions::new().create_new(true).write(true).open(&image).with_context(|| image.display().to_string())?;
+    let file =
+        OpenOptions::new().create_new(true).write(true).open(&image).with_context(|| image.display().to_string())?;
     file.set_len(VOLUME_BYTES)?;
-    run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"]).arg(&image))?;
+    run(Command::new("mkfs.ext4")
+        .args(["-q", "-F", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard"])
+        .arg(&image))?;
     mount(volume)
 }
 
@@ -51,12 +54,14 @@ pub fn cut(volume: &Path) -> Result<()> {
 
 /// Mounts the volume again, as after a reboot (its journal is replayed). Its processes must be gone.
 pub fn remount(volume: &Path) -> Result<()> {
-    rustix::mount::unmount(volume, rustix::mount::UnmountFlags::empty()).with_context(|| format!("umount {}", volume.display()))?;
+    rustix::mount::unmount(volume, rustix::mount::UnmountFlags::empty())
+        .with_context(|| format!("umount {}", volume.display()))?;
     mount(volume)
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?} cannot be started: install e2fsprogs and mount"))?;
+    let output =
+        command.output().with_context(|| format!("{command:?} cannot be started: install e2fsprogs and mount"))?;
     if !output.status.success() {
         bail!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
     }

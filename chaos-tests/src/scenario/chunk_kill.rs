@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use caribou_cli::local::{Options, Part};
 use rustix::process::Signal;
 
-use super::writers::{Writer, drop_caches};
+use super::writers::{Worker, Written, drop_caches, writer};
 use super::{blocking, healed};
 use crate::args::Setting;
 use crate::lab::Lab;
@@ -33,26 +33,26 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let options = Options::default();
     let mut lab = Lab::up(setting, &options).await?;
     let (mount, doomed) = (lab.mount(&[]).await?, lab.mount(&[]).await?);
-    let writers: Vec<Writer> = (0..WRITERS).map(|n| Writer::start(&mount, n)).collect();
+    let writers = (0..WRITERS).map(|n| writer(&mount, n)).collect::<Result<Vec<_>>>()?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     for kill in 0..args.kills {
         let number = kill % options.chunk + 1;
-        let before: u64 = writers.iter().map(Writer::syncs).sum();
+        let before: u64 = writers.iter().map(Worker::progress).sum();
         lab.cluster.signal(Part::Chunk, number, Signal::KILL)?;
         tokio::time::sleep(args.away).await;
-        let after: u64 = writers.iter().map(Writer::syncs).sum();
+        let after: u64 = writers.iter().map(Worker::progress).sum();
         verdict.check(after > before, || format!("no fsync succeeded while chunk server {number} was away"));
         lab.cluster.start(Part::Chunk, number).await?;
         lab.cluster.wait_ready(Duration::from_secs(30)).await?;
         tokio::time::sleep(Duration::from_secs(2)).await;
     }
     // A client dies in the middle of its writes; another one then writes the same file.
-    let dying = Writer::start(&doomed, 77);
+    let mut dying = writer(&doomed, 77)?;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let killed_after = dying.syncs();
+    let killed_after = dying.progress();
     dying.tell_to_stop();
     lab.cluster.kill_mount(&doomed)?;
-    let dead = dying.finish()?;
+    let dead: Written = dying.finish()?;
     drop_caches()?;
     let path = mount.join("written77");
     let (ledger, read) = (dead.ledger.clone(), path.clone());
@@ -64,11 +64,13 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         file.write_all_at(&crate::block::make(77, 0, u64::MAX), 0)?;
         Ok(file.sync_all()?)
     });
-    let result = tokio::time::timeout(Duration::from_secs(60), write).await.context("a dead writer's file could not be written within 60 s (W8)");
+    let result = tokio::time::timeout(Duration::from_secs(60), write)
+        .await
+        .context("a dead writer's file could not be written within 60 s (W8)");
     verdict.check(matches!(result, Ok(Ok(()))), || format!("after the writer's death: {result:?}"));
 
     let mut synced = 0;
-    let mut written = Vec::new();
+    let mut written: Vec<Written> = Vec::new();
     for writer in writers {
         written.push(blocking(move || writer.finish()).await?);
     }

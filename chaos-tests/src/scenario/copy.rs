@@ -50,14 +50,18 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     verdict.figure("kills meanwhile", copy_kills);
     verdict.violations.extend(complaints);
     let (tree, compared) = (std::sync::Arc::new(tree), target.clone());
-    let difference = { let tree = tree.clone(); blocking(move || tree::compare(&tree, &compared, |_| ())).await? };
+    let difference = {
+        let tree = tree.clone();
+        blocking(move || tree::compare(&tree, &compared, |_| ())).await?
+    };
     verdict.violations.extend(difference.lost);
     verdict.violations.extend(difference.duplicated);
     let (tree_of_links, compared) = (tree.clone(), target.clone());
     verdict.violations.extend(blocking(move || hard_links(&tree_of_links, &compared)).await?);
 
     let remove = command("rm", vec!["-rf".into(), target.clone()]);
-    let ((took, complaints), remove_kills) = kills::while_running(&mut lab, args.kill_every, args.kills.min(4), remove).await?;
+    let ((took, complaints), remove_kills) =
+        kills::while_running(&mut lab, args.kill_every, args.kills.min(4), remove).await?;
     verdict.figure("rm -rf, s", format!("{:.1}", took.as_secs_f64()));
     verdict.figure("kills meanwhile ", remove_kills);
     verdict.violations.extend(complaints);
@@ -71,7 +75,8 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
 async fn command(program: &str, args: Vec<PathBuf>) -> Result<(Duration, Vec<String>)> {
     let started = std::time::Instant::now();
     let mut command = tokio::process::Command::new(program);
-    let output = command.args(args).stdin(Stdio::null()).kill_on_drop(true).output().await.context(program.to_owned())?;
+    let output =
+        command.args(args).stdin(Stdio::null()).kill_on_drop(true).output().await.context(program.to_owned())?;
     let mut complaints: Vec<String> = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
     if !output.status.success() {
         complaints.push(format!("{program} ended with {}", output.status));
@@ -110,7 +115,10 @@ fn make_source(root: &Path, args: &Args) -> Result<Tree> {
         bytes += content.len() as u64;
         std::fs::write(path, content)?;
     }
-    std::fs::hard_link(root.join("big0").exists().then(|| root.join("big0")).unwrap_or(first_file(root)?), root.join("hardlink"))?;
+    std::fs::hard_link(
+        root.join("big0").exists().then(|| root.join("big0")).unwrap_or(first_file(root)?),
+        root.join("hardlink"),
+    )?;
     std::os::unix::fs::symlink("part0", root.join("symlink"))?;
     Tree::list(root, usize::MAX)
 }
@@ -127,7 +135,8 @@ fn hard_links(tree: &Tree, copy: &Path) -> Result<Vec<String>> {
     let mut wrong = Vec::new();
     for (path, kind) in &tree.entries {
         if *kind == tree::Kind::File {
-            let (a, b) = (std::fs::symlink_metadata(tree.root.join(path))?, std::fs::symlink_metadata(copy.join(path))?);
+            let (a, b) =
+                (std::fs::symlink_metadata(tree.root.join(path))?, std::fs::symlink_metadata(copy.join(path))?);
             if a.nlink() != b.nlink() {
                 wrong.push(format!("{}: {} links became {}", path.display(), a.nlink(), b.nlink()));
             }

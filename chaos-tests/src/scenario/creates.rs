@@ -27,7 +27,8 @@ pub struct Args {
 pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let mut verdict = Verdict::new("creates");
     let lab = Lab::up(setting, &Options::default()).await?;
-    let config = ClientConfig { meta: lab.cluster.meta_addresses(), name: "creates".to_owned(), ..ClientConfig::default() };
+    let config =
+        ClientConfig { meta: lab.cluster.meta_addresses(), name: "creates".to_owned(), ..ClientConfig::default() };
     let client = Client::connect(config).await?;
     let caller = Caller { uid: 0, gid: 0, groups: vec![] };
     for &in_flight in &args.in_flight {
@@ -36,9 +37,8 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         let next = Arc::new(AtomicU64::new(0));
         let started = Instant::now();
         let end = started + args.time;
-        let tasks: Vec<_> = (0..in_flight)
-            .map(|_| tokio::spawn(create_until(client.clone(), folder, next.clone(), end)))
-            .collect();
+        let tasks: Vec<_> =
+            (0..in_flight).map(|_| tokio::spawn(create_until(client.clone(), folder, next.clone(), end))).collect();
         let mut latencies = Histogram::<u64>::new(3)?;
         for task in tasks {
             latencies.add(task.await??)?;
@@ -46,7 +46,11 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         let rate = latencies.len() as f64 / started.elapsed().as_secs_f64();
         verdict.figure(
             &format!("{in_flight} in flight"),
-            format!("{rate:.0} creates/s, p50 {} µs, p99 {} µs", latencies.value_at_quantile(0.5), latencies.value_at_quantile(0.99)),
+            format!(
+                "{rate:.0} creates/s, p50 {} µs, p99 {} µs",
+                latencies.value_at_quantile(0.5),
+                latencies.value_at_quantile(0.99)
+            ),
         );
     }
     let status = lab.cluster.status().await;
@@ -63,7 +67,8 @@ async fn create_until(client: Client, folder: u64, next: Arc<AtomicU64>, end: In
     let mut latencies = Histogram::<u64>::new(3)?;
     while Instant::now() < end {
         let name = format!("file{}", next.fetch_add(1, Ordering::Relaxed));
-        let create = Create { parent: folder, name: name.into(), mode: 0o644, exclusive: true, access: 6, ..Create::default() };
+        let create =
+            Create { parent: folder, name: name.into(), mode: 0o644, exclusive: true, access: 6, ..Create::default() };
         let started = Instant::now();
         let body = client.meta().mutate(&caller, Op::Create(create)).await?;
         latencies.record(started.elapsed().as_micros() as u64)?;

@@ -57,14 +57,26 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let stop = Arc::new(AtomicBool::new(false));
     let mut lanes = Vec::new();
     for client in 0..CLIENTS {
-        let config = ClientConfig { meta: lab.cluster.meta_addresses(), name: format!("exactly-once {client}"), ..ClientConfig::default() };
+        let config = ClientConfig {
+            meta: lab.cluster.meta_addresses(),
+            name: format!("exactly-once {client}"),
+            ..ClientConfig::default()
+        };
         let client_handle = Client::connect(config).await?;
         for lane in 0..LANES {
             let name = format!("lane-{client}-{lane}");
             let folder = call(&client_handle, Op::Mkdir(Mkdir { parent: 1, name: name.into(), mode: 0o755 })).await?;
             let folder = folder.attr.context("a folder has attributes")?.inode;
             let random = StdRng::seed_from_u64(args.seed + (client * LANES + lane) as u64);
-            let lane = Lane { client: client_handle.clone(), folder, model: Model::new(), next: 0, operations: 0, violations: Vec::new(), random };
+            let lane = Lane {
+                client: client_handle.clone(),
+                folder,
+                model: Model::new(),
+                next: 0,
+                operations: 0,
+                violations: Vec::new(),
+                random,
+            };
             lanes.push(tokio::spawn(lane.work(stop.clone())));
         }
     }
@@ -79,7 +91,8 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     // Counters live in the processes: what a node has counted before it is killed is taken by asking again and again.
     let table = count_from_table(lab.cluster.meta_addresses(), stop.clone());
     let (((), from_table), kills) =
-        kills::while_running(&mut lab, args.kill_every, args.kills, async { tokio::try_join!(deadline, table) }).await?;
+        kills::while_running(&mut lab, args.kill_every, args.kills, async { tokio::try_join!(deadline, table) })
+            .await?;
 
     let mut verdict = Verdict::new("exactly-once");
     let mut operations = 0;
@@ -93,7 +106,9 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     verdict.figure("operations", operations);
     verdict.figure("replies from the table", from_table);
     verdict.check(operations > 1000, || format!("only {operations} operations were made: the run says nothing"));
-    verdict.check(from_table >= args.from_table, || format!("only {from_table} replies came from the reply table: the path was hardly taken"));
+    verdict.check(from_table >= args.from_table, || {
+        format!("only {from_table} replies came from the reply table: the path was hardly taken")
+    });
     lab.finish(!verdict.is_passed())?;
     Ok(verdict)
 }
@@ -149,12 +164,26 @@ impl Lane {
         match self.random.random_range(0..if self.model.len() > 40 { 8 } else { 6 }) {
             0 | 1 => {
                 let name = self.fresh();
-                let create = Create { parent: folder, name: name.clone().into(), mode: 0o644, exclusive: true, access: 6, ..Create::default() };
+                let create = Create {
+                    parent: folder,
+                    name: name.clone().into(),
+                    mode: 0o644,
+                    exclusive: true,
+                    access: 6,
+                    ..Create::default()
+                };
                 if let Some(body) = self.expect_ok(Op::Create(create), &name).await {
                     self.model.insert(name.clone(), (inode(&body), FileKind::Regular));
                     self.client.meta().release_claim(inode(&body));
                     // The same name again must be there: and only because of the call before.
-                    let again = Create { parent: folder, name: name.clone().into(), mode: 0o644, exclusive: true, access: 6, ..Create::default() };
+                    let again = Create {
+                        parent: folder,
+                        name: name.clone().into(),
+                        mode: 0o644,
+                        exclusive: true,
+                        access: 6,
+                        ..Create::default()
+                    };
                     self.expect_errno(Op::Create(again), libc::EEXIST, &name).await;
                 }
             }
@@ -241,7 +270,8 @@ impl Lane {
         if found != self.model {
             let missing: Vec<_> = self.model.iter().filter(|(n, v)| found.get(*n) != Some(v)).collect();
             let extra: Vec<_> = found.iter().filter(|(n, v)| self.model.get(*n) != Some(v)).collect();
-            self.violations.push(format!("folder {}: missing or changed {missing:?}, not expected {extra:?}", self.folder));
+            self.violations
+                .push(format!("folder {}: missing or changed {missing:?}, not expected {extra:?}", self.folder));
         }
         Ok(())
     }

@@ -57,8 +57,11 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     verdict.check(result.completions > before, || "no operation completed after the first kill".to_owned());
     verdict.violations.extend(result.errors.iter().take(50).cloned());
     if !args.unjudged {
-        verdict.check(median <= MEDIAN_LIMIT_MS, || format!("the median gap is {median} ms, above {MEDIAN_LIMIT_MS} ms"));
-        verdict.check(maximum <= MAXIMUM_LIMIT_MS, || format!("the longest gap is {maximum} ms, above {MAXIMUM_LIMIT_MS} ms"));
+        verdict
+            .check(median <= MEDIAN_LIMIT_MS, || format!("the median gap is {median} ms, above {MEDIAN_LIMIT_MS} ms"));
+        verdict.check(maximum <= MAXIMUM_LIMIT_MS, || {
+            format!("the longest gap is {maximum} ms, above {MAXIMUM_LIMIT_MS} ms")
+        });
     }
     lab.finish(!verdict.is_passed())?;
     Ok(verdict)

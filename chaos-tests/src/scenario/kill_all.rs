@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use caribou_cli::local::Options;
 
-use super::writers::{Writer, drop_caches};
+use super::writers::{Worker, Written, drop_caches, writer};
 use super::{blocking, healed};
 use crate::args::Setting;
 use crate::lab::Lab;
@@ -29,12 +29,13 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let (mut names, mut synced) = (0, 0);
     for round in 0..args.rounds {
         let mount = lab.mount(&[]).await?;
-        let writers: Vec<Writer> = (0..WRITERS).map(|n| Writer::start(&mount, round as u64 * WRITERS + n)).collect();
+        let mut writers =
+            (0..WRITERS).map(|n| writer(&mount, round as u64 * WRITERS + n)).collect::<Result<Vec<_>>>()?;
         let acknowledged = make_names(&mount, round, args.load).await?;
-        writers.iter().for_each(Writer::tell_to_stop);
+        writers.iter_mut().for_each(Worker::tell_to_stop);
         // In the middle of the writers' work: some of their last calls fail with the mount.
         lab.cluster.kill_all();
-        let written = writers.into_iter().map(Writer::finish).collect::<Result<Vec<_>>>()?;
+        let written = writers.into_iter().map(Worker::finish).collect::<Result<Vec<Written>>>()?;
         lab.cluster.start_all().await?;
         lab.cluster.wait_ready(Duration::from_secs(60)).await?;
         let again = lab.mount(&[]).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 use caribou_cli::local::{Options, Part};
 
-use super::writers::{Reader, Writer, drop_caches};
+use super::writers::{ReaderResult, Work, Worker, Written, drop_caches, writer};
 use super::{blocking, healed};
 use crate::args::Setting;
 use crate::lab::Lab;
@@ -33,29 +33,34 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         mounts.push(lab.mount(&[]).await?);
     }
     // Readers take every page from the servers, whatever this kernel has cached.
-    let readers_at = [lab.mount(&["-o", "attr-timeout=0s,entry-timeout=0s"]).await?, lab.mount(&["-o", "attr-timeout=0s,entry-timeout=0s"]).await?];
-    let writers: Vec<Writer> = mounts.iter().zip(0..).map(|(m, n)| Writer::start(m, n)).collect();
-    let readers: Vec<Reader> = readers_at.iter().zip(0..).map(|(m, n)| Reader::start(m.clone(), (0..WRITERS).collect(), n)).collect();
+    let readers_at = [
+        lab.mount(&["-o", "attr-timeout=0s,entry-timeout=0s"]).await?,
+        lab.mount(&["-o", "attr-timeout=0s,entry-timeout=0s"]).await?,
+    ];
+    let writers = mounts.iter().zip(0..).map(|(m, n)| writer(m, n)).collect::<Result<Vec<_>>>()?;
+    let read =
+        |(m, seed): (&std::path::PathBuf, u64)| Worker::start(&Work::Read { dir: m.clone(), writers: WRITERS, seed });
+    let readers = readers_at.iter().zip(0..).map(read).collect::<Result<Vec<_>>>()?;
     tokio::time::sleep(args.every).await;
     let mut progressed = 0;
     for cut in 0..args.cuts {
-        let before: u64 = writers.iter().map(Writer::syncs).sum();
+        let before: u64 = writers.iter().map(Worker::progress).sum();
         lab.cut_all_power(&[(Part::Chunk, options.chunk)])?;
         lab.cluster.start_all().await?;
         lab.cluster.wait_ready(Duration::from_secs(60)).await?;
         tokio::time::sleep(args.every).await;
-        let after: u64 = writers.iter().map(Writer::syncs).sum();
+        let after: u64 = writers.iter().map(Worker::progress).sum();
         progressed += usize::from(after > before);
         println!("cut {:>2}: {} fsyncs since", cut + 1, after - before);
     }
     let mut reads = 0;
     for reader in readers {
-        let result = blocking(move || reader.finish()).await?;
+        let result: ReaderResult = blocking(move || reader.finish()).await?;
         reads += result.reads;
         verdict.violations.extend(result.violations);
     }
     let mut synced = 0;
-    let mut written = Vec::new();
+    let mut written: Vec<Written> = Vec::new();
     for writer in writers {
         written.push(blocking(move || writer.finish()).await?);
     }
@@ -74,7 +79,8 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     verdict.figure("cuts after which fsyncs went on", progressed);
     verdict.figure("blocks fsynced", synced);
     verdict.figure("blocks read meanwhile", reads);
-    verdict.check(progressed == args.cuts, || format!("writers stood still after {} cuts (P5)", args.cuts - progressed));
+    verdict
+        .check(progressed == args.cuts, || format!("writers stood still after {} cuts (P5)", args.cuts - progressed));
     verdict.check(reads > 100, || format!("only {reads} blocks were read: the run says nothing"));
     lab.finish(!verdict.is_passed())?;
     Ok(verdict)

@@ -12,7 +12,7 @@ pub mod posix;
 pub mod power_cut;
 pub mod smoke;
 pub mod snapshot;
-mod writers;
+pub mod writers;
 
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ const HEAL_PATIENCE: Duration = Duration::from_secs(90);
 async fn healed(lab: &Lab) -> Result<()> {
     lab.cluster
         .wait_for(HEAL_PATIENCE, "healed cluster", |s| {
-            s.healthy && s.totals.as_ref().is_some_and(|t| t.chunks_below_goal + t.chunks_in_recovery + t.chunks_held == 0)
+            s.healthy
+                && s.totals.as_ref().is_some_and(|t| t.chunks_below_goal + t.chunks_in_recovery + t.chunks_held == 0)
         })
         .await
 }

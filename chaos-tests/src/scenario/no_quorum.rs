@@ -31,14 +31,18 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let mut waiting = Command::new("mkdir").arg(hard.join("waits")).stderr(Stdio::null()).spawn().context("mkdir")?;
     let refused = blocking(move || Ok(std::fs::create_dir(soft.join("refused")))).await?;
     let errno = refused.as_ref().err().and_then(std::io::Error::raw_os_error);
-    verdict.check(errno == Some(libc::ETIMEDOUT), || format!("a soft mount answered {refused:?} where ETIMEDOUT is expected"));
+    verdict.check(errno == Some(libc::ETIMEDOUT), || {
+        format!("a soft mount answered {refused:?} where ETIMEDOUT is expected")
+    });
     tokio::time::sleep(args.wait).await;
     verdict.check(waiting.try_wait()?.is_none(), || "a process on a hard mount did not wait for the quorum".to_owned());
     let killed = Instant::now();
     waiting.kill()?;
     let status = blocking(move || Ok(waiting.wait()?)).await?;
     verdict.figure("kill -9 to the end of the waiting process, ms", killed.elapsed().as_millis());
-    verdict.check(killed.elapsed() <= LIMIT, || format!("kill -9 took {:?} to end the waiting process ({status})", killed.elapsed()));
+    verdict.check(killed.elapsed() <= LIMIT, || {
+        format!("kill -9 took {:?} to end the waiting process ({status})", killed.elapsed())
+    });
     // The mount heals itself.
     for number in [1, 2] {
         lab.cluster.start(Part::Meta, number).await?;

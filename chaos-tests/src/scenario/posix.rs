@@ -31,7 +31,8 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let text = String::from_utf8_lossy(&output.stdout);
     verdict.figure("checks passed", text.lines().filter(|l| l.starts_with("ok ")).count());
     verdict.violations.extend(text.lines().filter(|l| l.starts_with("not ok ")).map(str::to_owned));
-    verdict.check(output.status.success(), || format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
+    verdict
+        .check(output.status.success(), || format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
     lab.finish(!verdict.is_passed())?;
     Ok(verdict)
 }

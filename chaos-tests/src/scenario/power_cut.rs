@@ -1,13 +1,12 @@
 //! All nodes lose power at once: un-synced data are really gone (a control shows it), what was acknowledged is there.
 
-use std::fs::OpenOptions;
 use std::time::Duration;
 
 use anyhow::Result;
 use caribou_cli::local::{Options, Part};
 
 use super::kill_all::make_names;
-use super::writers::{Writer, drop_caches};
+use super::writers::{Work, Worker, Written, drop_caches, writer};
 use super::{blocking, healed};
 use crate::args::Setting;
 use crate::lab::Lab;
@@ -35,26 +34,19 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let (mut names, mut synced, mut lost) = (0, 0, 0);
     for round in 0..args.rounds {
         let mount = lab.mount(&[]).await?;
-        let writers: Vec<Writer> = (0..WRITERS).map(|n| Writer::start(&mount, round as u64 * 100 + n)).collect();
+        let mut writers = (0..WRITERS).map(|n| writer(&mount, round as u64 * 100 + n)).collect::<Result<Vec<_>>>()?;
         let acknowledged = make_names(&mount, round, args.load).await?;
-        let (id, control_path) = (round as u64 * 100 + 99, mount.join(format!("control{round}")));
-        let control = blocking(move || {
-            let file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&control_path)?;
-            let mut ledger = FileLedger::default();
-            ledger.write(id, &file, 0)?;
-            ledger.sync(&file)?;
-            for place in 1..CONTROL_BLOCKS {
-                ledger.write(id, &file, place)?;
-            }
-            // The handle stays open so that nothing is flushed by closing it.
-            std::mem::forget(file);
-            Ok(ledger)
-        })
-        .await?;
-        writers.iter().for_each(Writer::tell_to_stop);
+        let (id, path) = (round as u64 * 100 + 99, mount.join(format!("control{round}")));
+        let mut control = Worker::start(&Work::Control { path, id, blocks: CONTROL_BLOCKS })?;
+        while control.progress() == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        control.tell_to_stop();
+        writers.iter_mut().for_each(Worker::tell_to_stop);
         lab.cut_all_power(&[(Part::Chunk, options.chunk), (Part::Meta, options.meta)])?;
         lab.cluster.kill_mount(&mount)?;
-        let written = writers.into_iter().map(Writer::finish).collect::<Result<Vec<_>>>()?;
+        let written = writers.into_iter().map(Worker::finish).collect::<Result<Vec<Written>>>()?;
+        let control: FileLedger = control.finish()?;
         lab.cluster.start_all().await?;
         lab.cluster.wait_ready(Duration::from_secs(60)).await?;
         let again = lab.mount(&[]).await?;

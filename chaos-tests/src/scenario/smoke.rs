@@ -23,7 +23,9 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Vec<Verdict>> {
     let without: Vec<String> = std::env::var(WITHOUT).unwrap_or_default().split(',').map(str::to_owned).collect();
     let leaves_out = |what: &str| without.iter().any(|w| w == what);
     if !leaves_out("fuse") && !std::path::Path::new("/dev/fuse").exists() {
-        bail!("/dev/fuse is missing, so nothing can be mounted: load the fuse module, or set {WITHOUT}=fuse to leave mounts out");
+        bail!(
+            "/dev/fuse is missing, so nothing can be mounted: load the fuse module, or set {WITHOUT}=fuse to leave mounts out"
+        );
     }
     let is_root = rustix::process::geteuid().is_root();
     if !leaves_out("powercut") && !is_root {

@@ -29,7 +29,8 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let mount = lab.mount(&[]).await?;
     let leader = lab.leader().await?;
     let follower = (1..=3).find(|n| *n != leader).context("three nodes")?;
-    let applied = |s: &caribou_cli::cmd::status::ClusterStatus| s.nodes.iter().map(|n| n.applied_index).max().unwrap_or_default();
+    let applied =
+        |s: &caribou_cli::cmd::status::ClusterStatus| s.nodes.iter().map(|n| n.applied_index).max().unwrap_or_default();
     let left_at = applied(&lab.cluster.status().await);
     lab.cluster.signal(Part::Meta, follower, Signal::KILL)?;
 
@@ -43,7 +44,10 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         if status.leader().is_some_and(|l| l.purged_index > left_at) {
             break;
         }
-        anyhow::ensure!(started.elapsed() < PATIENCE, "the log was not purged within {PATIENCE:?} ({made} folders made)");
+        anyhow::ensure!(
+            started.elapsed() < PATIENCE,
+            "the log was not purged within {PATIENCE:?} ({made} folders made)"
+        );
     }
     let work = {
         let (dir, count) = (mount.clone(), args.folders);
@@ -55,12 +59,22 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         let status = lab.cluster.status().await;
         let node = status.nodes.iter().find(|n| n.node_id == follower as u64);
         if let Some(node) = node {
-            seen_catching_up |= node.health.contains("catching up") || node.snapshot_progress_bytes.is_some() || node.lag_entries.is_some_and(|l| l > 100);
-            if node.applied_index > left_at && node.lag_entries.is_some_and(|l| l < 100) && node.health == "ok" && work.is_finished() {
+            seen_catching_up |= node.health.contains("catching up")
+                || node.snapshot_progress_bytes.is_some()
+                || node.lag_entries.is_some_and(|l| l > 100);
+            if node.applied_index > left_at
+                && node.lag_entries.is_some_and(|l| l < 100)
+                && node.health == "ok"
+                && work.is_finished()
+            {
                 break;
             }
         }
-        anyhow::ensure!(Instant::now() < end, "the follower has not caught up within {PATIENCE:?}: {}", serde_json::to_string(&status)?);
+        anyhow::ensure!(
+            Instant::now() < end,
+            "the follower has not caught up within {PATIENCE:?}: {}",
+            serde_json::to_string(&status)?
+        );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     made += work.await??;

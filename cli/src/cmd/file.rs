@@ -74,7 +74,12 @@ impl Args {
             Some((meta, inside)) => (meta, inside),
             None => (self.meta.meta.clone(), path.clone()),
         };
-        let config = ClientConfig { meta, name: "caribou file info".to_owned(), soft: Some(PATIENCE), ..ClientConfig::default() };
+        let config = ClientConfig {
+            meta,
+            name: "caribou file info".to_owned(),
+            soft: Some(PATIENCE),
+            ..ClientConfig::default()
+        };
         let client = Client::connect(config).await.map_err(|e| usage(e.to_string()))?;
         let result = info(&client, &inside).await;
         client.shutdown().await;

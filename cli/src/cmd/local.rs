@@ -118,7 +118,9 @@ impl Args {
                     Target::All => cluster.kill_all(),
                     Target::One(part, number) => cluster.signal(part, number, Signal::KILL)?,
                     Target::Leader => {
-                        let leader = cluster.leader().await.ok_or_else(|| usage("nobody leads now: try again when `caribou local status` shows a leader"))?;
+                        let leader = cluster.leader().await.ok_or_else(|| {
+                            usage("nobody leads now: try again when `caribou local status` shows a leader")
+                        })?;
                         cluster.signal(Part::Meta, leader, Signal::KILL)?;
                         println!("killed meta {leader}");
                     }
@@ -130,7 +132,12 @@ impl Args {
                     true => cluster.start_all().await?,
                     false => match Target::parse(&what)? {
                         Target::One(part, number) => {
-                            if cluster.layout().nodes(part).get(number.wrapping_sub(1)).is_some_and(|n| n.process.is_some()) {
+                            if cluster
+                                .layout()
+                                .nodes(part)
+                                .get(number.wrapping_sub(1))
+                                .is_some_and(|n| n.process.is_some())
+                            {
                                 cluster.signal(part, number, Signal::TERM)?;
                             }
                             cluster.start(part, number).await?;

@@ -99,9 +99,11 @@ impl ClusterStatus {
         missing.dedup();
         replies.extend(admin::status_of_all(&missing).await);
 
-        let leader = replies.iter().filter_map(|(_, r)| r.as_ref().ok()).filter(|r| r.leader.is_some()).max_by_key(|r| r.term);
+        let leader =
+            replies.iter().filter_map(|(_, r)| r.as_ref().ok()).filter(|r| r.leader.is_some()).max_by_key(|r| r.term);
         let (applied, view) = (leader.map(|l| l.applied_index), leader.and_then(|l| l.leader.clone()));
-        let nodes: Vec<NodeStatus> = replies.into_iter().map(|(a, r)| NodeStatus::from(a, r, applied, view.as_ref())).collect();
+        let nodes: Vec<NodeStatus> =
+            replies.into_iter().map(|(a, r)| NodeStatus::from(a, r, applied, view.as_ref())).collect();
         let view = view.unwrap_or_default();
         let servers: Vec<ServerStatus> = view.chunk_servers.iter().map(ServerStatus::from).collect();
         let healthy = applied.is_some()
@@ -120,12 +122,18 @@ impl ClusterStatus {
 }
 
 impl NodeStatus {
-    fn from(address: String, reply: Result<StatusReply>, leader_applied: Option<u64>, view: Option<&LeaderView>) -> Self {
+    fn from(
+        address: String,
+        reply: Result<StatusReply>,
+        leader_applied: Option<u64>,
+        view: Option<&LeaderView>,
+    ) -> Self {
         match reply {
             Ok(r) => {
                 let installing = (r.installing_snapshot_total_bytes > 0)
                     .then_some((r.installing_snapshot_bytes, r.installing_snapshot_total_bytes));
-                let sending = view.is_some_and(|v| v.followers.iter().any(|f| f.node_id == r.node_id && f.snapshotting));
+                let sending =
+                    view.is_some_and(|v| v.followers.iter().any(|f| f.node_id == r.node_id && f.snapshotting));
                 let health = match () {
                     () if !r.initialised => "not initialised",
                     () if installing.is_some() || sending => "catching up by snapshot",
@@ -286,7 +294,14 @@ pub fn print_table(status: &ClusterStatus) {
     if let Some(t) = &status.totals {
         println!(
             "{} inodes, {} chunks ({} below goal, {} in recovery, {} held), {} grants, {} orphans, {} replicas to delete",
-            t.inodes, t.chunks, t.chunks_below_goal, t.chunks_in_recovery, t.chunks_held, t.grants, t.orphans, t.garbage
+            t.inodes,
+            t.chunks,
+            t.chunks_below_goal,
+            t.chunks_in_recovery,
+            t.chunks_held,
+            t.grants,
+            t.orphans,
+            t.garbage
         );
     }
     if status.healthy {

@@ -55,7 +55,14 @@ pub(super) async fn tell(args: &Args, binaries: Binaries, tree: Tree) -> Result<
     }
     if args.keep {
         let kept = folder.keep();
-        println!("The cluster still runs. Look at it:\n  ls {}/mnt\n  caribou local status --dir {}/cluster\n  caribou local kill leader --dir {}/cluster\nStop it:\n  caribou local down --dir {}/cluster && rm -rf {}", kept.display(), kept.display(), kept.display(), kept.display(), kept.display());
+        println!(
+            "The cluster still runs. Look at it:\n  ls {}/mnt\n  caribou local status --dir {}/cluster\n  caribou local kill leader --dir {}/cluster\nStop it:\n  caribou local down --dir {}/cluster && rm -rf {}",
+            kept.display(),
+            kept.display(),
+            kept.display(),
+            kept.display(),
+            kept.display()
+        );
     } else {
         let bar = spinner("cleaning up");
         let down = cluster.down();
@@ -88,7 +95,8 @@ async fn run(args: &Args, cluster: &mut LocalCluster, mount: &Path, tree: Tree, 
     let mut copy = {
         let (tree, progress, stop, target) = (tree.clone(), progress.clone(), stop.clone(), target.clone());
         tokio::task::spawn_blocking(move || {
-            tree::copy(&tree, &target, COPY_THREADS, &progress, &|| stop.load(Ordering::Relaxed)).map(|()| started.elapsed())
+            tree::copy(&tree, &target, COPY_THREADS, &progress, &|| stop.load(Ordering::Relaxed))
+                .map(|()| started.elapsed())
         })
     };
     // However this ends, the copying threads are told.
@@ -145,7 +153,8 @@ async fn kill_leader(cluster: &mut LocalCluster, probe: &Probe) -> Result<Durati
 async fn compare(tree: &Arc<Tree>, target: PathBuf) -> Result<Difference> {
     let bar = bytes_bar("comparing", tree.bytes);
     let (tree, shown) = (tree.clone(), bar.clone());
-    let difference = tokio::task::spawn_blocking(move || tree::compare(&tree, &target, |bytes| shown.inc(bytes))).await?;
+    let difference =
+        tokio::task::spawn_blocking(move || tree::compare(&tree, &target, |bytes| shown.inc(bytes))).await?;
     bar.finish_and_clear();
     difference
 }

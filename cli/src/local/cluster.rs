@@ -60,7 +60,10 @@ impl LocalCluster {
     /// Makes folders and configuration, starts everything and initialises the cluster.
     pub async fn create(dir: &Path, binaries: Binaries, options: &Options) -> Result<Self> {
         if Layout::exists(dir) {
-            return Err(usage(format!("{} holds a local cluster already: start it with `caribou local up --dir` without other options, or choose another folder", dir.display())));
+            return Err(usage(format!(
+                "{} holds a local cluster already: start it with `caribou local up --dir` without other options, or choose another folder",
+                dir.display()
+            )));
         }
         std::fs::create_dir_all(dir).map_err(|e| usage(format!("{} cannot be made: {e}", dir.display())))?;
         let dir = std::fs::canonicalize(dir)?;
@@ -71,7 +74,8 @@ impl LocalCluster {
         let result = async {
             cluster.start_all().await?;
             let nodes = cluster.layout.meta.iter();
-            let nodes = nodes.map(|n| MetaNode { node_id: n.number as u64, address: n.address.clone(), voter: true }).collect();
+            let nodes =
+                nodes.map(|n| MetaNode { node_id: n.number as u64, address: n.address.clone(), voter: true }).collect();
             let first = cluster.layout.meta[0].address.clone();
             admin::init(&first, InitRequest { nodes, default_goal: options.goal }).await?;
             cluster.wait_ready(READY_PATIENCE).await
@@ -172,7 +176,12 @@ impl LocalCluster {
     }
 
     /// Waits until the status fulfils a condition.
-    pub async fn wait_for(&self, patience: Duration, what: &str, condition: impl Fn(&ClusterStatus) -> bool) -> Result<()> {
+    pub async fn wait_for(
+        &self,
+        patience: Duration,
+        what: &str,
+        condition: impl Fn(&ClusterStatus) -> bool,
+    ) -> Result<()> {
         let end = Instant::now() + patience;
         loop {
             let status = self.status().await;
@@ -180,7 +189,13 @@ impl LocalCluster {
                 return Ok(());
             }
             if let Some((part, node)) = self.dead_part() {
-                bail!("{} {} has ended; the end of {}:\n{}", part.name(), node.number, node.log.display(), process::tail(&node.log, TAIL_LINES));
+                bail!(
+                    "{} {} has ended; the end of {}:\n{}",
+                    part.name(),
+                    node.number,
+                    node.log.display(),
+                    process::tail(&node.log, TAIL_LINES)
+                );
             }
             if Instant::now() >= end {
                 bail!("no {what} within {patience:?}; the cluster says {}", serde_json::to_string(&status)?);
@@ -225,7 +240,12 @@ impl LocalCluster {
 
     /// Unmounts cleanly: everything buffered is synced first.
     pub fn unmount(&mut self, path: &Path) -> Result<()> {
-        let found = self.layout.mounts.iter().position(|m| m.path == path).with_context(|| format!("{} is not mounted", path.display()))?;
+        let found = self
+            .layout
+            .mounts
+            .iter()
+            .position(|m| m.path == path)
+            .with_context(|| format!("{} is not mounted", path.display()))?;
         let mount = self.layout.mounts.remove(found);
         let stopped = match mount.process {
             Some(id) => id.signal(Signal::TERM).is_ok() && id.wait_gone(STOP_PATIENCE),
@@ -243,7 +263,12 @@ impl LocalCluster {
 
     /// Kills one mount's process (its un-synced bytes are lost) and detaches the dead mount.
     pub fn kill_mount(&mut self, path: &Path) -> Result<()> {
-        let found = self.layout.mounts.iter().position(|m| m.path == path).with_context(|| format!("{} is not mounted", path.display()))?;
+        let found = self
+            .layout
+            .mounts
+            .iter()
+            .position(|m| m.path == path)
+            .with_context(|| format!("{} is not mounted", path.display()))?;
         let mount = self.layout.mounts.remove(found);
         if let Some(id) = mount.process {
             id.signal(Signal::KILL)?;
@@ -269,7 +294,11 @@ impl LocalCluster {
             }
             for id in running {
                 if !id.wait_gone(STOP_PATIENCE) {
-                    failures.push(format!("a {} server (pid {}) did not end within {STOP_PATIENCE:?}, killed", part.name(), id.pid));
+                    failures.push(format!(
+                        "a {} server (pid {}) did not end within {STOP_PATIENCE:?}, killed",
+                        part.name(),
+                        id.pid
+                    ));
                     id.signal(Signal::KILL)?;
                     id.wait_gone(STOP_PATIENCE);
                 }
@@ -304,7 +333,8 @@ impl LocalCluster {
 
     fn node_mut(&mut self, part: Part, number: usize) -> Result<&mut Node> {
         let count = self.layout.nodes(part).len();
-        let wrong = || usage(format!("there is no {} {number}: this cluster has {} 1 to {count}", part.name(), part.name()));
+        let wrong =
+            || usage(format!("there is no {} {number}: this cluster has {} 1 to {count}", part.name(), part.name()));
         self.layout.nodes_mut(part).get_mut(number.wrapping_sub(1)).ok_or_else(wrong)
     }
 
@@ -313,10 +343,20 @@ impl LocalCluster {
         let end = Instant::now() + START_PATIENCE;
         while tokio::net::TcpStream::connect(&node.address).await.is_err() {
             if !node.process.is_some_and(ProcessId::is_alive) {
-                bail!("{} {number} has ended; the end of {}:\n{}", part.name(), node.log.display(), process::tail(&node.log, TAIL_LINES));
+                bail!(
+                    "{} {number} has ended; the end of {}:\n{}",
+                    part.name(),
+                    node.log.display(),
+                    process::tail(&node.log, TAIL_LINES)
+                );
             }
             if Instant::now() >= end {
-                bail!("{} {number} does not listen on {} after {START_PATIENCE:?}; see {}", part.name(), node.address, node.log.display());
+                bail!(
+                    "{} {number} does not listen on {} after {START_PATIENCE:?}; see {}",
+                    part.name(),
+                    node.address,
+                    node.log.display()
+                );
             }
             tokio::time::sleep(POLL).await;
         }
@@ -329,13 +369,21 @@ impl LocalCluster {
             let data = node.data.first().context("a metadata node has a data folder")?;
             let text = format!(
                 "node_id = {}\nlisten = \"{}\"\ndata = \"{}\"\n{}\n",
-                node.number, node.address, data.display(), options.meta_config
+                node.number,
+                node.address,
+                data.display(),
+                options.meta_config
             );
             std::fs::write(&node.config, text).with_context(|| node.config.display().to_string())?;
         }
         for node in &self.layout.chunk {
             let data: Vec<String> = node.data.iter().map(|d| d.display().to_string()).collect();
-            let text = format!("listen = \"{}\"\ndata = {}\nmeta = {meta}\n{}\n", node.address, toml_list(&data), options.chunk_config);
+            let text = format!(
+                "listen = \"{}\"\ndata = {}\nmeta = {meta}\n{}\n",
+                node.address,
+                toml_list(&data),
+                options.chunk_config
+            );
             std::fs::write(&node.config, text).with_context(|| node.config.display().to_string())?;
         }
         Ok(())

@@ -62,7 +62,11 @@ impl Layout {
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
         let text = std::fs::read_to_string(&path).map_err(|error| {
-            usage(format!("{} is no local cluster ({FILE}: {error}): make one with `caribou local up --dir {}`", dir.display(), dir.display()))
+            usage(format!(
+                "{} is no local cluster ({FILE}: {error}): make one with `caribou local up --dir {}`",
+                dir.display(),
+                dir.display()
+            ))
         })?;
         serde_json::from_str(&text).with_context(|| format!("{} cannot be understood", path.display()))
     }

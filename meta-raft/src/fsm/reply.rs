@@ -9,10 +9,16 @@ use super::error::Errno;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     Client(ClientReply),
-    SessionOpened { session: SessionId },
+    SessionOpened {
+        session: SessionId,
+    },
     /// ExpireSession, PurgeOrphans, ForgetSessions: whether nothing is left to do.
-    Progress { finished: bool },
-    ServerRegistered { server: ServerId },
+    Progress {
+        finished: bool,
+    },
+    ServerRegistered {
+        server: ServerId,
+    },
     /// Carried out.
     Done,
     /// S6: the condition no longer holds; nothing was changed.
@@ -111,7 +117,13 @@ pub enum Effect {
     /// V1: drive this Intent.
     IntentStarted(ChunkId),
     /// W8: ask the session to end its grant.
-    RecallGrant { session: SessionId, inode: InodeId, index: u32, chunk: ChunkId, grant: GrantId },
+    RecallGrant {
+        session: SessionId,
+        inode: InodeId,
+        index: u32,
+        chunk: ChunkId,
+        grant: GrantId,
+    },
     /// An inode lost its last link.
     Orphaned(InodeId),
     /// R4: there is garbage for this server.

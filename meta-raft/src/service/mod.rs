@@ -34,7 +34,10 @@ pub(crate) struct Meta {
 impl MetaService for Meta {
     type SessionStream = ReceiverStream<Result<ServerMessage, Status>>;
 
-    async fn session(&self, request: Request<Streaming<ClientMessage>>) -> Result<Response<Self::SessionStream>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<ClientMessage>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbox, replies) = mpsc::channel(OUTBOX);
         tokio::spawn(session::serve(self.node.clone(), request.into_inner(), outbox));
         Ok(Response::new(ReceiverStream::new(replies)))

@@ -48,7 +48,12 @@ impl From<Fatal> for Failure {
 }
 
 /// Answers one query.
-pub(super) async fn answer(node: &Arc<Node>, leading: &LeaderHandle, session: SessionId, query: Query) -> Result<Answer, Failure> {
+pub(super) async fn answer(
+    node: &Arc<Node>,
+    leading: &LeaderHandle,
+    session: SessionId,
+    query: Query,
+) -> Result<Answer, Failure> {
     let id = query.id;
     let result = if let Some(wait) = query.wait_chunk {
         Ok(wait_chunk(node, session, &wait).await?)
@@ -210,11 +215,7 @@ fn located(
 }
 
 /// Waits until the place can be read or granted, or for a second; answers with its state then.
-async fn wait_chunk(
-    node: &Arc<Node>,
-    session: SessionId,
-    wait: &wire::WaitChunk,
-) -> Result<ReplyBody, Failure> {
+async fn wait_chunk(node: &Arc<Node>, session: SessionId, wait: &wire::WaitChunk) -> Result<ReplyBody, Failure> {
     let (inode, index) = (InodeId(wait.inode), wait.index);
     let end = Instant::now() + WAIT_CHUNK;
     loop {

@@ -19,10 +19,10 @@ use super::node::Node;
 use super::registry::Outbox;
 use super::{queries, wire};
 use crate::fsm::command::{ClientCommand, Command};
-use crate::fsm::reply::{Body, ClientReply, Outcome, Reply};
-use crate::fsm::{FEATURE_LEVEL, tables};
 use crate::fsm::read;
+use crate::fsm::reply::{Body, ClientReply, Outcome, Reply};
 use crate::fsm::tables::classes::DEFAULT_CLASS;
+use crate::fsm::{FEATURE_LEVEL, tables};
 use crate::leader::{CreateTicket, LeaderHandle, RenewError, Renewal, limits};
 use crate::raft::{ClusterIdentity, NotLeader, ProposeError};
 
@@ -115,7 +115,10 @@ async fn greet(
     };
     let refuse = |kind, reason: String| Err(Goodbye::Refused(kind, reason));
     if hello.wire_version != WIRE_VERSION {
-        let reason = format!("the client speaks version {} of the protocol, this node version {WIRE_VERSION}: upgrade the older of the two", hello.wire_version);
+        let reason = format!(
+            "the client speaks version {} of the protocol, this node version {WIRE_VERSION}: upgrade the older of the two",
+            hello.wire_version
+        );
         return refuse(refused::Kind::Version, reason);
     }
     let Some(identity) = node.raft().cluster() else {
@@ -126,12 +129,16 @@ async fn greet(
         && ClusterIdentity::try_from(theirs) != Ok(identity)
     {
         // F1
-        let reason = format!("this metadata node belongs to cluster {identity}, the client to another: check the addresses");
+        let reason =
+            format!("this metadata node belongs to cluster {identity}, the client to another: check the addresses");
         return refuse(refused::Kind::ForeignCluster, reason);
     }
     let Some(leading) = node.leading() else { return Err(Goodbye::Redirect) };
     if !node.registry.has_room() {
-        return refuse(refused::Kind::Limit, "this cluster has as many clients as limits.sessions allows: unmount some, or raise it".to_owned());
+        return refuse(
+            refused::Kind::Limit,
+            "this cluster has as many clients as limits.sessions allows: unmount some, or raise it".to_owned(),
+        );
     }
     let (session, is_live) = session_of(node, &hello).await?;
     let term = node.raft().leader().borrow().term;

@@ -49,9 +49,11 @@ fn nothing_is_ignored_or_left_to_do() {
 #[test]
 fn modules_are_named_after_concepts() {
     let vague = ["util", "utils", "common", "helpers", "misc"];
-    let named = all().filter(|(p, _)| p.components().any(|c| {
-        let name = c.as_os_str().to_string_lossy();
-        vague.contains(&name.trim_end_matches(".rs"))
-    }));
+    let named = all().filter(|(p, _)| {
+        p.components().any(|c| {
+            let name = c.as_os_str().to_string_lossy();
+            vague.contains(&name.trim_end_matches(".rs"))
+        })
+    });
     assert_none("vague module names", named.map(|(p, _)| p.display().to_string()).collect());
 }

@@ -4,7 +4,14 @@ use super::{assert_none, rust_files};
 
 /// What the core may import of the standard library, of this crate and of others.
 const ALLOWED: [&str; 8] = [
-    "std::collections::", "std::fmt", "std::ops", "std::cmp", "std::iter", "std::error", "crate::fsm", "caribou_proto::ids",
+    "std::collections::",
+    "std::fmt",
+    "std::ops",
+    "std::cmp",
+    "std::iter",
+    "std::error",
+    "crate::fsm",
+    "caribou_proto::ids",
 ];
 
 /// The first segments that lead out of the core: the standard library, this crate, its dependencies.

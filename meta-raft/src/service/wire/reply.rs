@@ -8,11 +8,7 @@ use crate::fsm::command::Kind;
 use crate::fsm::reply::{Attr, Body, ClientReply, GrantReply, GrantState, Outcome};
 
 /// The reply to `seq`, or `None` where nobody waits for one (S2: below `acked_below`).
-pub(crate) fn reply(
-    seq: u64,
-    reply: ClientReply,
-    address: &dyn Fn(ServerId) -> String,
-) -> Option<wire::Reply> {
+pub(crate) fn reply(seq: u64, reply: ClientReply, address: &dyn Fn(ServerId) -> String) -> Option<wire::Reply> {
     let outcome = match reply.outcome {
         Outcome::Executed => wire::Outcome::Executed,
         Outcome::NotExecuted => wire::Outcome::NotExecuted,

@@ -60,9 +60,7 @@ pub(crate) fn mutation(mutation: Option<wire::Mutation>, placement: Vec<ServerId
             mode: m.mode,
             rdev: m.rdev,
         },
-        Op::Symlink(s) => {
-            ClientOp::Symlink { parent: InodeId(s.parent), name: s.name.into(), target: s.target.into() }
-        }
+        Op::Symlink(s) => ClientOp::Symlink { parent: InodeId(s.parent), name: s.name.into(), target: s.target.into() },
         Op::Link(l) => ClientOp::Link { inode: InodeId(l.inode), parent: InodeId(l.parent), name: l.name.into() },
         Op::Unlink(u) => ClientOp::Unlink { parent: InodeId(u.parent), name: u.name.into() },
         Op::Rmdir(r) => ClientOp::Rmdir { parent: InodeId(r.parent), name: r.name.into() },
@@ -83,9 +81,7 @@ pub(crate) fn mutation(mutation: Option<wire::Mutation>, placement: Vec<ServerId
             replace: x.replace,
         },
         Op::Removexattr(x) => ClientOp::RemoveXattr { inode: InodeId(x.inode), name: x.name.into() },
-        Op::TakeGrant(t) => {
-            ClientOp::TakeGrant(TakeGrant { inode: InodeId(t.inode), index: t.index, placement })
-        }
+        Op::TakeGrant(t) => ClientOp::TakeGrant(TakeGrant { inode: InodeId(t.inode), index: t.index, placement }),
         Op::WriteEnd(w) => ClientOp::WriteEnd {
             inode: InodeId(w.inode),
             length: w.length,
