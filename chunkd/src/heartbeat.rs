@@ -5,6 +5,7 @@ use crate::service::status::cluster_on_wire;
 use crate::store::ChunkStore;
 use bytes::Bytes;
 use caribou_proto::chunk::v1::{Disk, FromServer, Heartbeat, Register, from_server};
+use caribou_proto::ids::ChunkId;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -70,10 +71,17 @@ pub(crate) fn register(store: &ChunkStore, data_address: &str) -> FromServer {
 }
 
 pub(crate) fn heartbeat(store: &ChunkStore, stamp_ns: u64) -> FromServer {
-    let lost = store.lost_chunks().into_iter().take(limits::LOST_PER_HEARTBEAT).map(|chunk| chunk.0).collect();
+    let lost = window(&store.lost_chunks(), stamp_ns);
     FromServer {
         body: Some(from_server::Body::Heartbeat(Heartbeat { stamp: stamp_ns, disks: disks(store), lost_chunks: lost })),
     }
+}
+
+/// Of many lost replicas each heartbeat names some, the same ones for a few seconds: the leader wants to hear it twice (R3).
+fn window(lost: &[ChunkId], stamp_ns: u64) -> Vec<u64> {
+    let windows = lost.len().div_ceil(limits::LOST_PER_HEARTBEAT).max(1);
+    let turn = usize::try_from(stamp_ns / limits::LOST_TURN.as_nanos() as u64).unwrap_or(0) % windows;
+    lost.iter().skip(turn * limits::LOST_PER_HEARTBEAT).take(limits::LOST_PER_HEARTBEAT).map(|chunk| chunk.0).collect()
 }
 
 fn disks(store: &ChunkStore) -> Vec<Disk> {
@@ -102,6 +110,17 @@ mod tests {
         assert!(beats.answered(6, 8));
         assert!(!beats.answered(5, 9), "a later one has been answered");
         assert!(!beats.answered(6, 9), "once");
+    }
+
+    #[test]
+    fn all_lost_replicas_have_their_turn() {
+        let lost: Vec<ChunkId> = (0..3 * limits::LOST_PER_HEARTBEAT as u64 - 5).map(ChunkId).collect();
+        let turn = limits::LOST_TURN.as_nanos() as u64;
+        let mut named: Vec<u64> = (0..3).flat_map(|n| window(&lost, n * turn + 1)).collect();
+        named.sort_unstable();
+        assert_eq!(named.len(), lost.len());
+        assert_eq!(window(&lost, turn), window(&lost, 2 * turn - 1), "long enough to be said twice");
+        assert!(window(&[], 7).is_empty());
     }
 
     #[test]

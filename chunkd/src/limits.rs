@@ -60,6 +60,8 @@ pub(crate) const ATTACH_BACKOFF_MAX: Duration = Duration::from_millis(100);
 pub(crate) const REGISTER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Replicas that a heartbeat reports as lost at most (R3: a hint).
 pub(crate) const LOST_PER_HEARTBEAT: usize = 1024;
+/// When there are more, others are named after this time: several heartbeats.
+pub(crate) const LOST_TURN: Duration = Duration::from_secs(2);
 
 /// How often the store's housekeeping runs.
 pub(crate) const STORE_TICK: Duration = Duration::from_secs(1);

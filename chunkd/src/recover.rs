@@ -2,7 +2,8 @@
 //!
 //! Invariants: (generation, term) is durable before a command is obeyed, lower ones are refused; a completed one is confirmed,
 //! not repeated; when its stream ends, a command that waits is dropped and a Fix is given up – the next leader begins again at
-//! Prepare. What a recovery consists of is the leader's plan; nothing is decided here.
+//! Prepare. A Prepare or Delete that was dropped or failed on this side leaves its chunk out of service until one is carried out
+//! (M3): the leader counts on it from the moment it is taken, and the read lease may outlive the stream. What a recovery consists of is the leader's plan; nothing is decided here.
 
 use crate::control::Session;
 use crate::fetch;
@@ -16,7 +17,7 @@ use caribou_proto::chunk::v1::{
 };
 use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId};
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
@@ -24,6 +25,9 @@ use tracing::{debug, info, warn};
 /// Limits of the commands, and which chunks they are about to take out of service.
 pub(crate) struct Commands {
     pending: Mutex<HashMap<ChunkId, usize>>,
+    /// M3: chunks that a Prepare or Delete was to take out of service, and has not. Each has an Intent or garbage row that the next
+    /// leader carries out, so the set is as small as their backlog.
+    withdrawn: Mutex<HashSet<ChunkId>>,
     all: Arc<Semaphore>,
     short: Semaphore,
     fixes: Semaphore,
@@ -33,15 +37,16 @@ impl Commands {
     pub(crate) fn new(parallel_fixes: usize) -> Self {
         Self {
             pending: Mutex::default(),
+            withdrawn: Mutex::default(),
             all: Arc::new(Semaphore::new(limits::COMMANDS)),
             short: Semaphore::new(limits::SHORT_COMMANDS),
             fixes: Semaphore::new(parallel_fixes),
         }
     }
 
-    /// A Prepare or Delete of the chunk has been received and not been answered yet.
+    /// A Prepare or Delete of the chunk has been received and not been carried out yet.
     pub(crate) fn pending(&self, chunk: ChunkId) -> bool {
-        self.pending.lock().contains_key(&chunk)
+        self.pending.lock().contains_key(&chunk) || self.withdrawn.lock().contains(&chunk)
     }
 
     /// Keeps Prepare and Delete commands waiting until the guard is dropped.
@@ -56,17 +61,34 @@ impl Commands {
 struct Mark {
     server: Arc<ChunkServer>,
     chunk: ChunkId,
+    /// The command has had its effect, or was not to have any.
+    settled: bool,
 }
 
 impl Mark {
     fn new(server: &Arc<ChunkServer>, chunk: ChunkId) -> Self {
         *server.commands.pending.lock().entry(chunk).or_insert(0) += 1;
-        Self { server: server.clone(), chunk }
+        Self { server: server.clone(), chunk, settled: false }
+    }
+
+    /// M3: what was carried out, or refused for good (an older term, a newer replica), needs no mark any more.
+    fn settle(mut self, outcome: &Result<Option<Prepared>, Failed>) {
+        self.settled = match outcome {
+            Ok(_) => {
+                self.server.commands.withdrawn.lock().remove(&self.chunk);
+                true
+            }
+            Err(failed) => !matches!(failed.status, Status::IoError | Status::NoSpace | Status::NotYet),
+        };
     }
 }
 
 impl Drop for Mark {
     fn drop(&mut self) {
+        if !self.settled {
+            // Before the mark goes, so that no reader finds neither.
+            self.server.commands.withdrawn.lock().insert(self.chunk);
+        }
         let mut pending = self.server.commands.pending.lock();
         if let Some(count) = pending.get_mut(&self.chunk) {
             *count -= 1;
@@ -106,7 +128,9 @@ pub(crate) fn take(server: &Arc<ChunkServer>, session: &Session, command: Comman
             },
             Err(_) => Err(Failed { status: Status::NotYet, detail: "too many commands at once".to_owned() }),
         };
-        drop(mark);
+        if let Some(mark) = mark {
+            mark.settle(&outcome);
+        }
         let result = match outcome {
             Ok(prepared) => CommandResult { id, status: Status::Ok as i32, detail: String::new(), prepared },
             Err(failed) => CommandResult { id, status: failed.status as i32, detail: failed.detail, prepared: None },

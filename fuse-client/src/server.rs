@@ -172,8 +172,9 @@ fn not_connected(error: &Error) -> Problem {
 }
 
 fn fuse_config(config: &Config) -> fuser::Config {
-    let mut options =
-        vec![MountOption::FSName("caribou".to_owned()), MountOption::CUSTOM("subtype=caribou".to_owned())];
+    // The source names the metadata nodes, so that tools find the cluster of a mount. Mount options are separated by commas.
+    let source = MountOption::FSName(config.meta.join(";"));
+    let mut options = vec![source, MountOption::CUSTOM("subtype=caribou".to_owned())];
     if config.default_permissions {
         options.push(MountOption::DefaultPermissions);
     }

@@ -107,7 +107,7 @@ impl Default for Config {
             advertise: String::new(),
             insecure_listen: false,
             data: PathBuf::from("/var/lib/caribou/meta"),
-            log: "info".to_owned(),
+            log: "info,openraft=error".to_owned(),
             raft: RaftSection::default(),
             storage: StorageConfig::default(),
             limits: LimitsConfig::default(),

@@ -116,7 +116,7 @@ fn make_source(root: &Path, args: &Args) -> Result<Tree> {
         std::fs::write(path, content)?;
     }
     std::fs::hard_link(
-        root.join("big0").exists().then(|| root.join("big0")).unwrap_or(first_file(root)?),
+        if root.join("big0").exists() { root.join("big0") } else { first_file(root)? },
         root.join("hardlink"),
     )?;
     std::os::unix::fs::symlink("part0", root.join("symlink"))?;

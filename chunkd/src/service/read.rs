@@ -103,7 +103,7 @@ async fn blocks(server: &ChunkServer, request: &ReadRequest) -> Result<ReadReply
 async fn recovery(server: &ChunkServer, request: &ReadRequest) -> Result<ReadReply, Failure> {
     let (store, chunk) = (&server.store, ChunkId(request.chunk));
     let ours = (store.server_id().map_or(0, |id| id.0), store.incarnation().0);
-    // F3: the plan counts on what this incarnation reported.
+    // F3, M6: the plan counts on what this incarnation reported.
     if (request.server_id, request.incarnation) != ours {
         let why = format!("this is server {} in incarnation {}, another source is meant", ours.0, ours.1);
         return Err(failure(store, Status::WrongIncarnation, why));

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::disk::Disk;
+use super::journal::Contents;
 use super::pool::{Lane, Refusal};
 use super::replica::Replica;
 use super::request::*;
@@ -43,6 +44,7 @@ pub struct ChunkStore {
     tombstones: Arc<Tombstones>,
     incarnation: Incarnation,
     unclean: bool,
+    vanishing: Option<Vec<Contents>>,
     fence: Mutex<(u16, u64)>,
     /// One fence or registration is persisted at a time.
     persisting: tokio::sync::Mutex<()>,
@@ -65,12 +67,13 @@ impl ChunkStore {
             let work = tokio::task::spawn_blocking(move || start::start(disks, &mut new_uuid));
             work.await.expect("opening the store does not panic")?
         };
-        let Started { volumes, incarnation, fence, unclean, tombstones } = started;
+        let Started { volumes, incarnation, fence, unclean, vanishing, tombstones } = started;
         Ok(Arc::new(Self {
             volumes,
             tombstones,
             incarnation,
             unclean,
+            vanishing,
             fence: Mutex::new(fence),
             persisting: tokio::sync::Mutex::new(()),
             deadline,
@@ -116,9 +119,24 @@ impl ChunkStore {
         all
     }
 
-    /// R3, a hint: replicas whose file is damaged or unreadable. At most 10 000 a disk; those of a failed disk are not listed.
+    /// R3, a hint: replicas whose file is damaged or unreadable, at most 10 000 a disk, and all of a disk that failed, except those
+    /// that have a new place on another one. Ordered.
     pub fn lost_chunks(&self) -> Vec<ChunkId> {
-        self.volumes.iter().flat_map(|volume| volume.suspects.lock().iter().copied().collect::<Vec<_>>()).collect()
+        let lost = |volume: &Arc<Volume>| -> Vec<ChunkId> {
+            match volume.check() {
+                Ok(()) => volume.suspects.lock().iter().copied().collect(),
+                Err(_) => volume.index.read().keys().copied().collect(),
+            }
+        };
+        let mut all: Vec<ChunkId> = Vec::new();
+        for volume in &self.volumes {
+            let failed = volume.check().is_err();
+            let elsewhere = |chunk: &ChunkId| failed && self.find(*chunk).is_some_and(|(home, _)| home.check().is_ok());
+            all.extend(lost(volume).into_iter().filter(|chunk| !elsewhere(chunk)));
+        }
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     pub fn disks(&self) -> Vec<DiskStatus> {
@@ -255,11 +273,12 @@ impl ChunkStore {
             Some((volume, _)) if prepare.join && volume.check().is_err() => self.place(chunk, true)?,
             Some(home) => home,
             None if prepare.join => self.place(chunk, true)?,
-            None => return Ok(self.volumes[0].absent()),
+            None => return Ok(self.absent(chunk)),
         };
+        let absent = self.absent(chunk);
         let job = move |volume: &Volume, replica: &Arc<Replica>| {
             if !prepare.join && replica.state.lock().header.is_none() {
-                return Ok(volume.absent());
+                return Ok(absent);
             }
             volume.prepare(replica, &prepare)
         };
@@ -298,12 +317,16 @@ impl ChunkStore {
     /// R4: into the quarantine, durable. A replica above `up_to` is kept (`WrongVersion`); none there is success.
     /// `now_unix_ms` dates the quarantine entry.
     pub async fn delete(&self, chunk: ChunkId, up_to: ChunkVersion, now_unix_ms: u64) -> Result<(), Error> {
-        let Some(home) = self.find(chunk) else {
-            self.tombstones.add(chunk);
-            return Ok(());
-        };
-        let job = move |volume: &Volume, replica: &Arc<Replica>| volume.delete(replica, up_to, now_unix_ms);
-        self.run(home, Lane::Chunk(chunk.0), "delete", 1, job).await
+        let homes = self.homes(chunk);
+        if homes.is_empty() {
+            self.tombstones.add(chunk); // M18
+        }
+        // An older one on a failed disk too: as long as it may come back with its disk, the deletion is not done.
+        for home in homes {
+            let job = move |volume: &Volume, replica: &Arc<Replica>| volume.delete(replica, up_to, now_unix_ms);
+            self.run(home, Lane::Chunk(chunk.0), "delete", 1, job).await?;
+        }
+        Ok(())
     }
 
     /// R4: unlinks what has been in the quarantine by a Delete for longer than the retention.
@@ -351,6 +374,24 @@ impl ChunkStore {
     fn find(&self, chunk: ChunkId) -> Option<Home> {
         let homes = || self.volumes.iter().filter_map(|volume| Some((volume.clone(), volume.find(chunk)?)));
         homes().find(|(volume, _)| volume.check().is_ok()).or_else(|| homes().next())
+    }
+
+    /// All places of a chunk: more than one only if disks have failed. Healthy ones first.
+    fn homes(&self, chunk: ChunkId) -> Vec<Home> {
+        let homes = self.volumes.iter().filter_map(|volume| Some((volume.clone(), volume.find(chunk)?)));
+        let mut homes: Vec<Home> = homes.collect();
+        homes.sort_by_key(|(volume, _)| volume.check().is_err());
+        homes
+    }
+
+    /// M17: no replica is here, but one may have been made and lost with its name when the power went, before any sync.
+    fn vanished(&self, chunk: ChunkId) -> bool {
+        self.vanishing.as_ref().is_some_and(|journals| journals.iter().any(|journal| journal.covers(chunk)))
+            && !self.tombstones.contains(chunk)
+    }
+
+    fn absent(&self, chunk: ChunkId) -> Prepared {
+        Prepared { clean: !self.vanished(chunk), ..self.volumes[0].absent() }
     }
 
     fn existing(&self, chunk: ChunkId) -> Result<Home, Error> {

@@ -105,7 +105,7 @@ impl Volume {
         Ok(())
     }
 
-    /// A change of one recovery step: journal first (V3), since a crash may lose it.
+    /// A change of one recovery step: journal first (V3, M11), since a crash may lose or tear it.
     fn begin_step<'a>(
         &self,
         replica: &Arc<Replica>,

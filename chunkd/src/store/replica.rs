@@ -42,7 +42,8 @@ pub(crate) struct ReplicaState {
     pub(crate) open: Option<OpenChunk>,
 }
 
-/// R1: blocks written here that the servers behind have not acknowledged.
+/// R1: blocks written here that the servers behind have not acknowledged. M18: it counts writes, so that the ack of one does not
+/// stand for a later one to the same block.
 pub(crate) struct InFlight {
     /// Tickets of another epoch are void.
     epoch: u64,
@@ -117,6 +118,7 @@ impl ReplicaState {
             let (have, complete) = (header.version, header.complete);
             return Err(Error::WrongVersion { chunk, asked: version, have, complete });
         }
+        // M8: in doubt it serves nobody, the tail's readers included, until a Fix has completed it.
         if self.dirty {
             return Err(Error::Dirty { chunk });
         }
@@ -169,6 +171,10 @@ impl InFlight {
 
     pub(crate) fn first_within(&self, first: u32, last: u32) -> Option<u32> {
         self.counts.range(first..=last).next().map(|(block, _)| *block)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.counts.is_empty()
     }
 
     pub(crate) fn contains(&self, block: u32) -> bool {

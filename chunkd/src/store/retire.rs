@@ -18,7 +18,7 @@ impl Volume {
         self.check()?;
         let chunk = replica.chunk;
         let mut state = replica.state.lock();
-        // ADR 1.9: before the replica is gone, so that no fragment finds neither.
+        // ADR 1.9, M18: even if there is no replica; before it is gone, so that no fragment finds neither.
         let Some(header) = state.header else {
             self.tombstones.add(chunk);
             return Ok(());

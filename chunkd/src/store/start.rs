@@ -23,6 +23,9 @@ pub(crate) struct Started {
     pub(crate) incarnation: Incarnation,
     pub(crate) fence: (u16, u64),
     pub(crate) unclean: bool,
+    /// M17: what the journals of the folders that were not stopped cleanly said; `None` if a folder or a journal is new or missing, so
+    /// that nobody can say what was here.
+    pub(crate) vanishing: Option<Vec<Contents>>,
     pub(crate) tombstones: Arc<Tombstones>,
 }
 
@@ -53,10 +56,17 @@ pub(crate) fn start(disks: Vec<Arc<dyn Disk>>, new_uuid: &mut dyn FnMut() -> [u8
     let mut ready = in_parallel(folders, |ours| look_through(ours, incarnation))?;
     displace_doubles(&mut ready)?;
     let unclean = ready.iter().any(|ready| !ready.clean && !ready.ours.new);
+    let said = |ready: &Ready| match ready {
+        Ready { ours, .. } if ours.new => None,
+        Ready { clean: true, .. } => Some(None),
+        Ready { journal, .. } => journal.clone().map(Some),
+    };
+    let said: Option<Vec<Option<Contents>>> = ready.iter().map(said).collect();
+    let vanishing = said.map(|journals| journals.into_iter().flatten().collect());
     let tombstones = Arc::new(Tombstones::default());
     let volumes = ready.into_iter().map(|ready| volume(ready, incarnation, tombstones.clone()));
     let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
-    Ok(Started { volumes, incarnation, fence, unclean, tombstones })
+    Ok(Started { volumes, incarnation, fence, unclean, vanishing, tombstones })
 }
 
 /// F1: all folders that are not new belong to one server and one cluster.

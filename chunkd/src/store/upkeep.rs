@@ -38,7 +38,8 @@ impl Volume {
         let info = replica.info();
         let (version, grant, dirty) =
             info.map_or((ChunkVersion(0), GrantId(0), false), |info| (info.version, info.last_grant, info.dirty));
-        if dirty || replica.has_unsynced() {
+        // M7: the list of what the servers behind lack is in memory only; the entry is what an unclean start knows of it.
+        if dirty || replica.has_unsynced() || !replica.in_flight.lock().is_empty() {
             return Standing::Busy(version, grant);
         }
         let idle_ms = self.now_ms().saturating_sub(replica.last_write_ms.load(Ordering::SeqCst));

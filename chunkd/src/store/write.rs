@@ -116,7 +116,7 @@ impl Volume {
                 Error::NoReplica { chunk }
             });
         }
-        // ADR 1.9
+        // ADR 1.9. M10: a replica on a disk that failed stays in the index, so its id does not come here a second time.
         if self.tombstones.forbids(chunk, write.grant) {
             return Err(Error::Deleted { chunk });
         }
@@ -160,7 +160,7 @@ impl Volume {
         Ok(sums)
     }
 
-    /// Header, data, table, in this order. A crash between them shows as a checksum that does not hold on a dirty chunk.
+    /// Header, data, table, in this order, all of them in the page cache before the ack (M16). A crash between them shows as a checksum that does not hold on a dirty chunk.
     fn put(
         &self,
         replica: &Arc<Replica>,

@@ -174,7 +174,7 @@ fn mount_of(path: &Path) -> Result<Option<(Vec<String>, PathBuf)>> {
     }
     Ok(best.map(|(point, source)| {
         let inside = Path::new("/").join(full.strip_prefix(&point).expect("the path starts with its mount point"));
-        (source.split(',').map(str::to_owned).collect(), inside)
+        (source.split(';').map(str::to_owned).collect(), inside)
     }))
 }
 

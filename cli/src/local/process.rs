@@ -26,7 +26,9 @@ pub struct ProcessId {
 impl ProcessId {
     fn of(pid: i32) -> Option<Self> {
         let (state, start_ticks) = stat(pid)?;
-        (state != 'Z').then_some(Self { pid, start_ticks })
+        // The first thread may be a zombie while others still hold files open.
+        let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |tasks| tasks.count());
+        (state != 'Z' || threads() > 1).then_some(Self { pid, start_ticks })
     }
 
     /// Whether this very process is there and no zombie.

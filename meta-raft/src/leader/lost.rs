@@ -73,7 +73,8 @@ mod tests {
         assert_eq!(node.chunk(chunk).replicas.len(), 2);
         sender.send(from_server(from_server::Body::Heartbeat(lost(2)))).await.unwrap();
         node.until("it is one less", |n| n.chunk(chunk).replicas.len() == 1).await;
-        assert_eq!(node.chunk(chunk).version, ChunkVersion(1));
+        node.ready(chunk).await;
+        assert_eq!(node.chunk(chunk).version, ChunkVersion(2), "M9");
         assert!(node.chunk(chunk).replica(ServerId(1)).is_some());
     }
 }

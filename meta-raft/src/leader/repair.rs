@@ -1,8 +1,8 @@
 //! Brings chunks back to their goal (R2): a copy is made at the same version while no grant is live, then `RepairDone`.
 //!
 //! Candidates are told by effects and found by scans: a new leader's first, and of the chunks of servers that are down for longer than a
-//! restart takes. What cannot be copied at the same version (a leftover of an earlier copy has completed it; no source is in the named
-//! incarnation) goes through an Intent, whose recovery joins a replacement (V1, V6).
+//! restart takes. What cannot be copied at the same version (a holder that is down is still named; a leftover of an earlier copy has completed
+//! it; no source is in the named incarnation) goes through an Intent, whose recovery joins a replacement (V1, V6).
 
 #[cfg(test)]
 mod tests;
@@ -50,7 +50,6 @@ struct Copying {
     source: Replica,
     target: ServerId,
     incarnation: Option<Incarnation>,
-    replaces: Option<ServerId>,
     blocks: u32,
     committing: bool,
 }
@@ -195,6 +194,10 @@ impl Repair {
         if row.grant.is_some() || row.intent.is_some() {
             return Ok(Need::Later);
         }
+        // M9: a server that was named for this version must not get it again as a copy, so it is left out by a Ready (V1, V6).
+        if replaces.is_some() {
+            return Ok(Need::Intent(row.version));
+        }
         let except: Vec<ServerId> = row.replicas.iter().map(|r| r.server).collect();
         let Some(target) = cx.shared.placement.lock().next(1, &except).first().copied() else {
             return Ok(Need::Later);
@@ -215,7 +218,6 @@ impl Repair {
             source,
             target,
             incarnation: None,
-            replaces,
             blocks: blocks_within(cx, &row)?,
             committing: false,
         }))
@@ -253,7 +255,7 @@ impl Repair {
                     last_grant: Some(copy.last_grant),
                     server: copy.target,
                     incarnation,
-                    replaces: copy.replaces,
+                    replaces: None,
                 };
                 cx.propose(Why::RepairDone(chunk), vec![Command::RepairDone(done)]);
                 Ok(())

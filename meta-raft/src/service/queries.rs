@@ -57,9 +57,6 @@ pub(super) async fn answer(
     let id = query.id;
     let result = if let Some(wait) = query.wait_chunk {
         Ok(wait_chunk(node, session, &wait).await?)
-    } else if query.release.is_some() || query.claims_complete.is_some() {
-        claims(leading, session, &query);
-        Ok(ReplyBody::default())
     } else {
         let caller = request::caller(query.caller.clone())?;
         // Begun before the view is taken: no purge that the view does not show can come in between.
@@ -77,14 +74,14 @@ pub(super) async fn answer(
     })
 }
 
-/// S7: messages to the leader's memory.
-fn claims(leading: &LeaderHandle, session: SessionId, query: &Query) {
-    if let Some(release) = &query.release {
-        leading.claims(|claims| claims.release(session, InodeId(release.inode)));
+/// S7: messages to the leader's memory, answered at once; `None` for any other query.
+pub(super) fn claims(leading: &LeaderHandle, session: SessionId, query: &Query) -> Option<Answer> {
+    match (&query.release, &query.claims_complete) {
+        (Some(release), _) => leading.claims(|claims| claims.release(session, InodeId(release.inode))),
+        (None, Some(_)) => leading.claims(|claims| claims.claims_complete(session)),
+        (None, None) => return None,
     }
-    if query.claims_complete.is_some() {
-        leading.claims(|claims| claims.claims_complete(session));
-    }
+    Some(Answer { id: query.id, errno: 0, body: Some(ReplyBody::default()) })
 }
 
 type ReadResult = Result<Result<ReplyBody, Malformed>, error::Failure>;

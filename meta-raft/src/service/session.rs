@@ -206,6 +206,13 @@ async fn work(
             () = place.ended.cancelled() => return Goodbye::Redirect,
         };
         let Some(Ok(ClientMessage { body: Some(body) })) = message else { return Goodbye::Silent };
+        if let client_message::Body::Query(query) = &body
+            && let Some(answer) = queries::claims(&leading, session, query)
+        {
+            // In the order of the stream, and never after it: a late release must not undo a claim asserted on a newer one (S7).
+            send(outbox, server_message::Body::Answer(answer)).await;
+            continue;
+        }
         let Ok(permit) = room.clone().acquire_owned().await else { return Goodbye::Silent };
         let call = Call { node: node.clone(), leading: leading.clone(), session, outbox: outbox.clone() };
         let failed = failed.clone();

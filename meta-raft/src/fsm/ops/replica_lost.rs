@@ -5,7 +5,7 @@ use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId};
 use crate::fsm::command::IntentKind;
 use crate::fsm::error::OpResult;
 use crate::fsm::ops::Op;
-use crate::fsm::ops::chunk::{Edit, end_by_force};
+use crate::fsm::ops::chunk::{Edit, end_by_force, intend};
 use crate::fsm::reply::{Effect, Reply};
 use crate::fsm::tables::{garbage, inodes};
 
@@ -25,11 +25,14 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, chunk: ChunkId, version: ChunkVersion, 
     if edit.row.replicas.len() == 1 {
         return Ok(Reply::Refused("it is the last replica"));
     }
+    // The holders of a grant do not change while it lives, and a version that this server was named for never comes back to it: a copy that
+    // is made there later must not answer readers that still know it (M9).
+    let length = inodes::existing(op.txn, edit.row.inode)?.size;
     if edit.row.grant.is_some() {
-        // The holders of a grant do not change while it lives.
         let lives = edit.writer_lives(op.txn)?;
-        let length = inodes::existing(op.txn, edit.row.inode)?.size;
         end_by_force(&mut edit, IntentKind::Bump, lives, length);
+    } else {
+        intend(&mut edit.row, IntentKind::Bump, None, length);
     }
     edit.row.replicas.retain(|r| r.server != server);
     // Whatever is left of it there is cleared away.

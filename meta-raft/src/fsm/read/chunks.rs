@@ -1,11 +1,11 @@
 //! What clients, waiters and the leader ask about chunks. Pages of whole tables are in `tables/`.
 
-use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation, InodeId, ServerId, SessionId};
+use caribou_proto::ids::{CHUNK_BYTES, ChunkId, ChunkVersion, Incarnation, InodeId, ServerId, SessionId};
 
 use crate::fsm::error::Fatal;
 use crate::fsm::tables::chunks::{self, Chunk};
 use crate::fsm::tables::meta::{self, Counter};
-use crate::fsm::tables::{Tables, classes, file_chunks, servers};
+use crate::fsm::tables::{Tables, classes, file_chunks, inodes, servers};
 
 /// Most places that one `locate` answers for.
 pub const MAX_LOCATIONS: u32 = 1024;
@@ -109,6 +109,15 @@ pub fn is_grantable(tables: &dyn Tables, session: SessionId, inode: InodeId, ind
 pub fn is_readable(tables: &dyn Tables, session: SessionId, inode: InodeId, index: u32) -> Result<bool, Fatal> {
     let place = locate(tables, session, inode, index, 1)?;
     Ok(place.iter().all(|l| matches!(l.state, ChunkState::Hole | ChunkState::Ready)))
+}
+
+/// M13: the chunk whose Intent has to end before the file may grow: a server that is not fenced yet may still have bytes beyond the committed
+/// length. `None`: nothing is in the way. The service waits for it before it proposes a growth.
+pub fn growth_waits_for(tables: &dyn Tables, inode: InodeId, length: u64) -> Result<Option<ChunkId>, Fatal> {
+    let Some(row) = inodes::get(tables, inode)?.filter(|row| length > row.size) else { return Ok(None) };
+    let index = u32::try_from(row.size / CHUNK_BYTES).unwrap_or(u32::MAX);
+    let last = chunks::of_file(tables, inode, index)?;
+    Ok(last.filter(|(_, chunk)| chunk.intent.is_some()).map(|(id, _)| id))
 }
 
 /// The chunk of a place, for waiting until it changes.

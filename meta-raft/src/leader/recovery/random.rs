@@ -174,7 +174,9 @@ impl Story {
     fn restart(&mut self, server: u64, power: bool) {
         self.node.disconnect(server);
         if power {
-            self.seen.values_mut().for_each(|(_, alive)| drop(alive.remove(&server)));
+            for (_, alive) in self.seen.values_mut() {
+                alive.remove(&server);
+            }
         }
         let incarnation = self.incarnations.get_mut(&server).unwrap();
         *incarnation += 1;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use caribou_proto::ids::{ChunkVersion, ServerId};
 
+use crate::fsm::command::Command;
 use crate::fsm::reply::GrantState;
 use crate::leader::limits;
 use crate::leader::testing::{Node, Replica};
@@ -21,9 +22,9 @@ async fn r2_the_chunks_of_a_server_that_stays_away_are_copied() {
     let took = node.until("another holder", |n| n.chunk(chunk).replica(ServerId(2)).is_none()).await;
     assert!(took >= limits::REPAIR_DELAY, "a restart is waited for: {took:?}");
     let row = node.chunk(chunk);
-    assert_eq!((row.version, row.replicas.len()), (ChunkVersion(1), 2), "no new version is needed");
+    assert_eq!((row.version, row.replicas.len()), (ChunkVersion(2), 2), "M9: the old version is over");
     let copy = node.replica(row.replicas[1].server.0, chunk).unwrap();
-    assert_eq!((copy.cells, copy.complete), (Replica::whole(1, &[1, 2]).cells, true));
+    assert_eq!((copy.cells, copy.complete), (Replica::whole(2, &[1, 2]).cells, true));
     assert_eq!(node.world.lock().take(session, inode, 0).state, GrantState::Granted);
 }
 
@@ -45,25 +46,31 @@ async fn a_short_absence_copies_nothing() {
 #[tokio::test(start_paused = true)]
 async fn r2_a_chunk_that_is_granted_waits_and_a_refused_one_is_held_back() {
     let mut node = Node::new(2);
-    node.connect_all();
-    for server in 1..=4 {
-        node.attached(server).await;
-    }
+    node.connect(1, 1, &[]);
+    node.attached(1).await;
     let session = node.world.lock().open(1);
     let (inode, chunk) = node.file(session, "f", &[1]);
-    // One replica is gone; grants come and go all the time, in the middle of each copy.
     node.apply(|w| {
-        let lost = crate::fsm::command::Command::ReplicaLost { chunk, version: ChunkVersion(1), server: ServerId(2) };
-        w.apply(lost);
+        w.apply(Command::ReplicaLost { chunk, version: ChunkVersion(1), server: ServerId(2) });
     });
+    node.ready(chunk).await;
+    assert_eq!(
+        (node.chunk(chunk).version, node.chunk(chunk).replicas.len()),
+        (ChunkVersion(2), 1),
+        "nobody else is there"
+    );
+    // The others come; grants come and go all the time, in the middle of each copy.
     let mute = |n: &Node, on: bool| {
         n.disks.lock().mute = (2..=4).filter(|_| on).map(|server| (server, "fix")).collect();
     };
     mute(&node, true);
-    let mut seen = 0;
+    let mut seen = node.told().iter().filter(|(_, t)| t == "fix 2").count();
+    for server in 2..=4 {
+        node.connect(server, 1, &[]);
+    }
     for _ in 0..2 {
-        node.until("a copy is being made", |n| n.told().iter().filter(|(_, t)| t == "fix 1").count() > seen).await;
-        seen = node.told().iter().filter(|(_, t)| t == "fix 1").count();
+        node.until("a copy is being made", |n| n.told().iter().filter(|(_, t)| t == "fix 2").count() > seen).await;
+        seen = node.told().iter().filter(|(_, t)| t == "fix 2").count();
         node.apply(|w| {
             let grant = w.take(session, inode, 0);
             w.end(session, &[crate::fsm::ops::chunk::world::end(&grant)]);

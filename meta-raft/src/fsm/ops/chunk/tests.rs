@@ -5,7 +5,7 @@ use caribou_proto::ids::{CHUNK_BYTES, ChunkVersion, GrantId, Incarnation, Server
 use super::world::{World, end, release, written};
 use crate::fsm::command::{ClientOp, Command, IntentKind, StartIntent, TakeGrant, WrittenChunk};
 use crate::fsm::error::Errno;
-use crate::fsm::read::chunks::{ChunkState, is_grantable, is_readable, locate, space};
+use crate::fsm::read::chunks::{ChunkState, growth_waits_for, is_grantable, is_readable, locate, space};
 use crate::fsm::reply::{Effect, GrantState, Reply};
 use crate::fsm::tables::chunks::Replica;
 use crate::fsm::tables::file_chunks::MAX_FILE_CHUNKS;
@@ -236,6 +236,8 @@ fn w9_truncation_ends_grants_cuts_and_discards() {
     assert_eq!((row.grant, intent.kind, intent.cut), (None, IntentKind::Cut, 100));
     assert_eq!(row.hold.map(|h| (h.session, h.clip)), Some((a, 100)));
     assert_eq!(w.write_end(a, inode, CHUNK_BYTES, &[end(&own)]).unwrap().length, 100);
+    assert_eq!(growth_waits_for(&w.tables, inode, 101).unwrap(), Some(chunk), "M13");
+    assert_eq!(growth_waits_for(&w.tables, inode, 100).unwrap(), None);
     w.truncate(b, inode, 1 << 30);
     assert_eq!(w.chunk(chunk).intent.unwrap().cut, 100, "what lies between reads as zeros");
     w.truncate(b, inode, 50);
@@ -348,6 +350,8 @@ fn r3_the_last_replica_is_never_removed() {
     assert!(refused(&w.apply(lost(2, 2))));
     assert_eq!(w.repair(chunk, 3, None), Reply::Done);
     assert_eq!(w.apply(lost(2, 2)), Reply::Done);
+    let row = w.chunk(chunk);
+    assert_eq!((row.replicas.len(), row.intent.unwrap().version), (1, ChunkVersion(3)), "M9: its version is over");
 }
 
 #[test]
