@@ -38,6 +38,7 @@ fix: setup
 
 golden: setup
 	UPDATE_GOLDEN=1 cargo nextest run --locked -p caribou-meta-raft --test scripts
+	UPDATE_GOLDEN=1 cargo nextest run --locked -p caribou-proto --test compat
 
 aarch64: setup
 	@if rustup target list --installed 2>/dev/null | grep -q aarch64-unknown-linux-gnu; then \

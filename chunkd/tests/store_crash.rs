@@ -357,6 +357,52 @@ async fn an_unsynced_write_can_be_lost() {
     assert!((1..40).contains(&lost), "{lost} of 40");
 }
 
+// M7: what the tail lacks is in memory only; until it has been acknowledged the journal keeps the chunk, though it is synced.
+#[tokio::test]
+async fn a_block_that_is_not_acknowledged_stays_in_the_journal() {
+    let disk = memory();
+    let store = open(&disk).await;
+    let head = |chunk| Write { tail: false, ..fragment(chunk, 0, &[2; 512]) };
+    let _lost = store.write(head(1)).await.unwrap().ticket;
+    let acked = store.write(head(2)).await.unwrap().ticket.unwrap();
+    store.acknowledged(acked);
+    for chunk in [1, 2] {
+        store.sync(id(chunk), version(1)).await.unwrap();
+    }
+    store.tick(100_000).await;
+    let (store, disk) = power_cut(store, &disk, 1).await;
+    assert_eq!(store.dirty_chunks(), [id(1)]);
+    store.close().await;
+    drop(store);
+    let store = open(&Arc::new(disk.restart())).await;
+    assert_eq!(store.dirty_chunks(), [id(1)], "a clean stop does not acknowledge it either");
+}
+
+// M17: a chunk whose file has gone with its name is dirty without blocks, not missing, so that its recovery can end.
+#[tokio::test]
+async fn a_new_chunk_that_vanished_counts_as_dirty() {
+    for seed in 0..40 {
+        let disk = memory();
+        let store = open(&disk).await;
+        write(&store, 1, 0, &[1; 512]).await.unwrap();
+        store.sync(id(1), version(1)).await.unwrap();
+        store.tick(100_000).await;
+        write(&store, 5, 0, &[1; 512]).await.unwrap();
+        let (store, _disk) = power_cut(store, &disk, seed).await;
+        if store.replica(id(5)).is_some() {
+            continue;
+        }
+        let prepared = prepare(&store, 5, 2).await.unwrap();
+        assert!(!prepared.found && !prepared.clean);
+        // What the journal does not cover was never here, or was synced.
+        assert!(prepare(&store, 0, 2).await.unwrap().clean);
+        store.delete(id(5), version(9), 0).await.unwrap();
+        assert!(prepare(&store, 5, 2).await.unwrap().clean, "deleted, not vanished");
+        return;
+    }
+    panic!("no power cut took the file");
+}
+
 // V1: a crash at any call of a recovery leaves the replica incomplete, or complete with the right bytes.
 #[tokio::test]
 async fn a_crash_at_any_step_of_a_recovery() {

@@ -63,7 +63,12 @@ impl Volume {
         self.verify_if_doubtful(replica, &mut state)?;
         let clean = !state.dirty;
         let header = state.header(chunk)?;
+        let rotten = clean && self.suspects.lock().contains(&chunk);
         let open = self.opened(replica, &mut state)?;
+        if rotten {
+            // Else the plan would take the block for a source, and fail at it in every round.
+            super::verify::find_rot(open);
+        }
         let blocks = block_states(open, &replica.in_flight.lock());
         let (had_version, last_grant) = (header.completed, header.last_grant);
         Ok(Prepared { found: true, had_version, last_grant, clean, blocks, incarnation: self.incarnation })

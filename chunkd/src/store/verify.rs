@@ -26,6 +26,19 @@ pub(crate) fn verify(open: &mut OpenChunk, chunk: ChunkId) -> io::Result<()> {
     Ok(())
 }
 
+/// Marks the blocks of a replica that is not in doubt whose bytes have rotted. Its table is right, so no other entry may explain them.
+pub(crate) fn find_rot(open: &mut OpenChunk) {
+    let mut data = vec![0; BLOCK_BYTES as usize];
+    for block in 0..BLOCKS_PER_CHUNK {
+        let Block::Written(sum) = open.table.get(block) else { continue };
+        data.fill(0);
+        let readable = open.file.read_at(&mut data, block_offset(block)).is_ok();
+        if !readable || crc::crc(&data) != sum {
+            open.table.set(block, Block::Damaged(sum));
+        }
+    }
+}
+
 fn entry(sector: &TableSector, block: u32) -> Block {
     let index = block as usize % ENTRIES;
     if sector.written & (1 << index) != 0 { Block::Written(sector.crcs[index]) } else { Block::Hole }

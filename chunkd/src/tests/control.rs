@@ -151,6 +151,24 @@ async fn a_command_blocks_reads_from_the_moment_it_is_taken() {
     assert_eq!(cluster.read(0, 1, 0, 4).await.status(), Status::NoReplica);
 }
 
+// M3: the leader counts on a Delete from the moment it is taken, whatever becomes of it.
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_failed_leaves_the_chunk_out_of_service() {
+    let cluster = Cluster::start(1).await;
+    let id = cluster.nodes[0].id();
+    let mut writer = cluster.writer(0);
+    writer.put(cluster.fragment(&[0], 1, 0, b"data")).await;
+    assert_eq!(cluster.read(0, 1, 0, 4).await.status(), Status::Ok);
+    let full = |call: &str| if call == "rename" { Err(std::io::ErrorKind::StorageFull.into()) } else { Ok(()) };
+    cluster.nodes[0].disk.set_hook(Some(std::sync::Arc::new(full)));
+    let delete = || cluster.leader.command(id, CHUNK, command::Body::Delete(Delete { up_to_version: 1 }));
+    assert_eq!(delete().await.status(), Status::NoSpace);
+    assert_eq!(cluster.read(0, 1, 0, 4).await.status(), Status::WrongVersion);
+    cluster.nodes[0].disk.set_hook(None);
+    assert_eq!(delete().await.status(), Status::Ok);
+    assert_eq!(cluster.read(0, 1, 0, 4).await.status(), Status::NoReplica);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_clean_stop_finishes_what_is_under_way_and_marks_the_folder() {
     let mut cluster = Cluster::start(2).await;

@@ -1,6 +1,6 @@
 //! The command line's verbs and nouns, one file each.
 
-mod file;
+pub mod file;
 mod init;
 mod leader;
 mod local;

@@ -259,6 +259,14 @@ impl Call {
             }
             _ => Vec::new(),
         };
+        let grows = match op {
+            Some(mutation::Op::Setattr(set)) => set.size.map(|size| (InodeId(set.inode), size)),
+            Some(mutation::Op::WriteEnd(end)) => Some((InodeId(end.inode), end.length)),
+            _ => None,
+        };
+        if let Some((inode, length)) = grows {
+            self.wait_until_it_may_grow(inode, length).await?;
+        }
         // S7: no orphan that this create may have opened is purged before its claim is registered.
         let create = matches!(op, Some(mutation::Op::Create(_))).then(|| Creating::begin(&self.leading));
         let command = ClientCommand {
@@ -315,6 +323,28 @@ impl Call {
         };
         debug_assert_eq!(answer.id, id);
         send(&self.outbox, server_message::Body::Answer(answer)).await;
+        Ok(())
+    }
+
+    /// M13: no record grows a file over a chunk with an open Intent. The wait is before the proposal, so it stalls no window.
+    async fn wait_until_it_may_grow(&self, inode: InodeId, length: u64) -> Result<(), Goodbye> {
+        let in_the_way = || {
+            let found = read::chunks::growth_waits_for(&self.node.raft().view(), inode, length);
+            found.map_err(|fatal| stop(&self.node, &fatal))
+        };
+        let term_over = self.leading.ended();
+        while let Some(chunk) = in_the_way()? {
+            let waiting = self.node.waiters.on(chunk);
+            let mut changed = std::pin::pin!(waiting.notify.notified());
+            changed.as_mut().enable();
+            if in_the_way()?.is_none() {
+                break;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = term_over.cancelled() => return Err(Goodbye::Redirect),
+            }
+        }
         Ok(())
     }
 
