@@ -3,7 +3,8 @@
 //! Invariants: (generation, term) is durable before a command is obeyed, lower ones are refused; a completed one is confirmed,
 //! not repeated; when its stream ends, a command that waits is dropped and a Fix is given up – the next leader begins again at
 //! Prepare. A Prepare or Delete that was dropped or failed on this side leaves its chunk out of service until one is carried out
-//! (M3): the leader counts on it from the moment it is taken, and the read lease may outlive the stream. What a recovery consists of is the leader's plan; nothing is decided here.
+//! (M3): the leader counts on it from the moment it is taken, and the read lease may outlive
+//! the stream. What a recovery consists of is the leader's plan; nothing is decided here.
 
 use crate::control::Session;
 use crate::fetch;

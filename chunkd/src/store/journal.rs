@@ -2,7 +2,8 @@
 //!
 //! Invariants: a chunk is in `entries` or at or above the watermark, durably, before its first un-synced write; it leaves only when
 //! all its writes are synced and acknowledged by the servers behind (M7). Callers share fsyncs (group commit). Closing records need
-//! no fsync: if they are lost, a clean chunk is checked in vain. A journal that is missing or does not begin soundly means that every chunk may be dirty.
+//! no fsync: if they are lost, a clean chunk is checked in vain.
+//! A journal that is missing or does not begin soundly means that every chunk may be dirty.
 
 use std::collections::{HashMap, HashSet};
 use std::io;

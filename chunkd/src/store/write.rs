@@ -160,7 +160,8 @@ impl Volume {
         Ok(sums)
     }
 
-    /// Header, data, table, in this order, all of them in the page cache before the ack (M16). A crash between them shows as a checksum that does not hold on a dirty chunk.
+    /// Header, data, table, in this order, all of them in the page cache before the ack (M16).
+    /// A crash between them shows as a checksum that does not hold on a dirty chunk.
     fn put(
         &self,
         replica: &Arc<Replica>,

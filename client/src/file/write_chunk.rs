@@ -52,7 +52,8 @@ pub(crate) struct WriteChunk {
     pub(crate) recalled: bool,
     /// End of the furthest acknowledged byte of this epoch.
     pub(crate) acked_end: u32,
-    /// W5: this chunk's grant ended otherwise than cleanly; once all writes up to this one are sent again, the leader is told.
+    /// W5, M1: this chunk's grant ended otherwise than cleanly; once all writes up to this one are sent again, or if there is nothing to
+    /// send, the leader is told.
     pub(crate) resend: Option<u64>,
     attempt: u32,
     suspects: Vec<u64>,

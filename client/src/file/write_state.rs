@@ -318,7 +318,7 @@ impl WriteState {
         changed
     }
 
-    /// W9: the committed length as the leader just said. What was told and now lies beyond it has been cut off elsewhere.
+    /// W9, M12: the committed length as the leader just said. What was told and now lies beyond it has been cut off elsewhere.
     pub(crate) fn set_length(&mut self, length: u64) {
         let shorter = length < self.length;
         self.length = length;

@@ -54,13 +54,18 @@ fn signal(pid: u32, signal: rustix::process::Signal) {
     rustix::process::kill_process(pid, signal).expect("signalled");
 }
 
+/// Whether to mount; `CARIBOU_TEST_WITHOUT=fuse` says that this machine cannot.
 fn can_mount() -> bool {
-    let able =
-        rustix::process::geteuid().is_root() && fs::File::options().read(true).write(true).open("/dev/fuse").is_ok();
-    if !able {
-        eprintln!("no root or no /dev/fuse: nothing is mounted");
+    if std::env::var("CARIBOU_TEST_WITHOUT").is_ok_and(|without| without.split(',').any(|what| what == "fuse")) {
+        return false;
     }
-    able
+    let is_root = rustix::process::geteuid().is_root();
+    let device = fs::File::options().read(true).write(true).open("/dev/fuse");
+    assert!(
+        is_root && device.is_ok(),
+        "mounting needs root and /dev/fuse ({device:?}): set CARIBOU_TEST_WITHOUT=fuse to leave it out"
+    );
+    true
 }
 
 #[test]

@@ -26,6 +26,7 @@ use super::limits;
 use super::links::Room;
 use crate::fsm::command::{Command, RegisterServer};
 use crate::fsm::reply::Reply;
+use crate::fsm::tables::servers;
 
 /// What the service has to know of the node it runs on.
 pub trait Host: Send + Sync + 'static {
@@ -170,6 +171,15 @@ async fn admit(host: &Arc<dyn Host>, register: &Register) -> Result<Admitted, En
     if register.data_address.is_empty() || register.incarnation == 0 {
         return Err(refused("a registration needs an address and an incarnation".to_owned()));
     }
+    // Before anything is committed: a server that says it has a number must be known by it.
+    let known = servers::by_uuid(&*leader.deps.view.tables(), &uuid);
+    let known = known.map_err(|fatal| refused(fatal.to_string()))?.map_or(0, |id| id.0);
+    if register.server_id != 0 && register.server_id != known {
+        let theirs = register.server_id;
+        return Err(refused(format!(
+            "this chunk server says that it is number {theirs}, the cluster knows it as {known}: its data folders belong elsewhere"
+        )));
+    }
     let room = room(&register.disks);
     let command = Command::RegisterServer(RegisterServer {
         uuid,
@@ -184,12 +194,6 @@ async fn admit(host: &Arc<dyn Host>, register: &Register) -> Result<Admitted, En
         Ok(Ok(Reply::Refused(reason))) => return Err(refused(reason.to_owned())),
         _ => return Err(not_leader(host)),
     };
-    if register.server_id != 0 && register.server_id != server.0 {
-        let theirs = register.server_id;
-        return Err(refused(format!(
-            "this chunk server was number {theirs} and would be {server}: its data folders belong elsewhere"
-        )));
-    }
     let registered = Registered {
         cluster: Some(cluster),
         server_id: server.0,

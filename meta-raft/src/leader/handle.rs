@@ -28,7 +28,7 @@ pub struct Leader;
 #[derive(Clone)]
 pub struct LeaderHandle {
     term: u64,
-    deps: Deps,
+    pub(super) deps: Deps,
     shared: Arc<Shared>,
     events: mpsc::Sender<Event>,
     effects: mpsc::Sender<Vec<Effect>>,

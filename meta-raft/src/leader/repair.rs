@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use caribou_proto::chunk::v1::command::Body;
 use caribou_proto::chunk::v1::{self as wire, BlockRange, CommandResult, Fetch, Prepare, Status};
-use caribou_proto::ids::{BLOCK_BYTES, ChunkId, ChunkVersion, GrantId, Incarnation, ServerId};
+use caribou_proto::ids::{BLOCK_BYTES, BLOCKS_PER_CHUNK, ChunkId, ChunkVersion, GrantId, Incarnation, ServerId};
 use tokio::time::Instant;
 
 use super::context::{Cx, Why};
@@ -271,7 +271,9 @@ impl Repair {
             0 => Vec::new(),
             _ => vec![Fetch { source, version: copy.version.0, blocks }],
         };
-        let fix = wire::Fix { version: copy.version.0, fetches, cut_length: None, resum_damaged: false };
+        // What an earlier copy may have left beyond the source's bytes must not come back when the file grows.
+        let cut_length = (copy.blocks < BLOCKS_PER_CHUNK).then_some(copy.blocks * BLOCK_BYTES);
+        let fix = wire::Fix { version: copy.version.0, fetches, cut_length, resum_damaged: false };
         let (target, purpose) = (copy.target, Purpose::Repair { chunk, round: copy.round });
         if !cx.send(target, chunk, Body::Fix(fix), purpose) {
             self.later(cx, chunk);

@@ -6,13 +6,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use caribou_proto::cluster::v1::{ClusterId, MetaNode};
 use caribou_proto::ids::{ServerId, SessionId};
 use caribou_proto::meta::v1::{RecallGrant, server_message};
 use futures::future::BoxFuture;
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::registry::Registry;
 use super::waiters::ChunkWaiters;
@@ -41,7 +42,7 @@ pub(crate) struct Node {
     pub(crate) waiters: ChunkWaiters,
     pub(crate) limits: LimitsConfig,
     pub(crate) counters: Counters,
-    leading: RwLock<Option<LeaderHandle>>,
+    leading: watch::Sender<Option<LeaderHandle>>,
     addresses: RwLock<HashMap<ServerId, String>>,
     fatal: mpsc::UnboundedSender<FatalError>,
 }
@@ -56,7 +57,7 @@ impl Node {
             waiters: ChunkWaiters::default(),
             limits,
             counters: Counters::default(),
-            leading: RwLock::new(None),
+            leading: watch::Sender::new(None),
             addresses: RwLock::default(),
             fatal,
         };
@@ -74,7 +75,31 @@ impl Node {
 
     /// The loops of the term that this node leads, once they run.
     pub(crate) fn leading(&self) -> Option<LeaderHandle> {
-        self.leading.read().clone()
+        self.leading.borrow().clone()
+    }
+
+    /// As [`Node::leading`], but waits while an election may be under way: until this node leads, another one is known to, or `patience` is
+    /// over. So clients that ask during an election are answered the moment it is decided, instead of asking again and again.
+    pub(crate) async fn leading_soon(&self, patience: Duration) -> Option<LeaderHandle> {
+        let mut here = self.leading.subscribe();
+        let mut state = self.raft().leader();
+        let before = state.borrow_and_update().leader_id;
+        let elsewhere = async {
+            loop {
+                let leader = state.borrow_and_update().leader_id;
+                if leader != before && leader.is_some_and(|id| id != self.raft().node_id()) {
+                    return;
+                }
+                if state.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            found = here.wait_for(Option::is_some) => found.ok().and_then(|leading| leading.clone()),
+            () = elsewhere => None,
+            () = tokio::time::sleep(patience) => None,
+        }
     }
 
     /// Where a chunk server's data service listens.
@@ -171,7 +196,7 @@ impl Node {
             let running = self.leading().map(|l| l.term());
             let wanted = state.ready.then_some(state.term);
             if running != wanted {
-                if let Some(over) = self.leading.write().take() {
+                if let Some(over) = self.leading.send_replace(None) {
                     over.stop();
                     self.registry.end_all();
                     self.waiters.wake_all();
@@ -191,7 +216,7 @@ impl Node {
         let seam = Arc::new(Seam::start(self.raft().clone(), term));
         let deps = Deps { proposer: seam.clone(), view: seam.clone(), lease: seam };
         let (handle, task) = Leader::start(term, cluster.generation, deps);
-        *self.leading.write() = Some(handle);
+        self.leading.send_replace(Some(handle));
         let node = self.clone();
         tokio::spawn(async move {
             match task.await {

@@ -32,6 +32,8 @@ const WIRE_VERSION: u32 = 1;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a call looks whether its chunk is still held back.
 const HELD_BACK_POLL: Duration = Duration::from_millis(10);
+/// How long a greeting waits for an election before it is redirected; longer than an election takes.
+const ELECTION_PATIENCE: Duration = Duration::from_millis(400);
 /// Longest name of a client, in bytes.
 const CLIENT_NAME_MAX: usize = 256;
 
@@ -133,7 +135,7 @@ async fn greet(
             format!("this metadata node belongs to cluster {identity}, the client to another: check the addresses");
         return refuse(refused::Kind::ForeignCluster, reason);
     }
-    let Some(leading) = node.leading() else { return Err(Goodbye::Redirect) };
+    let Some(leading) = node.leading_soon(ELECTION_PATIENCE).await else { return Err(Goodbye::Redirect) };
     if !node.registry.has_room() {
         return refuse(
             refused::Kind::Limit,

@@ -48,7 +48,7 @@ fn the_state_machine_imports_nothing_impure() {
 fn the_raft_library_stays_behind_its_door() {
     let mut places = Vec::new();
     for (path, text) in rust_files("meta-raft/src") {
-        if !path.starts_with("meta-raft/src/raft") && text.contains("openraft") {
+        if !path.starts_with("meta-raft/src/raft") && text.contains("openraft::") {
             places.push(path.display().to_string());
         }
     }

@@ -1,9 +1,12 @@
 //! Changes of size and times against buffered bytes (W9).
 
+use caribou_proto::cluster::v1::Holder;
 use caribou_proto::ids::CHUNK_BYTES;
-use caribou_proto::meta::v1::{Caller, SetAttr};
+use caribou_proto::meta::v1::{Caller, Grant, SetAttr};
+use tokio::time::Instant;
 
 use super::rig::{READ_WRITE, Rig, assert_same, pattern, read_all};
+use crate::file::write_chunk::WriteChunk;
 
 async fn set_size(rig: &Rig, inode: u64, size: u64) {
     let set = SetAttr { inode, size: Some(size), ..SetAttr::default() };
@@ -23,6 +26,24 @@ async fn a_cut_is_a_cut_for_the_buffer_too() {
     assert_eq!(read_all(&file).await, expected);
     file.sync(false).await.expect("syncs");
     assert_same(&rig.on_disk(file.inode()), &expected);
+}
+
+// M1: the leader holds the chunk that a cut goes through for its writer, who says so even if nothing is left to send.
+#[test]
+fn a_cut_that_leaves_nothing_to_send_is_told_all_the_same() {
+    let holder = Holder { server_id: 1, incarnation: 1, ..Holder::default() };
+    let grant = Grant { chunk: 7, version: 1, grant: 3, holders: vec![holder], ..Grant::default() };
+    let granted = || {
+        let mut chunk = WriteChunk::new(0, Instant::now());
+        chunk.granted(&grant);
+        chunk
+    };
+    let mut through = granted();
+    through.cut(100, 1);
+    assert!(!through.is_quiet());
+    let mut beyond = granted();
+    beyond.cut(0, 1);
+    assert!(beyond.is_quiet(), "the chunk is gone, and its hold with it");
 }
 
 #[tokio::test(start_paused = true)]

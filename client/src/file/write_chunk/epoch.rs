@@ -128,7 +128,10 @@ impl WriteChunk {
     pub(crate) fn cut(&mut self, offset: u32, write: u64) {
         self.lost(write);
         self.buffer.cut(offset);
-        if self.buffer.is_empty() && self.phase == Phase::Free {
+        // M1: a chunk that the cut goes through is held for this client, until it has said that it has nothing to send again either. One
+        // that lies beyond the cut, or that is new, is gone, and its hold with it.
+        let gone = offset == 0 || self.is_new;
+        if gone && self.buffer.is_empty() && self.phase == Phase::Free {
             self.resend = None;
         }
     }

@@ -217,6 +217,11 @@ impl Drive {
         for (server, fix) in &plan.fixes {
             let held = !first_done && plan.first != Some(*server);
             let Some(member) = self.member(*server).filter(|m| m.state == State::Answered && !held) else { continue };
+            // M6: what it answered before it started anew says nothing of what it has now.
+            let answered = member.answer.as_ref().expect("it has answered").incarnation;
+            if !cx.links.is_attached(*server, answered) {
+                return Ok(Step::Park(limits::RETRY));
+            }
             let joins = !member.answer.as_ref().is_some_and(|a| a.found) && member.named;
             let (body, state) = if joins {
                 let prepare = Prepare { version: self.version.0, join: true, old_grant: row.last_grant.0 };

@@ -17,7 +17,9 @@ pub(crate) fn end_by_force(edit: &mut Edit, kind: IntentKind, writer_lives: bool
     let ended = writer_lives.then(|| Ended { session: grant.session, holders: row.replicas.clone() });
     if writer_lives {
         let reads = row.hold.is_some_and(|h| h.reads);
-        row.hold = Some(Hold { session: grant.session, reads, clip: CHUNK_BYTES as u32 });
+        // M12: the lowest cut since its bytes were written.
+        let clip = row.hold.filter(|h| h.session == grant.session).map_or(CHUNK_BYTES as u32, |h| h.clip);
+        row.hold = Some(Hold { session: grant.session, reads, clip });
     } else {
         row.hold = None;
     }
