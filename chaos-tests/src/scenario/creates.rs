@@ -43,6 +43,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         for task in tasks {
             latencies.add(task.await??)?;
         }
+        println!("{in_flight} in flight: {} creates", latencies.len());
         let rate = latencies.len() as f64 / started.elapsed().as_secs_f64();
         verdict.figure(
             &format!("{in_flight} in flight"),

@@ -121,7 +121,13 @@ async fn run(args: &Args, cluster: &mut LocalCluster, mount: &Path, tree: Tree, 
             break;
         }
         let gap = kill_leader(cluster, &probe).await?;
-        bar.println(format!("  kill {:>2}: longest gap {:>4} ms", gaps.len() + 1, gap.as_millis()));
+        let told = format!("  kill {:>2}: longest gap {:>4} ms", gaps.len() + 1, gap.as_millis());
+        // A bar that is not drawn (no terminal) prints nothing either.
+        if bar.is_hidden() {
+            println!("{told}")
+        } else {
+            bar.println(told)
+        }
         gaps.push(gap);
     }
     bar.finish_and_clear();

@@ -117,17 +117,17 @@ impl Task {
     fn messages(&mut self, first: Option<Result<ServerMessage, TransportError>>) {
         let now = Instant::now();
         let mut message = first;
-        for _ in 0..BATCH {
+        for handled in 1.. {
             let step = match message {
                 Some(Ok(message)) => self.session.message(message, now),
                 Some(Err(error)) => Step::Leave { why: error.0, leader: None },
                 None => Step::Leave { why: "the leader ended the stream".to_owned(), leader: None },
             };
-            if self.carry_out(step) {
+            if self.carry_out(step) || handled == BATCH {
                 return;
             }
-            let next = self.receiver.as_mut().and_then(|receiver| receiver.next().now_or_never());
-            match next {
+            // Taken only to be handled: what is taken here exists nowhere else.
+            match self.receiver.as_mut().and_then(|receiver| receiver.next().now_or_never()) {
                 Some(next) => message = next,
                 None => return,
             }

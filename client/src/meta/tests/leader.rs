@@ -1,12 +1,16 @@
 //! Finding the leader, following it, leaving a silent one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use caribou_proto::meta::v1::{Caller, RecallGrant, refused, server_message};
+use caribou_proto::meta::v1::{Caller, ClientMessage, RecallGrant, ServerMessage, Welcome, refused, server_message};
+use futures::StreamExt;
+use futures::future::BoxFuture;
 use tokio::time::Instant;
 
 use super::fake::{Fake, Role, cluster, mkdir};
-use crate::meta::MetaEvent;
+use crate::meta::transport::{LINK_QUEUE, Link, Transport, TransportError};
+use crate::meta::{Environment, MetaClient, MetaEvent};
 use crate::{ClientConfig, Error};
 
 fn me() -> Caller {
@@ -140,4 +144,45 @@ async fn recalls_reach_their_receivers_and_close_ends_everything() {
     assert_eq!(events.recv().await, Ok(MetaEvent::RecallGrant { inode: 4, index: 1, chunk: 9, grant: 2 }));
     client.close();
     assert!(matches!(client.mutate(&me(), mkdir("d")).await, Err(Error::Fatal(_))));
+}
+
+/// A node whose first messages are all there at once: a channel would hand them out in portions.
+struct Burst(u64);
+
+impl Transport for Burst {
+    fn dial(&self, _: &str, _: ClientMessage) -> BoxFuture<'static, Result<Link, TransportError>> {
+        let (sender, sent) = tokio::sync::mpsc::channel(LINK_QUEUE);
+        let welcome = Welcome { cluster: Some(cluster()), session_id: 1, ttl_ms: 30_000, ..Welcome::default() };
+        let recall = |grant| server_message::Body::RecallGrant(RecallGrant { inode: 4, index: 1, chunk: 9, grant });
+        let message = |body| Ok(ServerMessage { body: Some(body) });
+        let welcome = futures::stream::iter([message(server_message::Body::Welcome(welcome))]);
+        // Time for somebody to listen.
+        let pause = futures::stream::once(tokio::time::sleep(Duration::from_millis(10))).filter_map(async |()| None);
+        let burst = futures::stream::iter((0..self.0).map(move |grant| message(recall(grant))));
+        // Then silence; what the client sends is kept.
+        let silence = futures::stream::once(async move {
+            let _sent = sent;
+            std::future::pending().await
+        });
+        let receiver = welcome.chain(pause).chain(burst).chain(silence).boxed();
+        Box::pin(async move { Ok(Link { sender, receiver }) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_message_of_a_burst_is_lost() {
+    // More messages at once than the task takes at a time: a lost reply would stop the window for ever (S2).
+    const MESSAGES: u64 = 1000;
+    let environment = Environment { transport: Arc::new(Burst(MESSAGES)), ..Environment::default() };
+    let config = ClientConfig { meta: vec!["a:1".to_owned()], ..ClientConfig::default() };
+    let connecting = MetaClient::connect_in(&config, environment);
+    let client = connecting.await.expect("connected");
+    let mut events = client.events();
+    let mut grants = Vec::new();
+    while let Ok(Ok(event)) = tokio::time::timeout(Duration::from_millis(100), events.recv()).await {
+        if let MetaEvent::RecallGrant { grant, .. } = event {
+            grants.push(grant);
+        }
+    }
+    assert_eq!(grants, (0..MESSAGES).collect::<Vec<_>>());
 }
