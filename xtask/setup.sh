@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 : "${ROCKSDB_LIB_DIR:=$HOME/.cache/caribou/rocksdb}"
 : "${CARGO_TARGET_DIR:=$HOME/.cache/caribou/target}"
 
-packages=(g++ make libclang-dev fuse3 e2fsprogs attr)
+packages=(g++ make libclang-dev fuse3 e2fsprogs python3)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
