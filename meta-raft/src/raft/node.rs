@@ -141,7 +141,8 @@ impl RaftNode {
 
     /// Whether this leader's lease holds now: nobody else can have been elected.
     pub fn lease_holds(&self) -> bool {
-        self.inner.leader.borrow().ready && self.inner.reads.lease_holds(&self.inner.raft)
+        let ready = self.inner.leader.borrow().ready;
+        ready && self.inner.reads.lease_holds(&self.inner.raft)
     }
 
     /// A view that observes every write acknowledged before the call.

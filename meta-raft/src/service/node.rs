@@ -301,6 +301,8 @@ impl leader::View for Seam {
 
 impl leader::LeaderLease for Seam {
     fn is_valid(&self) -> bool {
-        self.raft.leader().borrow().term == self.term && self.raft.lease_holds()
+        // The guard of the first look must be gone before the second: two at once, with a change of leader waiting in between, stop the node.
+        let term = self.raft.leader().borrow().term;
+        term == self.term && self.raft.lease_holds()
     }
 }
