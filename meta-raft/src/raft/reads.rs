@@ -41,12 +41,13 @@ impl Reads {
 
     /// Whether a quorum has answered so lately that nobody else can have been elected.
     pub(crate) fn lease_holds(&self, raft: &Raft) -> bool {
+        // Cloned, not borrowed: no guard of one watch may be held while another is looked at.
+        let ready = self.leader.borrow().clone();
         let metrics = raft.metrics();
         let metrics = metrics.borrow_watched();
         let leads = metrics.vote.committed && metrics.vote.leader_id.voted_for == metrics.id;
         let term = metrics.vote.leader_id.term;
         // Ready in this very term: between two terms of ours another leader may have committed what is not applied here.
-        let ready = self.leader.borrow();
         leads
             && ready.ready
             && ready.term == term

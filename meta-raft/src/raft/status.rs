@@ -19,14 +19,17 @@ pub(super) fn status(node: &RaftNode) -> RaftStatus {
     let metrics = inner.raft.metrics().borrow_watched().clone();
     let (installing_bytes, installing_total_bytes) = inner.progress.get();
     let proposed = inner.proposer.counters();
+    // No guard of one watch may be held while another is looked at.
+    let leader = inner.leader.borrow().clone();
+    let applied_index = *inner.applied.borrow();
     RaftStatus {
         node_id: node.node_id(),
         cluster: node.cluster(),
         role: role(metrics.state),
-        leader: inner.leader.borrow().clone(),
+        leader,
         last_log_index: metrics.last_log_index.unwrap_or(0),
         committed_index: index(metrics.local_committed),
-        applied_index: *inner.applied.borrow(),
+        applied_index,
         purged_index: index(metrics.purged),
         snapshot_index: index(metrics.snapshot),
         state_hash: state_hash(node),
