@@ -9,6 +9,9 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How long tasks that are in the middle of something are waited for at the end.
+const END_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
 fn main() -> ExitCode {
     match start() {
         Ok(()) => ExitCode::SUCCESS,
@@ -30,6 +33,7 @@ fn start() -> anyhow::Result<()> {
         .build()
         .map_err(|error| anyhow::anyhow!("cannot start threads ({error}): check the limits of this process"))?;
     let outcome = runtime.block_on(caribou_meta_raft::server::run(config));
-    runtime.shutdown_background();
+    // No thread may hold a store while the process ends: RocksDB would abort.
+    runtime.shutdown_timeout(END_TIMEOUT);
     Ok(outcome?)
 }

@@ -63,11 +63,12 @@ impl std::fmt::Debug for Inner {
     }
 }
 
+/// Once the last handle is gone nothing of the node runs any more: its folder can be opened again, and no thread holds a store while
+/// the process ends (RocksDB aborts then).
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.get_mut().take() {
-            // Not waiting: this may be inside another runtime.
-            runtime.shutdown_background();
+            start::end(runtime);
         }
     }
 }
@@ -265,7 +266,7 @@ impl RaftNode {
         }
         let runtime = self.inner.runtime.lock().take();
         if let Some(runtime) = runtime {
-            let waited = tokio::task::spawn_blocking(move || runtime.shutdown_timeout(start::STOP_TIMEOUT)).await;
+            let waited = tokio::task::spawn_blocking(move || start::end(runtime)).await;
             if let Err(error) = waited {
                 tracing::warn!(%error, "Raft's threads did not stop cleanly");
             }

@@ -103,6 +103,14 @@ fn runtime() -> std::io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(RAFT_THREADS).thread_name("raft").enable_all().build()
 }
 
+/// Waits until all of its tasks and threads have ended. From a thread of its own: a runtime must not be waited for inside another.
+pub(super) fn end(runtime: Runtime) {
+    let ended = std::thread::spawn(move || runtime.shutdown_timeout(STOP_TIMEOUT)).join();
+    if ended.is_err() {
+        tracing::warn!("Raft's threads did not stop cleanly");
+    }
+}
+
 pub(super) async fn start(config: RaftConfig, events: EventSink) -> Result<Inner, StartError> {
     let library = Arc::new(library_config(&config)?);
     let settings = config.clone();
@@ -119,7 +127,7 @@ pub(super) async fn start(config: RaftConfig, events: EventSink) -> Result<Inner
             Ok(inner)
         }
         Err(e) => {
-            runtime.shutdown_background();
+            end(runtime);
             Err(e)
         }
     }

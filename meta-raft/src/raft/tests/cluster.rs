@@ -40,7 +40,8 @@ pub(super) struct Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
-            server.shutdown_background();
+            // Before the node: what it serves holds its stores.
+            std::thread::spawn(move || server.shutdown_timeout(PATIENCE)).join().unwrap();
         }
     }
 }
