@@ -12,6 +12,8 @@ use crate::nemesis::power;
 
 /// Prefix of every folder that a lab makes.
 const PREFIX: &str = "caribou-lab-";
+/// Lines of each log that are shown after a failure.
+const TAIL_LINES: usize = 40;
 
 /// A cluster under test.
 pub struct Lab {
@@ -122,12 +124,25 @@ impl Lab {
         if down.is_err() {
             self.cluster.kill_all();
         }
+        if failed || down.is_err() {
+            self.tell_logs();
+        }
         if failed && self.keep {
             println!("kept: {}", self.folder.display());
         } else {
             clean(&self.folder);
         }
         down
+    }
+
+    /// The ends of all logs, on standard error: after a failure nothing else is left of the run.
+    fn tell_logs(&self) {
+        for entry in std::fs::read_dir(self.folder.join("cluster")).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|e| e == "log") {
+                eprintln!("--- the end of {}:\n{}", path.display(), caribou_cli::local::tail(&path, TAIL_LINES));
+            }
+        }
     }
 }
 
@@ -136,6 +151,7 @@ impl Drop for Lab {
     fn drop(&mut self) {
         if self.folder.exists() {
             self.cluster.kill_all();
+            self.tell_logs();
             if !self.keep {
                 clean(&self.folder);
             }

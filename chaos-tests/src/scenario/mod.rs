@@ -10,6 +10,7 @@ pub mod live_power_cut;
 pub mod no_quorum;
 pub mod posix;
 pub mod power_cut;
+mod round;
 pub mod smoke;
 pub mod snapshot;
 pub mod writers;

@@ -110,6 +110,11 @@ impl Worker {
         self.progress.load(Ordering::Relaxed)
     }
 
+    /// The same figure, for other threads.
+    pub(super) fn progress_handle(&self) -> Progress {
+        Progress(self.progress.clone())
+    }
+
     pub(super) fn tell_to_stop(&mut self) {
         drop(self.child.stdin.take());
     }
@@ -121,6 +126,16 @@ impl Worker {
         let line = output.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
         let status = self.child.wait()?;
         serde_json::from_str(&line).with_context(|| format!("a worker ended with {status} and said \"{line}\""))
+    }
+}
+
+/// How far a worker has come.
+#[derive(Debug)]
+pub(super) struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 

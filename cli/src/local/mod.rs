@@ -10,4 +10,4 @@ mod process;
 
 pub use cluster::{LocalCluster, Options};
 pub use layout::{Layout, MountEntry, Node, Part};
-pub use process::{Binaries, ProcessId};
+pub use process::{Binaries, ProcessId, tail};
