@@ -32,6 +32,8 @@ pub(crate) struct Claims {
     /// Inodes released while creates were on their way, with the newest of those: if one of them opened such an inode, the
     /// leader may have handled the release after it.
     suspects: HashMap<u64, u64>,
+    /// The oldest create under way when the suspects were last gone through.
+    suspects_looked_at: Option<Option<u64>>,
     to_reassert: VecDeque<u64>,
     reasserting: HashSet<u64>,
     waits_for_creates: BTreeSet<u64>,
@@ -175,7 +177,10 @@ impl Claims {
 
     /// The next inode to release, given the oldest create under way.
     pub(crate) fn next_release(&mut self, oldest_create: Option<u64>) -> Option<u64> {
-        self.suspects.retain(|_, newest| oldest_create.is_some_and(|oldest| oldest <= *newest));
+        if !self.suspects.is_empty() && self.suspects_looked_at != Some(oldest_create) {
+            self.suspects_looked_at = Some(oldest_create);
+            self.suspects.retain(|_, newest| oldest_create.is_some_and(|oldest| oldest <= *newest));
+        }
         loop {
             let (newest_then, inode) = *self.releases.front()?;
             if newest_then.is_some_and(|newest| oldest_create.is_some_and(|oldest| oldest <= newest)) {

@@ -18,7 +18,7 @@ pub(crate) struct Pending {
 }
 
 /// Why it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// A caller's read.
     Read,
@@ -26,8 +26,8 @@ pub(crate) enum Kind {
     Open(u64),
     /// The claim of this inode, again after a failover (S7).
     Reassert(u64),
-    /// No handle is left on this inode (S7).
-    Release(u64),
+    /// No handle is left on these inodes (S7).
+    Release(Vec<u64>),
     /// S7.
     ClaimsComplete,
 }
@@ -73,8 +73,9 @@ impl Queries {
         self.own(Kind::Reassert(inode), Query { open: Some(open), ..Query::default() })
     }
 
-    pub(crate) fn release(&mut self, inode: u64) -> ClientMessage {
-        self.own(Kind::Release(inode), Query { release: Some(Release { inode }), ..Query::default() })
+    pub(crate) fn release(&mut self, inodes: Vec<u64>) -> ClientMessage {
+        let release = Release { inodes: inodes.clone() };
+        self.own(Kind::Release(inodes), Query { release: Some(release), ..Query::default() })
     }
 
     pub(crate) fn claims_complete(&mut self) -> ClientMessage {
@@ -105,15 +106,15 @@ impl Queries {
     /// The stream is gone. The session's own queries are dropped, and so are opens that were given up.
     pub(crate) fn stream_lost(&mut self) -> Dropped {
         let mut dropped = Dropped::default();
-        self.pending.retain(|_, pending| match pending.kind {
+        self.pending.retain(|_, pending| match &pending.kind {
             Kind::Read => true,
             Kind::Open(_) if pending.reply.is_some() => true,
             Kind::Open(inode) => {
-                dropped.opens.push(inode);
+                dropped.opens.push(*inode);
                 false
             }
-            Kind::Release(inode) => {
-                dropped.releases.push(inode);
+            Kind::Release(inodes) => {
+                dropped.releases.extend(inodes);
                 false
             }
             Kind::Reassert(_) | Kind::ClaimsComplete => false,

@@ -29,6 +29,8 @@ use crate::{Error, errno};
 
 /// The wire version that this client speaks.
 const WIRE_VERSION: u32 = 1;
+/// Inodes in one release message; more follow with the next event.
+const MAX_RELEASES: usize = 1024;
 /// Streams on which a leader may say "expired" and end without settling the old calls, before they count as lost (S4: EIO).
 const MAX_BARE_EXPIRIES: u32 = 5;
 
@@ -366,9 +368,11 @@ impl Session {
                 }
                 self.claims.reasserted(inode, self.newest_create());
             }
-            Kind::Release(inode) => {
-                for id in self.claims.released(inode, self.newest_create()) {
-                    self.ask(id);
+            Kind::Release(inodes) => {
+                for inode in inodes {
+                    for id in self.claims.released(inode, self.newest_create()) {
+                        self.ask(id);
+                    }
                 }
             }
             Kind::Read | Kind::ClaimsComplete => {}
@@ -410,8 +414,10 @@ impl Session {
             self.out.push_back(self.queries.reassert(inode));
         }
         let oldest_create = self.requests.creates().first().copied();
-        while let Some(inode) = self.claims.next_release(oldest_create) {
-            self.out.push_back(self.queries.release(inode));
+        let next = std::iter::from_fn(|| self.claims.next_release(oldest_create));
+        let released: Vec<u64> = next.take(MAX_RELEASES).collect();
+        if !released.is_empty() {
+            self.out.push_back(self.queries.release(released));
         }
         if self.claims.is_complete_due() {
             tracing::debug!(claims = self.claims.len(), "claims complete");

@@ -1,6 +1,7 @@
 //! The adapter between the Raft library and the state: committed entries in, replies and events out; snapshots made and installed.
 //!
-//! Everything that touches the disk runs on threads that may block. An error ends the node (STACK, openraft 8).
+//! Large groups and all that copies files run on threads that may block; small groups are applied where they come in. An error ends the
+//! node (STACK, openraft 8).
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 use tokio::sync::watch;
 
 use super::api::{EventSink, StateEvent};
-use super::config::{MAX_APPLY_BYTES, MAX_APPLY_ENTRIES};
+use super::config::{MAX_APPLY_BYTES, MAX_APPLY_ENTRIES, MAX_INLINE_APPLY_BYTES};
 use super::log_store::LogHandle;
 use super::snapshot::{SnapshotData, SnapshotStore};
 use super::state::{Outcome, StateStore, Work};
@@ -44,8 +45,13 @@ impl StateMachine {
             return Ok(());
         }
         let state = Arc::clone(&self.state);
-        let Group { entries, responders, last, .. } = group;
-        let Outcome { replies, effects } = blocking(move || state.apply(entries)).await?;
+        let Group { entries, responders, last, bytes } = group;
+        // A small group costs less than a change of threads and back; the other of Raft's threads goes on meanwhile.
+        let Outcome { replies, effects } = if bytes <= MAX_INLINE_APPLY_BYTES {
+            state.apply(entries)?
+        } else {
+            blocking(move || state.apply(entries)).await?
+        };
         // Order: seen in views, then told to the leader's loops, then answered (S7: claims before replies).
         self.applied.send_replace(last);
         (self.events)(StateEvent::Applied { index: last, effects });

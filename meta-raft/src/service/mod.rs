@@ -1,9 +1,10 @@
 //! gRPC: what clients, operators and chunk servers ask of this node (STYLE: request → authorise → command → propose → reply).
 //!
-//! `node` what all services share · `session` one client's stream · `queries` calls that are not logged · `wire` conversions ·
+//! `node` what all services share · `session` one client's stream · `burst` requests that came together · `queries` calls that are not logged · `wire` conversions ·
 //! `waiters` who waits for a chunk · `registry` the open streams · `admin` operators.
 
 pub(crate) mod admin;
+mod burst;
 pub(crate) mod node;
 mod queries;
 mod registry;

@@ -74,14 +74,22 @@ pub(super) async fn answer(
     })
 }
 
-/// S7: messages to the leader's memory, answered at once; `None` for any other query.
-pub(super) fn claims(leading: &LeaderHandle, session: SessionId, query: &Query) -> Option<Answer> {
-    match (&query.release, &query.claims_complete) {
-        (Some(release), _) => leading.claims(|claims| claims.release(session, InodeId(release.inode))),
-        (None, Some(_)) => leading.claims(|claims| claims.claims_complete(session)),
-        (None, None) => return None,
-    }
-    Some(Answer { id: query.id, errno: 0, body: Some(ReplyBody::default()) })
+/// S7: whether this is a message to the leader's memory of claims.
+pub(super) fn is_of_claims(query: &Query) -> bool {
+    query.release.is_some() || query.claims_complete.is_some()
+}
+
+/// S7: such a message, answered at once.
+pub(super) fn claims(leading: &LeaderHandle, session: SessionId, query: &Query) -> Answer {
+    leading.claims(|claims| {
+        for inode in query.release.iter().flat_map(|release| &release.inodes) {
+            claims.release(session, InodeId(*inode));
+        }
+        if query.claims_complete.is_some() {
+            claims.claims_complete(session);
+        }
+    });
+    Answer { id: query.id, errno: 0, body: Some(ReplyBody::default()) }
 }
 
 type ReadResult = Result<Result<ReplyBody, Malformed>, error::Failure>;

@@ -1,6 +1,7 @@
 //! One client's session stream: greeting, requests, queries, renewals (S1–S5, S7).
 //!
-//! The stream's task reads messages and hands each to a task of its own; replies leave in any order. Whatever this node cannot do any
+//! The stream's task reads messages and hands each to a task of its own, requests that arrived together to one (`burst`); replies leave in
+//! any order. Whatever this node cannot do any
 //! more because it does not lead ends the stream with a redirect: the client goes on elsewhere with the same `seq`.
 
 use std::sync::Arc;
@@ -9,21 +10,22 @@ use std::time::Duration;
 use caribou_proto::ids::{InodeId, SESSION_WINDOW, Seq, SessionId};
 use caribou_proto::meta::v1::{
     Cancel, ClientMessage, Hello, Query, Redirect, Refused, Renew, Renewed, Request, ServerMessage, SessionExpired,
-    Welcome, client_message, mutation, refused, server_message,
+    SetAttr, Welcome, client_message, mutation, refused, server_message,
 };
-use tokio::sync::Semaphore;
+use futures::FutureExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::StreamExt;
 use tracing::Instrument;
 
+use super::burst::BURST;
 use super::node::Node;
 use super::registry::Outbox;
-use super::{queries, wire};
-use crate::fsm::command::{ClientCommand, Command};
+use super::{burst, queries, wire};
+use crate::fsm::command::Command;
 use crate::fsm::read;
-use crate::fsm::reply::{Body, ClientReply, Outcome, Reply};
-use crate::fsm::tables::classes::DEFAULT_CLASS;
+use crate::fsm::reply::{ClientReply, Reply};
 use crate::fsm::{FEATURE_LEVEL, tables};
-use crate::leader::{CreateTicket, LeaderHandle, RenewError, Renewal, limits};
+use crate::leader::{LeaderHandle, RenewError, Renewal, limits};
 use crate::raft::{ClusterIdentity, NotLeader, ProposeError};
 
 /// The wire version that this node speaks.
@@ -38,7 +40,7 @@ const ELECTION_PATIENCE: Duration = Duration::from_millis(400);
 const CLIENT_NAME_MAX: usize = 256;
 
 /// Why a stream ends, told to the client as its last message.
-enum Goodbye {
+pub(super) enum Goodbye {
     Redirect,
     Refused(refused::Kind, String),
     /// The client closed, or nobody listens any more.
@@ -164,7 +166,7 @@ async fn greet(
 }
 
 /// Storage failed or an invariant is broken: the node stops.
-fn stop(node: &Node, fatal: &crate::fsm::error::Fatal) -> Goodbye {
+pub(super) fn stop(node: &Node, fatal: &crate::fsm::error::Fatal) -> Goodbye {
     node.stop(fatal);
     Goodbye::Redirect
 }
@@ -200,44 +202,87 @@ async fn work(
         return stop(node, &fatal);
     }
     let room = Arc::new(Semaphore::new(node.limits.calls_per_session));
-    let (failed, mut failures) = tokio::sync::mpsc::channel::<Goodbye>(1);
+    let burst = BURST.min(node.limits.calls_per_session);
+    let (failed, mut failures) = mpsc::channel::<Goodbye>(1);
+    let call = Call { node: node.clone(), leading, session, outbox: outbox.clone() };
     loop {
         let message = tokio::select! {
             message = inbox.next() => message,
             goodbye = failures.recv() => return goodbye.unwrap_or(Goodbye::Silent),
             () = place.ended.cancelled() => return Goodbye::Redirect,
         };
-        let Some(Ok(ClientMessage { body: Some(body) })) = message else { return Goodbye::Silent };
-        if let client_message::Body::Query(query) = &body
-            && let Some(answer) = queries::claims(&leading, session, query)
-        {
-            // In the order of the stream, and never after it: a late release must not undo a claim asserted on a newer one (S7).
-            send(outbox, server_message::Body::Answer(answer)).await;
-            continue;
-        }
-        let Ok(permit) = room.clone().acquire_owned().await else { return Goodbye::Silent };
-        let call = Call { node: node.clone(), leading: leading.clone(), session, outbox: outbox.clone() };
-        let failed = failed.clone();
-        tokio::spawn(async move {
-            if let Err(goodbye) = call.handle(body).await {
-                // One reason is enough.
-                let _ = failed.try_send(goodbye);
+        // What is there already comes along: requests that arrived together are proposed together.
+        let mut requests = Vec::new();
+        let (mut next, mut is_over) = (Some(message), false);
+        for taken in 1.. {
+            let Some(message) = next else { break };
+            let Some(Ok(ClientMessage { body: Some(body) })) = message else {
+                is_over = true;
+                break;
+            };
+            match body {
+                client_message::Body::Request(request) if burst::is_ready(&request) => requests.push(request),
+                client_message::Body::Query(query) if queries::is_of_claims(&query) => {
+                    // In the order of the stream, and never after it: a late release must not undo a claim asserted on a newer one (S7).
+                    let answer = queries::claims(&call.leading, session, &query);
+                    send(outbox, server_message::Body::Answer(answer)).await;
+                }
+                body => {
+                    let work = call.clone();
+                    begin(admit(&room, 1).await, &failed, async move { work.handle(body).await });
+                }
             }
-            drop(permit);
-        });
+            next = if taken < burst { inbox.next().now_or_never() } else { None };
+        }
+        if !requests.is_empty() {
+            let count = requests.len();
+            let permit = admit(&room, count).await;
+            let burst = match burst::enqueue(&call, requests).await {
+                Ok(burst) => burst,
+                Err(goodbye) => return goodbye,
+            };
+            let work = call.clone();
+            begin(permit, &failed, async move { burst.answer(&work).await });
+        }
+        if is_over {
+            return Goodbye::Silent;
+        }
     }
 }
 
-/// One message at work.
-struct Call {
-    node: Arc<Node>,
-    leading: LeaderHandle,
-    session: SessionId,
+/// Waits until that many calls more may be under way.
+async fn admit(room: &Arc<Semaphore>, calls: usize) -> OwnedSemaphorePermit {
+    let calls = u32::try_from(calls).expect("a burst is small");
+    room.clone().acquire_many_owned(calls).await.expect("never closed")
+}
+
+/// Runs the work in a task of its own.
+fn begin(
+    permit: OwnedSemaphorePermit,
+    failed: &mpsc::Sender<Goodbye>,
+    work: impl Future<Output = Result<(), Goodbye>> + Send + 'static,
+) {
+    let failed = failed.clone();
+    tokio::spawn(async move {
+        if let Err(goodbye) = work.await {
+            // One reason is enough.
+            let _ = failed.try_send(goodbye);
+        }
+        drop(permit);
+    });
+}
+
+/// What works on a stream's messages.
+#[derive(Clone)]
+pub(super) struct Call {
+    pub(super) node: Arc<Node>,
+    pub(super) leading: LeaderHandle,
+    pub(super) session: SessionId,
     outbox: Outbox,
 }
 
 impl Call {
-    async fn handle(self, body: client_message::Body) -> Result<(), Goodbye> {
+    async fn handle(&self, body: client_message::Body) -> Result<(), Goodbye> {
         match body {
             client_message::Body::Request(request) => self.request(request).await,
             client_message::Body::Query(query) => self.query(query).await,
@@ -249,62 +294,30 @@ impl Call {
         }
     }
 
-    /// S1: logged, and answered only from `apply`.
+    /// S1: logged, and answered only from `apply`. What must be waited for before the proposal is waited for here.
     async fn request(&self, request: Request) -> Result<(), Goodbye> {
-        let op = request.mutation.as_ref().and_then(|m| m.op.as_ref());
-        let placement = match op {
-            Some(op) if wire::request::wants_placement(op) => {
-                if let mutation::Op::TakeGrant(take) = op {
-                    self.wait_while_held_back(InodeId(take.inode), take.index).await?;
-                }
-                self.leading.place(DEFAULT_CLASS).map_err(|fatal| stop(&self.node, &fatal))?
+        match request.mutation.as_ref().and_then(|m| m.op.as_ref()) {
+            Some(mutation::Op::TakeGrant(take)) => self.wait_while_held_back(InodeId(take.inode), take.index).await?,
+            Some(mutation::Op::WriteEnd(end)) => self.wait_until_it_may_grow(InodeId(end.inode), end.length).await?,
+            Some(mutation::Op::Setattr(SetAttr { inode, size: Some(size), .. })) => {
+                self.wait_until_it_may_grow(InodeId(*inode), *size).await?;
             }
-            _ => Vec::new(),
-        };
-        let grows = match op {
-            Some(mutation::Op::Setattr(set)) => set.size.map(|size| (InodeId(set.inode), size)),
-            Some(mutation::Op::WriteEnd(end)) => Some((InodeId(end.inode), end.length)),
-            _ => None,
-        };
-        if let Some((inode, length)) = grows {
-            self.wait_until_it_may_grow(inode, length).await?;
+            _ => {}
         }
-        // S7: no orphan that this create may have opened is purged before its claim is registered.
-        let create = matches!(op, Some(mutation::Op::Create(_))).then(|| Creating::begin(&self.leading));
-        let command = ClientCommand {
-            session: self.session,
-            seq: Seq(request.seq),
-            acked_below: Seq(request.acked_below),
-            caller: wire::request::caller(request.caller)?,
-            op: wire::request::mutation(request.mutation, placement)?,
-        };
-        let reply = self.propose(Command::Client(command)).await?;
-        if let ClientReply { outcome: Outcome::Executed, result: Ok(Body { attr: Some(attr), .. }), .. } = &reply
-            && let Some(create) = create
-        {
-            // S7: before the reply leaves.
-            create.opened(self.session, attr.inode);
-        }
-        self.answer(request.seq, reply).await;
-        Ok(())
+        burst::enqueue(self, vec![request]).await?.answer(self).await
     }
 
     /// S5.
     async fn cancel(&self, cancel: Cancel) -> Result<(), Goodbye> {
-        let reply = self.propose(Command::Cancel { session: self.session, seq: Seq(cancel.seq) }).await?;
-        self.answer(cancel.seq, reply).await;
+        let command = Command::Cancel { session: self.session, seq: Seq(cancel.seq) };
+        let replies = self.node.raft().propose(vec![command]).await?;
+        for reply in replies {
+            self.answer(cancel.seq, burst::client_reply(reply)?).await;
+        }
         Ok(())
     }
 
-    async fn propose(&self, command: Command) -> Result<ClientReply, Goodbye> {
-        let mut replies = self.node.raft().propose(vec![command]).await?;
-        match replies.pop() {
-            Some(Reply::Client(reply)) => Ok(reply),
-            other => Err(Goodbye::Refused(refused::Kind::Protocol, format!("a request was answered {other:?}"))),
-        }
-    }
-
-    async fn answer(&self, seq: u64, reply: ClientReply) {
+    pub(super) async fn answer(&self, seq: u64, reply: ClientReply) {
         if reply.from_table {
             self.node.counters.replies_from_table.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
@@ -323,7 +336,7 @@ impl Call {
             Err(queries::Failure::Malformed(error)) => return Err(error.into()),
             Err(queries::Failure::Fatal(fatal)) => return Err(stop(&self.node, &fatal)),
         };
-        debug_assert_eq!(answer.id, id);
+        assert_eq!(answer.id, id, "an answer names its query");
         send(&self.outbox, server_message::Body::Answer(answer)).await;
         Ok(())
     }
@@ -375,28 +388,5 @@ impl Call {
         };
         send(&self.outbox, body).await;
         Ok(())
-    }
-}
-
-/// A create between its proposal and its reply; ends however the call ends.
-struct Creating<'a> {
-    leading: &'a LeaderHandle,
-    ticket: CreateTicket,
-    opened: Option<(SessionId, InodeId)>,
-}
-
-impl<'a> Creating<'a> {
-    fn begin(leading: &'a LeaderHandle) -> Self {
-        Self { leading, ticket: leading.begin_create(), opened: None }
-    }
-
-    fn opened(mut self, session: SessionId, inode: InodeId) {
-        self.opened = Some((session, inode));
-    }
-}
-
-impl Drop for Creating<'_> {
-    fn drop(&mut self) {
-        self.leading.end_create(self.ticket, self.opened);
     }
 }

@@ -19,6 +19,8 @@ const APPLIED: &[u8] = b"applied";
 /// RocksDB's own, unused.
 const DEFAULT: &str = "default";
 const BLOOM_BITS: f64 = 10.0;
+/// The filter's share of a write buffer.
+const MEMTABLE_BLOOM_RATIO: f64 = 0.02;
 const BLOCK_BYTES: usize = 16 << 10;
 const BACKGROUND_JOBS: i32 = 2;
 /// A family's share of the write buffer before it is switched.
@@ -67,6 +69,9 @@ impl Settings {
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_write_buffer_size((self.write_buffer_bytes / FAMILY_SHARE).max(1 << 20));
         options.set_level_compaction_dynamic_level_bytes(true);
+        // A create looks for a name that is not there: most such searches end in this filter.
+        options.set_memtable_whole_key_filtering(true);
+        options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO);
         options
     }
 

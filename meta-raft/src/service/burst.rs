@@ -1,0 +1,113 @@
+//! Requests that arrived together: one proposal, one task, and their replies in a row (S1).
+//!
+//! Owns what a request needs around its proposal: where new chunks go, and the ticket of a create (S7). Requests that have to wait for
+//! something before they are proposed come alone (`session`), so that nobody else waits with them.
+
+use caribou_proto::ids::{InodeId, Seq, SessionId};
+use caribou_proto::meta::v1::{Request, mutation, refused};
+
+use super::session::{Call, Goodbye, stop};
+use super::wire;
+use crate::fsm::command::{ClientCommand, Command};
+use crate::fsm::reply::{Body, ClientReply, Outcome, Reply};
+use crate::fsm::tables::classes::DEFAULT_CLASS;
+use crate::leader::{CreateTicket, LeaderHandle};
+use crate::raft::ProposeError;
+
+/// Requests of one stream that are proposed together.
+pub(super) const BURST: usize = 64;
+
+/// Whether a request can be proposed at once; else its call looks first whether it must wait.
+pub(super) fn is_ready(request: &Request) -> bool {
+    match request.mutation.as_ref().and_then(|m| m.op.as_ref()) {
+        Some(mutation::Op::TakeGrant(_) | mutation::Op::WriteEnd(_)) => false,
+        Some(mutation::Op::Setattr(set)) => set.size.is_none(),
+        _ => true,
+    }
+}
+
+/// Requests that are in the proposer's queue.
+pub(super) struct Burst<F> {
+    asked: Vec<(u64, Option<Creating>)>,
+    replies: F,
+}
+
+/// Queues the requests in their order: whoever calls one after the other has them proposed in that order, so that a session's `seq` rise
+/// in the log as they do on its stream.
+pub(super) async fn enqueue(
+    call: &Call,
+    requests: Vec<Request>,
+) -> Result<Burst<impl Future<Output = Result<Vec<Reply>, ProposeError>> + Send + 'static>, Goodbye> {
+    let mut commands = Vec::with_capacity(requests.len());
+    let mut asked = Vec::with_capacity(requests.len());
+    for request in requests {
+        let op = request.mutation.as_ref().and_then(|m| m.op.as_ref());
+        let placement = match op {
+            Some(op) if wire::request::wants_placement(op) => {
+                call.leading.place(DEFAULT_CLASS).map_err(|fatal| stop(&call.node, &fatal))?
+            }
+            _ => Vec::new(),
+        };
+        // S7: no orphan that this create may have opened is purged before its claim is registered.
+        let create = matches!(op, Some(mutation::Op::Create(_))).then(|| Creating::begin(call.leading.clone()));
+        asked.push((request.seq, create));
+        commands.push(Command::Client(ClientCommand {
+            session: call.session,
+            seq: Seq(request.seq),
+            acked_below: Seq(request.acked_below),
+            caller: wire::request::caller(request.caller)?,
+            op: wire::request::mutation(request.mutation, placement)?,
+        }));
+    }
+    let replies = call.node.raft().enqueue(commands).await?;
+    Ok(Burst { asked, replies })
+}
+
+impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
+    /// Answers each request from what `apply` said.
+    pub(super) async fn answer(self, call: &Call) -> Result<(), Goodbye> {
+        let replies = self.replies.await?;
+        for ((seq, create), reply) in self.asked.into_iter().zip(replies) {
+            let reply = client_reply(reply)?;
+            if let ClientReply { outcome: Outcome::Executed, result: Ok(Body { attr: Some(attr), .. }), .. } = &reply
+                && let Some(create) = create
+            {
+                // S7: before the reply leaves.
+                create.opened(call.session, attr.inode);
+            }
+            call.answer(seq, reply).await;
+        }
+        Ok(())
+    }
+}
+
+/// What `apply` says to a client's command.
+pub(super) fn client_reply(reply: Reply) -> Result<ClientReply, Goodbye> {
+    match reply {
+        Reply::Client(reply) => Ok(reply),
+        other => Err(Goodbye::Refused(refused::Kind::Protocol, format!("a request was answered {other:?}"))),
+    }
+}
+
+/// A create between its proposal and its reply; ends however the call ends.
+struct Creating {
+    leading: LeaderHandle,
+    ticket: CreateTicket,
+    opened: Option<(SessionId, InodeId)>,
+}
+
+impl Creating {
+    fn begin(leading: LeaderHandle) -> Self {
+        Self { ticket: leading.begin_create(), leading, opened: None }
+    }
+
+    fn opened(mut self, session: SessionId, inode: InodeId) {
+        self.opened = Some((session, inode));
+    }
+}
+
+impl Drop for Creating {
+    fn drop(&mut self) {
+        self.leading.end_create(self.ticket, self.opened);
+    }
+}
