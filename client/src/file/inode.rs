@@ -210,8 +210,14 @@ impl Inode {
             attr.size = state.write.length;
         }
         attr.size = attr.size.max(state.write.untold_end());
-        if state.write.has_untold() || just_settled {
+        if state.write.has_untold() {
+            // A write puts its own time there, before a later one that somebody has set, too.
+            attr.mtime_ns = state.write.mtime_ns;
+        } else if just_settled {
             attr.mtime_ns = attr.mtime_ns.max(state.write.mtime_ns);
+        }
+        if state.write.has_untold() || just_settled {
+            attr.ctime_ns = attr.ctime_ns.max(state.write.written_ns);
         }
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct WriteState {
     pub(crate) length: u64,
     /// Time of the newest write, or of what the leader last said.
     pub(crate) mtime_ns: i64,
+    /// Time of the newest write: its ctime, whatever mtime was set since; 0 before the first.
+    pub(crate) written_ns: i64,
     /// The write whose time the leader has.
     mtime_told: u64,
     flush: u64,
@@ -71,6 +73,7 @@ impl WriteState {
             write: 0,
             length,
             mtime_ns,
+            written_ns: 0,
             mtime_told: 0,
             flush: 0,
             sync: 0,
@@ -90,7 +93,7 @@ impl WriteState {
             return;
         }
         self.write += 1;
-        self.mtime_ns = mtime_ns;
+        (self.mtime_ns, self.written_ns) = (mtime_ns, mtime_ns);
         while !data.is_empty() {
             let index = u32::try_from(offset / CHUNK_BYTES).expect("the caller checks the greatest file size");
             let within = offset % CHUNK_BYTES;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caribou_proto::ids::CHUNK_BYTES;
-use caribou_proto::meta::v1::{Caller, Create};
+use caribou_proto::meta::v1::{Caller, Create, SetAttr};
 
 use super::rig::{Rig, assert_same, pattern, read_all};
 use crate::ClientConfig;
@@ -133,10 +133,29 @@ async fn attributes_show_what_only_this_client_knows() {
     file.write(0, pattern(0, 77)).await.expect("writes");
     let attr = rig.files.getattr(&Caller::default(), file.inode()).await.expect("has attributes");
     assert_eq!((attr.size, attr.mtime_ns > 0), (77, true));
+    assert_eq!(attr.ctime_ns, attr.mtime_ns);
     file.flush().await.expect("flushes");
     let attr = rig.files.getattr(&Caller::default(), file.inode()).await.expect("has attributes");
     assert_eq!(attr.size, 77);
     assert_eq!(rig.world.inner.lock().files[&file.inode()].mtime_ns, attr.mtime_ns);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_shows_its_own_time_even_before_one_that_was_set() {
+    let future = 4_000_000_000_000_000_000;
+    let rig = Rig::new();
+    let file = rig.create().await;
+    let set = SetAttr { inode: file.inode(), mtime_ns: Some(future), ..SetAttr::default() };
+    let attr = rig.files.setattr(&Caller::default(), set).await.expect("sets the time");
+    // Without a write the time that was set says nothing about ctime.
+    assert_eq!((attr.mtime_ns, attr.ctime_ns), (future, 0));
+    file.write(0, pattern(0, 77)).await.expect("writes");
+    let attr = rig.files.getattr(&Caller::default(), file.inode()).await.expect("has attributes");
+    assert!(attr.mtime_ns < future && attr.ctime_ns == attr.mtime_ns, "{attr:?}");
+    let written = attr.mtime_ns;
+    file.flush().await.expect("flushes");
+    let attr = rig.files.getattr(&Caller::default(), file.inode()).await.expect("has attributes");
+    assert_eq!((attr.mtime_ns, attr.ctime_ns), (written, written));
 }
 
 #[tokio::test(start_paused = true)]
