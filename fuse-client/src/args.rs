@@ -1,11 +1,12 @@
 //! The two command lines: `caribou-mount --meta A,B,C MOUNTPOINT [-o ...]`, and `mount.caribou A,B,C MOUNTPOINT [-sfnv] [-o ...]`
-//! as mount(8) calls it.
+//! as mount(8) calls it (under the name `mount.fuse.caribou` for a mount that is up: `mount -o remount,ro /mnt`).
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
+use crate::remount::Remount;
 use crate::server::Problem;
 use crate::{Config, options};
 
@@ -25,6 +26,8 @@ pub struct Args {
 pub enum Invocation {
     /// To mount.
     Mount(Box<Args>),
+    /// To change the flags of a mount that is up.
+    Remount(Remount),
     /// Help or version, to be printed.
     Print(String),
 }
@@ -101,8 +104,8 @@ impl Args {
             Some(path) => Config::load(path)?,
             None => Config::default(),
         };
-        for list in &cli.options {
-            options::apply(&mut config, list, false)?;
+        if apply_all(&mut config, &cli.options, false)? {
+            return Ok(Invocation::Remount(Remount { mount_point: cli.mount_point, flags: config.flags }));
         }
         if !cli.meta.is_empty() {
             config.meta = cli.meta;
@@ -118,8 +121,11 @@ impl Args {
             Err(error) => return printed_or_bad(&error),
         };
         let mut config = Config::default();
-        for list in &helper.options {
-            options::apply(&mut config, list, helper.sloppy)?;
+        if apply_all(&mut config, &helper.options, helper.sloppy)? {
+            return Ok(match helper.fake {
+                true => Invocation::Print(String::new()),
+                false => Invocation::Remount(Remount { mount_point: helper.mount_point, flags: config.flags }),
+            });
         }
         config.meta = helper.spec.split(',').map(str::to_owned).collect();
         if helper.verbose {
@@ -132,6 +138,17 @@ impl Args {
         let args = Self { config, mount_point: helper.mount_point, background: true };
         Ok(Invocation::Mount(Box::new(args)))
     }
+}
+
+/// Takes lists of options over into `config`; whether one of them asks for a remount.
+fn apply_all(config: &mut Config, lists: &[String], sloppy: bool) -> Result<bool, Problem> {
+    let mut remounts = false;
+    for list in lists {
+        let (remount, rest) = options::take_remount(list);
+        remounts |= remount;
+        options::apply(config, &rest, sloppy)?;
+    }
+    Ok(remounts)
 }
 
 fn printed_or_bad(error: &clap::Error) -> Result<Invocation, Problem> {
@@ -160,7 +177,7 @@ mod tests {
     fn mount(line: &str) -> Args {
         match parse(line).expect("parses") {
             Invocation::Mount(args) => *args,
-            Invocation::Print(text) => panic!("{text}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -175,6 +192,23 @@ mod tests {
         assert!(args.background);
         assert_eq!(parse("mount.caribou a:1 /mnt -f").expect("parses"), Invocation::Print(String::new()));
         assert!(matches!(parse("caribou-mount --help"), Ok(Invocation::Print(_))));
+    }
+
+    #[test]
+    fn a_remount_as_mount_asks_for_it() {
+        let remount = |flags: &[&str]| {
+            let flags = flags.iter().map(|&flag| flag.to_owned()).collect();
+            Invocation::Remount(Remount { mount_point: PathBuf::from("/mnt"), flags })
+        };
+        let line = "/sbin/mount.fuse.caribou a:1;b:2 /mnt -o ro,relatime,remount,user_id=0,group_id=0,allow_other \
+                    -t fuse.caribou";
+        assert_eq!(parse(line).expect("parses"), remount(&["ro"]));
+        assert_eq!(parse("caribou-mount /mnt -o remount,rw,suid").expect("parses"), remount(&["rw", "suid"]));
+        assert_eq!(
+            parse("mount.fuse.caribou a:1 /mnt -f -o remount,ro").expect("parses"),
+            Invocation::Print(String::new())
+        );
+        assert!(parse("caribou-mount /mnt -o remount,fast").is_err());
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! The FUSE mount of Caribou: `caribou-mount`, and `mount.caribou` for mount(8) and fstab.
+//! The FUSE mount of Caribou: `caribou-mount`, and `mount.caribou`, `mount.fuse.caribou` for mount(8) and fstab.
 //!
 //! | file | what it owns |
 //! |---|---|
 //! | `config.rs` | [`Config`]: every setting, its default, the file |
 //! | `options.rs`, `args.rs` | `-o` options; the two command lines |
 //! | `server.rs` | the life of a mount: check, connect, mount, serve, unmount |
+//! | `remount.rs` | `-o remount`: the kernel's flags of a mount that is up |
 //! | `daemon.rs` | going into the background once the mount is up |
 //! | `mount_point.rs` | what can be wrong with a mount point; kernel read-ahead; unmounting |
 //! | `fuse.rs`, `adapter.rs` | thin adapter: fuser's calls → `fs.rs`, results → replies; where and how they are answered |
@@ -33,8 +34,10 @@ mod listing;
 mod mount_point;
 mod names;
 mod options;
+mod remount;
 mod server;
 
 pub use args::{Args, Invocation};
 pub use config::Config;
+pub use remount::Remount;
 pub use server::{Problem, run};

@@ -10,6 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let invocation = match Args::from_command_line(std::env::args_os()) {
         Ok(Invocation::Mount(args)) => caribou_fuse_client::run(*args),
+        Ok(Invocation::Remount(remount)) => remount.run(),
         Ok(Invocation::Print(text)) => {
             print!("{text}");
             return ExitCode::SUCCESS;

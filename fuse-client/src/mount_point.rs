@@ -77,7 +77,7 @@ fn device_of(mountinfo: &str, mount_point: &Path) -> Option<String> {
 }
 
 /// As the kernel writes paths in mountinfo.
-fn escaped(path: &str) -> String {
+pub(crate) fn escaped(path: &str) -> String {
     path.replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011").replace('\n', "\\012")
 }
 

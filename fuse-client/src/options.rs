@@ -28,13 +28,19 @@ const IGNORED: &[&str] = &[
     "nolazytime",
 ];
 
+/// What mount(8) takes from the kernel's list of mounts when it changes one.
+const SHOWN: &[&str] = &["user-id", "group-id", "max-read", "blksize"];
+
+/// Asks to change the flags of a mount that is up.
+const REMOUNT: &str = "remount";
+
 /// Options that the kernel understands.
 const FLAGS: &[&str] =
     &["ro", "rw", "suid", "nosuid", "dev", "nodev", "exec", "noexec", "atime", "noatime", "sync", "dirsync"];
 
 /// What the error for an unknown option lists.
 pub(crate) const KNOWN: &str = "hard, soft=TIME, attr-timeout=TIME, entry-timeout=TIME, [no]allow-other, \
-    [no-]default-permissions, threads=N, workers=N, write-buffer=SIZE, read-ahead=SIZE, sync-after=TIME, \
+    [no-]default-permissions, remount, threads=N, workers=N, write-buffer=SIZE, read-ahead=SIZE, sync-after=TIME, \
     max-background=N, name=TEXT, log=LEVEL, log-file=PATH, ro, rw, [no]suid, [no]dev, [no]exec, [no]atime, sync, dirsync";
 
 /// Takes a comma-separated list over into `config`. `sloppy` (mount -s) ignores what it does not know.
@@ -80,6 +86,17 @@ fn apply_one(config: &mut Config, key: &str, value: Option<&str>) -> Result<bool
     Ok(true)
 }
 
+/// Takes `remount` out of a list of options; whether it was there, and the rest. What mount(8) adds of its own goes with it.
+pub(crate) fn take_remount(list: &str) -> (bool, String) {
+    let is_remount = list.split(',').any(|option| option.trim() == REMOUNT);
+    let shown = |option: &str| {
+        let key = option.split('=').next().unwrap_or_default().trim().replace('_', "-");
+        key == REMOUNT || SHOWN.contains(&key.as_str())
+    };
+    let rest: Vec<&str> = list.split(',').filter(|option| !(is_remount && shown(option))).collect();
+    (is_remount, rest.join(","))
+}
+
 /// A time with a unit, or seconds.
 fn time(key: &str, value: &str) -> Result<Duration, Problem> {
     if let Some(seconds) = value.parse::<f64>().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
@@ -115,6 +132,14 @@ mod tests {
         assert_eq!((config.threads, config.allow_other), (2, Some(false)));
         apply(&mut config, "hard", false).expect("known");
         assert_eq!(config.soft, None);
+    }
+
+    #[test]
+    fn a_remount_is_told_apart() {
+        let list = "ro,relatime,remount,user_id=0,group_id=0,default_permissions,allow_other";
+        let (is_remount, rest) = take_remount(list);
+        assert_eq!((is_remount, rest.as_str()), (true, "ro,relatime,default_permissions,allow_other"));
+        assert_eq!(take_remount("rw,user_id=0"), (false, "rw,user_id=0".to_owned()));
     }
 
     #[test]

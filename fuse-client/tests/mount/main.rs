@@ -190,6 +190,49 @@ async fn mount_8_comes_back_when_the_mount_is_up() {
     work.await.expect("no panic");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mount_that_is_up_can_be_made_read_only_and_back() {
+    if !can_mount() {
+        return;
+    }
+    let (_node, address) = server::Node::start().await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let helper = dir.path().join("mount.fuse.caribou");
+    symlink(MOUNT, &helper).expect("linked");
+    let place = dir.path().join("mnt");
+    fs::create_dir(&place).expect("mkdir");
+    let work = tokio::task::spawn_blocking(move || {
+        let mut mounted = Mounted::new(&address, &place);
+        // As mount(8) calls its helper for `mount -o remount,FLAG PLACE`.
+        let remount = |flag: &str| {
+            let options = format!("{flag},relatime,remount,user_id=0,group_id=0,default_permissions,allow_other");
+            let output = Command::new(&helper)
+                .arg(address.replace(',', ";"))
+                .arg(&place)
+                .args(["-o", &options, "-t", "fuse.caribou"])
+                .output()
+                .expect("runs");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let open = fs::File::create(place.join("open")).expect("created");
+        let (code, text) = remount("ro");
+        assert_eq!(code, Some(2), "a file is open for writing");
+        assert!(text.contains("files are open for writing"), "{text}");
+        drop(open);
+        // The kernel lets go of a closed file a moment later.
+        until("read-only", || remount("ro").0 == Some(0));
+        let refused = fs::create_dir(place.join("dir")).expect_err("read-only");
+        assert_eq!(refused.raw_os_error(), Some(libc::EROFS));
+        let flags = rustix::fs::statvfs(&place).expect("statvfs").f_flag;
+        let kept = rustix::fs::StatVfsMountFlags::NOSUID | rustix::fs::StatVfsMountFlags::NODEV;
+        assert!(flags.contains(kept), "what is not named stays: {flags:?}");
+        assert_eq!(remount("rw"), (Some(0), String::new()));
+        fs::create_dir(place.join("dir")).expect("writable");
+        assert_eq!(mounted.stop(), Some(0));
+    });
+    work.await.expect("no panic");
+}
+
 fn until(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
