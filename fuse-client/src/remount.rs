@@ -72,8 +72,9 @@ fn changed(now: StatVfsMountFlags, named: &[String]) -> MountFlags {
             "dev" => flags -= MountFlags::NODEV,
             "noexec" => flags |= MountFlags::NOEXEC,
             "exec" => flags -= MountFlags::NOEXEC,
-            "noatime" => flags = flags - MountFlags::RELATIME | MountFlags::NOATIME,
-            "atime" => flags -= MountFlags::NOATIME,
+            "noatime" => flags = (flags - MountFlags::RELATIME) | MountFlags::NOATIME,
+            // Said in so many words: without any flag for atime the kernel keeps the one that is there.
+            "atime" => flags = (flags - MountFlags::NOATIME) | MountFlags::RELATIME,
             "sync" => flags |= MountFlags::SYNCHRONOUS,
             "dirsync" => flags |= MountFlags::DIRSYNC,
             _ => {}
@@ -103,6 +104,8 @@ mod tests {
         assert_eq!(named("ro,rw"), kept);
         assert_eq!(named("suid,noexec"), MountFlags::NODEV | MountFlags::RELATIME | MountFlags::NOEXEC);
         assert_eq!(named("noatime"), MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOATIME);
+        let noatime = StatVfsMountFlags::NOATIME;
+        assert_eq!(changed(noatime, &["atime".to_owned()]), MountFlags::RELATIME);
         assert_eq!(changed(StatVfsMountFlags::RDONLY, &["rw".to_owned()]), MountFlags::empty());
     }
 
