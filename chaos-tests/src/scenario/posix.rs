@@ -30,9 +30,32 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     .await?;
     let text = String::from_utf8_lossy(&output.stdout);
     verdict.figure("checks passed", text.lines().filter(|l| l.starts_with("ok ")).count());
+    for (name, took) in text.lines().filter_map(big_step) {
+        verdict.figure(name, took);
+    }
     verdict.violations.extend(text.lines().filter(|l| l.starts_with("not ok ")).map(str::to_owned));
     verdict
         .check(output.status.success(), || format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
     lab.finish(!verdict.is_passed())?;
     Ok(verdict)
+}
+
+/// Name and time of a step whose time depends on the number of entries: `ok big-list (0.316 s)`.
+fn big_step(line: &str) -> Option<(&str, &str)> {
+    let (name, took) = line.strip_prefix("ok ")?.split_once(" (")?;
+    let is_big = name.starts_with("big-") || name == "remove-all";
+    is_big.then(|| took.strip_suffix(')').map(|took| (name, took)))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::big_step;
+
+    #[test]
+    fn the_steps_of_the_big_directory_are_figures() {
+        assert_eq!(big_step("ok big-list (0.316 s)"), Some(("big-list", "0.316 s")));
+        assert_eq!(big_step("ok remove-all (12.000 s)"), Some(("remove-all", "12.000 s")));
+        assert_eq!(big_step("ok append (0.015 s)"), None);
+        assert_eq!(big_step("not ok big-list (0.316 s): words"), None);
+    }
 }
