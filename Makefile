@@ -8,13 +8,14 @@ export ROCKSDB_STATIC   := 1
 RELEASE          := $(CARGO_TARGET_DIR)/release
 SMOKE_BIN        := $(RELEASE)
 
-.PHONY: help setup build demo check fix golden test unit smoke chaos-smoke aarch64 clean-leftovers
+.PHONY: help setup build demo check fix golden test unit smoke chaos-smoke pjdfstest aarch64 clean-leftovers
 
 help:
 	@echo 'make demo    build, then: a cluster, a mount, a tree copied while the leader is killed again and again'
 	@echo 'make test    everything that CI runs'
 	@echo 'make check   the fast part: format, lints, unit tests, tidy'
 	@echo 'make fix     format the code and apply lint suggestions'
+	@echo 'make pjdfstest  the POSIX test suite on ext4 and on mounts'
 	@echo 'make golden  write the expected output of the golden scripts anew'
 
 # Debian packages that are missing, and librocksdb.
@@ -48,5 +49,10 @@ aarch64: setup
 # Real processes: mounts, kills, power cuts. Needs root and /dev/fuse; CARIBOU_TEST_WITHOUT=fuse leaves it out by name.
 smoke: build
 	$(RELEASE)/caribou-chaos smoke --bin $(SMOKE_BIN)
+
+# The POSIX test suite, compared with chaos-tests/pjdfstest-expected.txt. Needs root and /dev/fuse.
+pjdfstest: build
+	program=$$(CARIBOU_CACHE=$(CACHE) ./xtask/pjdfstest.sh) && \
+	  $(RELEASE)/caribou-chaos pjdfstest --ext4 --program "$$program" --bin $(SMOKE_BIN)
 
 test: check aarch64 smoke

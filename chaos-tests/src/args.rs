@@ -53,6 +53,8 @@ enum Scenario {
     NoQuorum(scenario::no_quorum::Args),
     /// POSIX behaviour of a mount in small checks
     Posix(scenario::posix::Args),
+    /// The POSIX test suite pjdfstest on a mount
+    Pjdfstest(scenario::pjdfstest::Args),
     /// Committed creates per second through one client process
     Creates(scenario::creates::Args),
     /// A short form of everything, for CI
@@ -112,6 +114,7 @@ impl Args {
             Scenario::Snapshot(args) => scenario::snapshot::run(&setting, args).await?,
             Scenario::NoQuorum(args) => scenario::no_quorum::run(&setting, args).await?,
             Scenario::Posix(args) => scenario::posix::run(&setting, args).await?,
+            Scenario::Pjdfstest(args) => scenario::pjdfstest::run(&setting, args).await?,
             Scenario::Creates(args) => scenario::creates::run(&setting, args).await?,
             Scenario::Worker(_) => return Ok(Vec::new()),
             Scenario::Smoke(args) => return scenario::smoke::run(&setting, args).await,

@@ -76,6 +76,18 @@ impl Lab {
         Ok(path)
     }
 
+    /// Where everything of the lab is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// An ext4 of its own, to compare with. Needs root.
+    pub fn local_volume(&self) -> Result<PathBuf> {
+        let path = self.folder.join("ext4");
+        power::make_volume(&path)?;
+        Ok(path)
+    }
+
     /// SIGKILL for the leader; returns its number.
     pub async fn kill_leader(&mut self) -> Result<usize> {
         let leader = self.leader().await?;

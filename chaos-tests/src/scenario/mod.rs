@@ -8,6 +8,7 @@ pub mod failover;
 pub mod kill_all;
 pub mod live_power_cut;
 pub mod no_quorum;
+pub mod pjdfstest;
 pub mod posix;
 pub mod power_cut;
 mod round;
