@@ -176,12 +176,13 @@ async fn prepare(server: &ChunkServer, chunk: ChunkId, prepare: Prepare) -> Resu
     let version = ChunkVersion(version);
     let prepared = server.store.prepare(store::Prepare { chunk, version, join, old_grant: GrantId(old_grant) }).await?;
     server.streams.fence(chunk, version);
-    debug!(%chunk, %version, found = prepared.found, had = %prepared.had_version, clean = prepared.clean, "prepared");
+    debug!(%chunk, %version, found = prepared.found, had = %prepared.had_version, clean = prepared.clean, same_boot = prepared.same_boot, "prepared");
     Ok(Prepared {
         found: prepared.found,
         had_version: prepared.had_version.0,
         last_grant: prepared.last_grant.0,
         clean: prepared.clean,
+        same_boot: prepared.same_boot,
         blocks: prepared.blocks,
         incarnation: prepared.incarnation.0,
     })

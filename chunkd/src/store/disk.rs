@@ -26,6 +26,10 @@ pub trait Disk: Send + Sync + 'static {
     /// Takes the folder until the guard is dropped, without changing anything in it. `WouldBlock` if another one has it.
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>>;
     fn space(&self) -> io::Result<Space>;
+    /// M16: stays the same for exactly as long as the page cache of this folder's file system lives. `None`: that cannot be known.
+    fn boot(&self) -> Option<Boot> {
+        None
+    }
     /// Calls never block, so the store runs them on the calling task (deterministic simulation).
     fn inline(&self) -> bool {
         false
@@ -47,6 +51,14 @@ pub trait DiskFile: Send + Sync {
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)
     }
+}
+
+/// Which life of a page cache: of which boot, and since which mount of the file system within it (a volume that is taken away and
+/// mounted again loses what was not synced, although the machine stays up).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Boot {
+    pub kernel: u64,
+    pub mount: u64,
 }
 
 /// How to open a file.

@@ -7,10 +7,10 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
-use super::disk::{Disk, DiskFile, OpenMode, Space};
+use super::disk::{Boot, Disk, DiskFile, OpenMode, Space};
 
 /// A folder of a mounted file system.
 pub struct FileDisk {
@@ -21,6 +21,11 @@ pub struct FileDisk {
 struct OpenFile {
     descriptor: OwnedFd,
 }
+
+/// A UUID that the kernel makes at each boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// `STATX_MNT_ID_UNIQUE` (Linux 6.8): unlike the older mount id it is never used a second time.
+const MOUNT_ID: StatxFlags = StatxFlags::from_bits_retain(0x4000);
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o600);
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o700);
@@ -100,6 +105,19 @@ impl Disk for FileDisk {
         let stat = rustix::fs::fstatvfs(&self.folder)?;
         Ok(Space { total_bytes: stat.f_blocks * stat.f_frsize, free_bytes: stat.f_bavail * stat.f_frsize })
     }
+
+    fn boot(&self) -> Option<Boot> {
+        let kernel = half_of(&std::fs::read_to_string(BOOT_ID).ok()?)?;
+        let stat = rustix::fs::statx(&self.folder, "", AtFlags::EMPTY_PATH, MOUNT_ID).ok()?;
+        let told = stat.stx_mask & MOUNT_ID.bits() != 0;
+        told.then_some(Boot { kernel, mount: stat.stx_mnt_id })
+    }
+}
+
+/// The first half of a UUID as text.
+fn half_of(uuid: &str) -> Option<u64> {
+    let digits: String = uuid.chars().filter(char::is_ascii_hexdigit).collect();
+    u64::from_str_radix(digits.get(..16)?, 16).ok()
 }
 
 impl DiskFile for OpenFile {
@@ -171,5 +189,22 @@ impl OpenFile {
             done += part;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn m16_a_boot_is_told_by_the_kernel_and_the_mount() {
+        assert_eq!(half_of("2147a51a-f754-4da0-9306-fd42e4992b75\n"), Some(0x2147_a51a_f754_4da0));
+        assert_eq!(half_of("2147a51a"), None);
+        let folder = tempfile::tempdir().unwrap();
+        let boot = || FileDisk::open(folder.path()).unwrap().boot();
+        assert_eq!(boot(), boot());
+        // Another file system, another mount; `None` before Linux 6.8.
+        let other = FileDisk::open(Path::new("/proc")).unwrap().boot();
+        assert!(boot().is_none() || boot() != other);
     }
 }

@@ -13,17 +13,28 @@ use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::OpenError;
-use super::disk::{Disk, DiskFile, OpenMode};
+use super::disk::{Boot, Disk, DiskFile, OpenMode};
 use super::format::journal::{FORMAT, RECORD, Record, decode, encode};
 use super::layout;
 
 /// The smallest journal file. It is filled with zeros beforehand, so that an append changes no length.
 const MIN_BYTES: u64 = 256 << 10;
 
+/// One dirty chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) version: ChunkVersion,
+    pub(crate) grant: GrantId,
+    /// M16: writes of an earlier boot than the journal's may be among those not synced.
+    pub(crate) earlier_boot: bool,
+}
+
 /// What a journal says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Contents {
-    pub(crate) entries: HashMap<ChunkId, (ChunkVersion, GrantId)>,
+    pub(crate) entries: HashMap<ChunkId, Entry>,
+    /// M16: the boot in which this was written down.
+    pub(crate) boot: Option<Boot>,
     /// "All ids from here on."
     pub(crate) watermark: ChunkId,
     pub(crate) highest_grant: GrantId,
@@ -32,6 +43,11 @@ pub(crate) struct Contents {
 impl Contents {
     pub(crate) fn covers(&self, chunk: ChunkId) -> bool {
         chunk >= self.watermark || self.entries.contains_key(&chunk)
+    }
+
+    /// M16: all writes of this dirty chunk were made in the boot that is `now`, so the page cache still has them.
+    pub(crate) fn same_boot(&self, chunk: ChunkId, now: Option<Boot>) -> bool {
+        now.is_some() && now == self.boot && self.entries.get(&chunk).is_none_or(|entry| !entry.earlier_boot)
     }
 }
 
@@ -119,8 +135,7 @@ impl Journal {
             state.above.insert(chunk);
             return Ok(());
         }
-        state.contents.entries.insert(chunk, (version, grant));
-        self.append(&mut state, &Record::Open { chunk, version, grant });
+        self.open(&mut state, chunk, version, grant);
         self.commit(state)
     }
 
@@ -138,8 +153,7 @@ impl Journal {
         let watermark = ChunkId(highest.0.saturating_add(1));
         for chunk in above.iter().copied() {
             if let Standing::Busy(version, grant) = standing(chunk) {
-                state.contents.entries.insert(chunk, (version, grant));
-                self.append(&mut state, &Record::Open { chunk, version, grant });
+                self.open(&mut state, chunk, version, grant);
             }
         }
         state.contents.watermark = watermark;
@@ -170,6 +184,13 @@ impl Journal {
     #[cfg(test)]
     pub(crate) fn contents(&self) -> Contents {
         self.state.lock().contents.clone()
+    }
+
+    /// Only for writes of this process: they are of this boot.
+    fn open(&self, state: &mut State, chunk: ChunkId, version: ChunkVersion, grant: GrantId) {
+        let earlier_boot = false;
+        state.contents.entries.insert(chunk, Entry { version, grant, earlier_boot });
+        self.append(state, &Record::Open { chunk, version, grant, earlier_boot });
     }
 
     fn append(&self, state: &mut State, record: &Record) {
@@ -242,11 +263,10 @@ struct Start {
 }
 
 fn write_file(disk: &dyn Disk, disk_uuid: [u8; 16], contents: &Contents) -> io::Result<Start> {
-    let mut records = vec![Record::Start { format: FORMAT }];
-    let open = |(chunk, (version, grant)): (&ChunkId, &(ChunkVersion, GrantId))| Record::Open {
-        chunk: *chunk,
-        version: *version,
-        grant: *grant,
+    let mut records = vec![Record::Start { format: FORMAT, boot: contents.boot }];
+    let open = |(chunk, entry): (&ChunkId, &Entry)| {
+        let Entry { version, grant, earlier_boot } = *entry;
+        Record::Open { chunk: *chunk, version, grant, earlier_boot }
     };
     let mut opens: Vec<Record> = contents.entries.iter().map(open).collect();
     // The same contents give the same bytes.
@@ -282,10 +302,10 @@ fn decode_all(bytes: &[u8], disk_uuid: [u8; 16]) -> Result<Option<Contents>, u16
     let mut sound = false;
     for (sequence, bytes) in bytes.chunks_exact(RECORD).enumerate() {
         match decode(bytes, sequence as u64, disk_uuid) {
-            Some(Record::Start { format }) if format > FORMAT => return Err(format),
-            Some(Record::Start { .. }) if sequence == 0 => {}
-            Some(Record::Open { chunk, version, grant }) if sequence > 0 => {
-                contents.entries.insert(chunk, (version, grant));
+            Some(Record::Start { format, .. }) if format > FORMAT => return Err(format),
+            Some(Record::Start { boot, .. }) if sequence == 0 => contents.boot = boot,
+            Some(Record::Open { chunk, version, grant, earlier_boot }) if sequence > 0 => {
+                contents.entries.insert(chunk, Entry { version, grant, earlier_boot });
                 contents.highest_grant = contents.highest_grant.max(grant);
             }
             Some(Record::Close { chunk }) if sequence > 0 => drop(contents.entries.remove(&chunk)),

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::disk::{Disk, DiskFile, OpenMode, Space};
+use super::disk::{Boot, Disk, DiskFile, OpenMode, Space};
 
 const SECTOR: usize = 512;
 type Sectors = BTreeMap<u64, [u8; SECTOR]>;
@@ -44,6 +44,8 @@ struct State {
     names: BTreeMap<String, Arc<Mutex<Inode>>>,
     durable_names: BTreeMap<String, Arc<Mutex<Inode>>>,
     space: Space,
+    /// How often the power has failed.
+    power_cuts: u64,
     locked: Arc<AtomicBool>,
 }
 
@@ -73,6 +75,7 @@ impl MemoryDisk {
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             space,
+            power_cuts: 0,
             locked: Arc::default(),
         };
         Self { path: path.into(), state: Arc::new(Mutex::new(state)), gate: Arc::default(), inline: true }
@@ -164,6 +167,7 @@ impl MemoryDisk {
             durable_names: names.clone(),
             names,
             space: state.space,
+            power_cuts: state.power_cuts + 1,
             locked: Arc::default(),
         };
         Self { path: self.path.clone(), state: Arc::new(Mutex::new(state)), gate: Arc::default(), inline: self.inline }
@@ -302,6 +306,10 @@ impl Disk for MemoryDisk {
     fn space(&self) -> io::Result<Space> {
         self.gate.enter("space")?;
         Ok(self.state.lock().space)
+    }
+
+    fn boot(&self) -> Option<Boot> {
+        Some(Boot { kernel: 1, mount: self.state.lock().power_cuts })
     }
 
     fn inline(&self) -> bool {

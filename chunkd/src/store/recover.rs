@@ -61,7 +61,7 @@ impl Volume {
         }
         let mut state = replica.state.lock();
         self.verify_if_doubtful(replica, &mut state)?;
-        let clean = !state.dirty;
+        let (clean, same_boot) = (!state.dirty, state.dirty && !state.earlier_boot);
         let header = state.header(chunk)?;
         let rotten = clean && self.suspects.lock().contains(&chunk);
         let open = self.opened(replica, &mut state)?;
@@ -71,14 +71,14 @@ impl Volume {
         }
         let blocks = block_states(open, &replica.in_flight.lock());
         let (had_version, last_grant) = (header.completed, header.last_grant);
-        Ok(Prepared { found: true, had_version, last_grant, clean, blocks, incarnation: self.incarnation })
+        Ok(Prepared { found: true, had_version, last_grant, clean, same_boot, blocks, incarnation: self.incarnation })
     }
 
     /// What a Prepare answers where no replica is.
     pub(crate) fn absent(&self) -> Prepared {
         let (had_version, last_grant) = (ChunkVersion(0), GrantId(0));
-        let blocks = Bytes::new();
-        Prepared { found: false, had_version, last_grant, clean: true, blocks, incarnation: self.incarnation }
+        let (blocks, incarnation) = (Bytes::new(), self.incarnation);
+        Prepared { found: false, had_version, last_grant, clean: true, same_boot: false, blocks, incarnation }
     }
 
     fn join(&self, replica: &Arc<Replica>, state: &mut ReplicaState, prepare: &Prepare) -> Result<(), Error> {
@@ -266,6 +266,7 @@ impl Volume {
         let mut state = replica.state.lock();
         state.header = Some(header);
         state.dirty = false;
+        state.earlier_boot = false;
         state.verified = false;
         let open = self.opened(replica, &mut state)?;
         open.scarred = false;

@@ -35,6 +35,8 @@ pub(crate) struct ReplicaState {
     pub(crate) header: Option<Header>,
     /// V3: un-synced writes may be lost, or a write failed half-way.
     pub(crate) dirty: bool,
+    /// M16: and the page cache that had them may be gone.
+    pub(crate) earlier_boot: bool,
     /// Since it is dirty, every block has been compared with its data.
     pub(crate) verified: bool,
     /// The file's name is durable.
@@ -57,7 +59,7 @@ impl Replica {
         let replica = Self {
             chunk,
             gate: Mutex::new(()),
-            state: Mutex::new(ReplicaState { header, dirty, verified: false, named, open: None }),
+            state: Mutex::new(ReplicaState { header, dirty, earlier_boot: false, verified: false, named, open: None }),
             info: Mutex::new(None),
             in_flight: Mutex::new(InFlight { epoch, counts: BTreeMap::new() }),
             dirtied: AtomicU64::new(0),

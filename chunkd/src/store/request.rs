@@ -93,6 +93,8 @@ pub struct Prepared {
     pub last_grant: GrantId,
     /// V2: no acknowledged write can have been lost by an unclean stop.
     pub clean: bool,
+    /// M16: not clean, but all its writes were made in this boot: the page cache has everything that was acknowledged.
+    pub same_boot: bool,
     /// `BLOCK_STATE_BYTES` each for 1024 blocks, ready for the wire; empty if there is no replica.
     pub blocks: Bytes,
     pub incarnation: Incarnation,

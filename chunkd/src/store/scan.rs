@@ -2,14 +2,14 @@
 //!
 //! Nothing is unlinked here (R4): what cannot be placed goes to `quarantine/found`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
 use caribou_proto::ids::ChunkId;
 
 use super::OpenError;
-use super::disk::{Disk, OpenMode};
+use super::disk::{Boot, Disk, OpenMode};
 use super::folder::failed;
 use super::format::header::{FORMAT, StoredHeader};
 use super::format::identity::Identity;
@@ -25,7 +25,8 @@ pub(crate) struct Scanned {
     pub(crate) index: HashMap<ChunkId, Arc<Replica>>,
     /// R3: replicas without a usable header that cannot be explained by a crash.
     pub(crate) lost: BTreeSet<ChunkId>,
-    pub(crate) dirty: BTreeSet<ChunkId>,
+    /// And whether all their writes are of this boot (M16).
+    pub(crate) dirty: BTreeMap<ChunkId, bool>,
 }
 
 enum Found {
@@ -35,9 +36,16 @@ enum Found {
     Foreign,
 }
 
+/// What is known of un-synced writes.
+struct Known<'a> {
+    journal: Option<&'a Contents>,
+    boot: Option<Boot>,
+}
+
 /// `journal`: what it said at this start; `None` if it is missing or unsound, which makes every chunk dirty (V3).
 pub(crate) fn scan(disk: &dyn Disk, identity: &Identity, journal: Option<&Contents>) -> Result<Scanned, OpenError> {
     let mut scanned = Scanned::default();
+    let known = Known { journal, boot: disk.boot() };
     for shard in 0..layout::FANOUT {
         let dir = layout::shard(shard);
         let mut names = disk.list(&dir).map_err(failed(disk, "listing a folder"))?;
@@ -50,7 +58,7 @@ pub(crate) fn scan(disk: &dyn Disk, identity: &Identity, journal: Option<&Conten
             };
             let dirty = journal.is_none_or(|journal| journal.covers(chunk));
             match look(disk, identity, chunk, &path)? {
-                Found::Replica(stored, damaged) => add(&mut scanned, disk, &stored, dirty, damaged, journal),
+                Found::Replica(stored, damaged) => add(&mut scanned, disk, &stored, dirty, damaged, &known),
                 found => {
                     if matches!(found, Found::NoHeader) && !dirty {
                         tracing::error!(
@@ -86,14 +94,7 @@ fn look(disk: &dyn Disk, identity: &Identity, chunk: ChunkId, path: &str) -> Res
     Ok(if ours { Found::Replica(stored, found.damaged) } else { Found::Foreign })
 }
 
-fn add(
-    scanned: &mut Scanned,
-    disk: &dyn Disk,
-    stored: &StoredHeader,
-    dirty: bool,
-    damaged: bool,
-    journal: Option<&Contents>,
-) {
+fn add(scanned: &mut Scanned, disk: &dyn Disk, stored: &StoredHeader, dirty: bool, damaged: bool, known: &Known<'_>) {
     let chunk = stored.owner.chunk;
     if damaged && !dirty {
         // The damaged copy may be the newest one and have fenced the version that the next one calls complete.
@@ -105,14 +106,18 @@ fn add(
     }
     let dirty = dirty || damaged;
     let mut header = stored.header;
-    if let Some((_, grant)) = journal.and_then(|journal| journal.entries.get(&chunk)) {
+    if let Some(entry) = known.journal.and_then(|journal| journal.entries.get(&chunk)) {
         // V5: the header that named this grant may be lost.
-        header.last_grant = header.last_grant.max(*grant);
+        header.last_grant = header.last_grant.max(entry.grant);
     }
+    // A damaged header is no crash of the process alone.
+    let same_boot = !damaged && known.journal.is_some_and(|journal| journal.same_boot(chunk, known.boot));
     if dirty {
-        scanned.dirty.insert(chunk);
+        scanned.dirty.insert(chunk, same_boot);
     }
-    scanned.index.insert(chunk, Arc::new(Replica::new(chunk, Some(header), dirty, 0)));
+    let replica = Replica::new(chunk, Some(header), dirty, 0);
+    replica.state.lock().earlier_boot = dirty && !same_boot;
+    scanned.index.insert(chunk, Arc::new(replica));
 }
 
 /// Takes a replica out of a folder's index: another folder has a newer one.

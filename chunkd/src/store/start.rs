@@ -11,7 +11,7 @@ use super::disk::Disk;
 use super::folder::{self, Inspected, failed};
 use super::format::identity::Identity;
 use super::format::record::{Kind, Record};
-use super::journal::{Contents, Journal};
+use super::journal::{Contents, Entry, Journal};
 use super::pool::Pool;
 use super::scan::{self, Scanned};
 use super::tombstones::Tombstones;
@@ -182,13 +182,14 @@ fn volume(ready: Ready, incarnation: Incarnation, tombstones: Arc<Tombstones>) -
     let disk = ours.disk;
     // V3: dirty chunks stay dirty until they are recovered, over any number of restarts.
     let known = journal.unwrap_or_default();
-    let mut contents = Contents { entries: HashMap::new(), ..known };
+    let mut contents = Contents { entries: HashMap::new(), boot: disk.boot(), ..known };
     for (chunk, replica) in &scanned.index {
         let Some(info) = replica.info() else { continue };
         contents.highest_grant = contents.highest_grant.max(info.last_grant);
         contents.watermark = contents.watermark.max(ChunkId(chunk.0.saturating_add(1)));
-        if scanned.dirty.contains(chunk) {
-            contents.entries.insert(*chunk, (info.version, info.last_grant));
+        if let Some(same_boot) = scanned.dirty.get(chunk) {
+            let (version, grant) = (info.version, info.last_grant);
+            contents.entries.insert(*chunk, Entry { version, grant, earlier_boot: !same_boot });
         }
     }
     let begin = || -> std::io::Result<_> {

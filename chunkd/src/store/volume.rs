@@ -201,6 +201,7 @@ impl Volume {
         state.open = Some(open);
         state.named = false;
         state.dirty = false;
+        state.earlier_boot = false;
         self.open.lock().insert(chunk, replica.clone());
         replica.publish(state);
         Ok(())
@@ -306,6 +307,7 @@ impl Volume {
         state.header = None;
         state.open = None;
         state.dirty = false;
+        state.earlier_boot = false;
         replica.publish(state);
         self.open.lock().remove(&replica.chunk);
         let mut index = self.index.write();

@@ -43,6 +43,9 @@ impl Block {
 pub(crate) enum Standing {
     /// Named by the last Ready or RepairDone at its version, and no acknowledged write can be lost here.
     Clean,
+    /// Unclean start while in the dirty journal, but all in the same boot: only the process died, and the page cache has everything that it
+    /// acknowledged (M16). Half of a write that it did not acknowledge may show as damage.
+    SameBoot,
     /// Unclean start while in the dirty journal; a replica that vanished in a power cut counts as one without blocks.
     Dirty,
     /// No bytes of the named version: an emptied disk, an old disk image (V5), a replacement that is being joined.
@@ -89,6 +92,8 @@ pub(crate) struct Plan {
     pub(crate) fixes: Vec<(ServerId, Fix)>,
     /// The clean replica that everybody copies from; `None`: all were dirty, merged block by block.
     pub(crate) clean_source: Option<ServerId>,
+    /// Every block is taken from a replica that has all it ever acknowledged (M16): holders that are missing cannot have more (M15).
+    pub(crate) trusted: bool,
     /// It sums its damaged blocks as they are; the others' fetches come after its Fix.
     pub(crate) first: Option<ServerId>,
     /// Blocks that no clean copy holds: these members cannot be made equal (they would turn damage into zeros).
@@ -114,10 +119,13 @@ pub(crate) fn plan(members: &[Member], cut: u32) -> Option<Plan> {
         Some(p) => (0..blocks).map(|b| from_clean(members, p, b)).collect(),
         None => merge(members, blocks)?,
     };
+    let whole = |c: &Choice| matches!(c, Choice::As(m) if members[*m].standing == Standing::SameBoot);
+    let trusted = clean.is_some() || choices.iter().all(whole) && same_boot(members).is_some();
     let resummed = choices.iter().find_map(|c| if let Choice::Resum(m) = c { Some(*m) } else { None });
     let mut plan = Plan {
         fixes: Vec::new(),
         clean_source: clean.map(|p| members[p].server),
+        trusted,
         first: resummed.map(|m| members[m].server),
         left_out: Vec::new(),
     };
@@ -133,8 +141,17 @@ pub(crate) fn plan(members: &[Member], cut: u32) -> Option<Plan> {
 /// The clean replica to copy from: one that stayed up, with the highest grant (V5: an old disk image has a lower one), first in the chain
 /// (ADR 1: whatever the tail has, its predecessors have).
 fn primary(members: &[Member]) -> Option<usize> {
-    let clean = members.iter().enumerate().filter(|(_, m)| m.standing == Standing::Clean);
-    clean.max_by_key(|(number, m)| (m.stayed, m.last_grant, std::cmp::Reverse(*number))).map(|(number, _)| number)
+    best(members, Standing::Clean)
+}
+
+/// M16: the one to copy from if nobody is clean, chosen in the same way.
+fn same_boot(members: &[Member]) -> Option<usize> {
+    best(members, Standing::SameBoot)
+}
+
+fn best(members: &[Member], standing: Standing) -> Option<usize> {
+    let those = members.iter().enumerate().filter(|(_, m)| m.standing == standing);
+    those.max_by_key(|(number, m)| (m.stayed, m.last_grant, std::cmp::Reverse(*number))).map(|(number, _)| number)
 }
 
 /// A clean replica's blocks and holes are the truth; where its disk has damaged a block, another clean replica's copy.
@@ -146,11 +163,27 @@ fn from_clean(members: &[Member], primary: usize, block: u32) -> Choice {
     other.map_or(Choice::Lost, Choice::As)
 }
 
-/// V2: all are dirty. Per block a written copy whose checksum holds wins over absent; none holds: re-summed; absent on all: a hole.
+/// V2: all are dirty. M16: what one that was dirtied in the same boot has, hole or written, is what was acknowledged, whatever came back on
+/// those that lost power; only where its block is damaged another copy is better: of the same boot first, then any that holds, which has
+/// at least what was synced (P1).
+fn merge(members: &[Member], blocks: u32) -> Option<Vec<Choice>> {
+    let Some(lead) = same_boot(members) else { return merge_earlier(members, blocks) };
+    let holding = |b: u32, standing| members.iter().position(|m| m.standing == standing && m.block(b).holds());
+    let choose = |b: u32| {
+        if !members[lead].block(b).damaged() {
+            return Choice::As(lead);
+        }
+        let other = holding(b, Standing::SameBoot).or_else(|| holding(b, Standing::Dirty));
+        other.map_or(Choice::Resum(lead), Choice::As)
+    };
+    Some((0..blocks).map(choose).collect())
+}
+
+/// V2: all lost power, or may have. Per block a written copy whose checksum holds wins over absent; none holds: re-summed; absent on all: a hole.
 ///
 /// One member at most re-sums, so that nobody waits for each other. Where it has a hole and another has only damage, the hole wins: a block
 /// that was ever synced is written on every holder, so this one never was.
-fn merge(members: &[Member], blocks: u32) -> Option<Vec<Choice>> {
+fn merge_earlier(members: &[Member], blocks: u32) -> Option<Vec<Choice>> {
     let voters: Vec<usize> = (0..members.len()).filter(|m| members[*m].standing == Standing::Dirty).collect();
     let holding = |b: u32| voters.iter().copied().find(|m| members[*m].block(b).holds());
     let damaged = |m: usize| (0..blocks).filter(|b| holding(*b).is_none() && members[m].block(*b).damaged()).count();
@@ -203,6 +236,7 @@ pub(crate) fn standing(prepared: &Prepared, named: ChunkVersion) -> Standing {
         (false, false) => Standing::Dirty,
         (true, _) if prepared.had_version < named.0 => Standing::Missing,
         (true, true) => Standing::Clean,
+        (true, false) if prepared.same_boot => Standing::SameBoot,
         (true, false) => Standing::Dirty,
     }
 }

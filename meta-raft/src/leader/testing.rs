@@ -59,6 +59,8 @@ pub(crate) struct Replica {
     pub(crate) complete: bool,
     pub(crate) completed: u64,
     pub(crate) clean: bool,
+    /// M16: not clean, but its page cache lives.
+    pub(crate) same_boot: bool,
     pub(crate) cells: BTreeMap<u32, (u32, bool)>,
     /// What a power cut leaves.
     pub(crate) synced: BTreeMap<u32, (u32, bool)>,
@@ -68,7 +70,15 @@ impl Replica {
     pub(crate) fn whole(version: u64, values: &[u32]) -> Self {
         let cells: BTreeMap<u32, (u32, bool)> =
             (0u32..).zip(values).map(|(block, value)| (block, (*value, true))).collect();
-        Self { version, complete: true, completed: version, clean: true, synced: cells.clone(), cells }
+        Self {
+            version,
+            complete: true,
+            completed: version,
+            clean: true,
+            same_boot: false,
+            synced: cells.clone(),
+            cells,
+        }
     }
 }
 
@@ -378,6 +388,7 @@ fn carry_out(disks: &Disks, (server, incarnation): (u64, u64), command: WireComm
                 prepared.found = true;
                 prepared.had_version = replica.completed;
                 prepared.clean = replica.clean;
+                prepared.same_boot = replica.same_boot;
                 prepared.blocks = table(replica).into();
             }
             // As the store has it: what is complete at this version stays so.
@@ -416,7 +427,7 @@ fn carry_out(disks: &Disks, (server, incarnation): (u64, u64), command: WireComm
             if fix.resum_damaged {
                 replica.cells.values_mut().for_each(|cell| cell.1 = true);
             }
-            (replica.complete, replica.completed, replica.clean) = (true, fix.version, true);
+            (replica.complete, replica.completed, replica.clean, replica.same_boot) = (true, fix.version, true, false);
             replica.synced = replica.cells.clone();
             disks.replicas.insert(key, replica);
             Some(ok)

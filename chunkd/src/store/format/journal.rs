@@ -4,20 +4,23 @@
 use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId};
 
 use super::super::crc::crc;
+use super::super::disk::Boot;
 use super::{array_at, put, u32_at, u64_at};
 
 pub(crate) const FORMAT: u16 = 1;
 pub(crate) const RECORD: usize = 64;
 const MAGIC: &[u8; 4] = b"CBJ1";
 const CHECKSUM_AT: usize = RECORD - 4;
+const UNKNOWN_BOOT: Boot = Boot { kernel: 0, mount: 0 };
 
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
-    /// The first record of a file.
-    Start { format: u16 },
-    /// The chunk has, or may get, un-synced writes.
-    Open { chunk: ChunkId, version: ChunkVersion, grant: GrantId },
+    /// The first record of a file. `boot`: in which it was begun (M16); `None` if that was not known, or the file was written before there
+    /// was this field.
+    Start { format: u16, boot: Option<Boot> },
+    /// The chunk has, or may get, un-synced writes. `earlier_boot`: some of them were made before the boot of the file's `Start`.
+    Open { chunk: ChunkId, version: ChunkVersion, grant: GrantId, earlier_boot: bool },
     /// All its writes are synced.
     Close { chunk: ChunkId },
     /// All ids from here on may have un-synced writes. `grant`: the highest seen on this disk (V5).
@@ -26,14 +29,18 @@ pub(crate) enum Record {
 
 pub(crate) fn encode(sequence: u64, disk_uuid: [u8; 16], record: &Record) -> [u8; RECORD] {
     let (kind, chunk, version, grant) = match *record {
-        Record::Start { format } => (1, 0, u64::from(format), 0),
-        Record::Open { chunk, version, grant } => (2, chunk.0, version.0, grant.0),
+        Record::Start { format, boot } => {
+            let boot = boot.unwrap_or(UNKNOWN_BOOT);
+            (1, boot.kernel, u64::from(format), boot.mount)
+        }
+        Record::Open { chunk, version, grant, .. } => (2, chunk.0, version.0, grant.0),
         Record::Close { chunk } => (3, chunk.0, 0, 0),
         Record::Watermark { chunk, grant } => (4, chunk.0, 0, grant.0),
     };
     let mut bytes = [0; RECORD];
     put(&mut bytes, 0, MAGIC);
     bytes[4] = kind;
+    bytes[5] = u8::from(matches!(record, Record::Open { earlier_boot: true, .. }));
     put(&mut bytes, 8, &sequence.to_le_bytes());
     put(&mut bytes, 16, &chunk.to_le_bytes());
     put(&mut bytes, 24, &version.to_le_bytes());
@@ -54,8 +61,11 @@ pub(crate) fn decode(bytes: &[u8], sequence: u64, disk_uuid: [u8; 16]) -> Option
     let (chunk, grant) = (ChunkId(u64_at(bytes, 16)), GrantId(u64_at(bytes, 32)));
     let version = u64_at(bytes, 24);
     match bytes[4] {
-        1 => Some(Record::Start { format: u16::try_from(version).unwrap_or(u16::MAX) }),
-        2 => Some(Record::Open { chunk, version: ChunkVersion(version), grant }),
+        1 => {
+            let boot = Some(Boot { kernel: chunk.0, mount: grant.0 }).filter(|boot| *boot != UNKNOWN_BOOT);
+            Some(Record::Start { format: u16::try_from(version).unwrap_or(u16::MAX), boot })
+        }
+        2 => Some(Record::Open { chunk, version: ChunkVersion(version), grant, earlier_boot: bytes[5] != 0 }),
         3 => Some(Record::Close { chunk }),
         4 => Some(Record::Watermark { chunk, grant }),
         _ => None,

@@ -3,6 +3,7 @@
 use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId, ServerId};
 use proptest::prelude::*;
 
+use super::super::disk::Boot;
 use super::super::request::ClusterIdentity;
 use super::super::slots::Stamp;
 use super::header::{Header, Owner, StoredHeader};
@@ -79,11 +80,29 @@ fn golden() {
         "000:4341524942524543 008:0100020000000000 016:0200000000000000 024:6300000000000000 032:d1d1d1d1d1d1d1d1 \
          040:d1d1d1d1d1d1d1d1 504:00000000647d0044"
     );
-    let open = journal::Record::Open { chunk: CHUNK, version: ChunkVersion(5), grant: GrantId(6) };
+    let open = journal::Record::Open { chunk: CHUNK, version: ChunkVersion(5), grant: GrantId(6), earlier_boot: false };
     assert_eq!(
         dump(&journal::encode(4, DISK, &open)),
         "000:43424a3102000000 008:0400000000000000 016:0b0a000000000201 024:0500000000000000 032:0600000000000000 \
          040:d1d1d1d1d1d1d1d1 048:d1d1d1d1d1d1d1d1 056:0000000071bc146d"
+    );
+    let start = journal::Record::Start { format: journal::FORMAT, boot: None };
+    assert_eq!(
+        dump(&journal::encode(0, DISK, &start)),
+        "000:43424a3101000000 024:0100000000000000 040:d1d1d1d1d1d1d1d1 048:d1d1d1d1d1d1d1d1 \
+         056:000000004e9d392d"
+    );
+    let start = journal::Record::Start { format: journal::FORMAT, boot: Some(Boot { kernel: 0x1122, mount: 3 }) };
+    assert_eq!(
+        dump(&journal::encode(0, DISK, &start)),
+        "000:43424a3101000000 016:2211000000000000 024:0100000000000000 032:0300000000000000 \
+         040:d1d1d1d1d1d1d1d1 048:d1d1d1d1d1d1d1d1 056:00000000c986d9a1"
+    );
+    let open = journal::Record::Open { chunk: CHUNK, version: ChunkVersion(5), grant: GrantId(6), earlier_boot: true };
+    assert_eq!(
+        dump(&journal::encode(4, DISK, &open)),
+        "000:43424a3102010000 008:0400000000000000 016:0b0a000000000201 024:0500000000000000 \
+         032:0600000000000000 040:d1d1d1d1d1d1d1d1 048:d1d1d1d1d1d1d1d1 056:00000000ad3fe7b7"
     );
 }
 
@@ -99,8 +118,10 @@ fn everything_decodes_to_itself() {
         assert_eq!(record::decode(&record::encode(kind, DISK, value), kind, DISK), Decoded::Valid(value));
     }
     for value in [
-        journal::Record::Start { format: journal::FORMAT },
-        journal::Record::Open { chunk: CHUNK, version: ChunkVersion(1), grant: GrantId(2) },
+        journal::Record::Start { format: journal::FORMAT, boot: None },
+        journal::Record::Start { format: journal::FORMAT, boot: Some(Boot { kernel: 0, mount: 9 }) },
+        journal::Record::Open { chunk: CHUNK, version: ChunkVersion(1), grant: GrantId(2), earlier_boot: false },
+        journal::Record::Open { chunk: CHUNK, version: ChunkVersion(1), grant: GrantId(2), earlier_boot: true },
         journal::Record::Close { chunk: CHUNK },
         journal::Record::Watermark { chunk: CHUNK, grant: GrantId(2) },
     ] {

@@ -62,7 +62,8 @@ fn cell() -> impl Strategy<Value = Cell> {
 }
 
 fn members() -> impl Strategy<Value = Vec<Member>> {
-    let standing = prop_oneof![Just(Standing::Clean), Just(Standing::Dirty), Just(Standing::Missing)];
+    let standing =
+        prop_oneof![Just(Standing::Clean), Just(Standing::SameBoot), Just(Standing::Dirty), Just(Standing::Missing)];
     let one = (standing, prop::collection::vec(cell(), BLOCKS as usize), 0u64..3, any::<bool>());
     prop::collection::vec(one, 1..4).prop_map(|all| {
         let numbered = (1u64..).zip(all);
@@ -99,7 +100,13 @@ proptest! {
             if let Some(block) = clean.first().filter(|b| b.holds() && clean.iter().all(|c| c == *b)) {
                 prop_assert_eq!(now, Some((block.crc, true)), "what all clean replicas had is kept");
             }
-            if clean.is_empty() {
+            let kept: Vec<Block> = of(Standing::SameBoot).collect();
+            if clean.is_empty()
+                && let Some(block) = kept.first().filter(|b| !b.damaged() && kept.iter().all(|k| k == *b))
+            {
+                prop_assert_eq!(now, block.written.then_some((block.crc, true)), "M16: what the page cache kept wins");
+            }
+            if clean.is_empty() && kept.is_empty() {
                 let holding: Vec<u32> = of(Standing::Dirty).filter(|b| b.holds()).map(|b| b.crc).collect();
                 match now {
                     Some((value, whole)) => {
@@ -147,6 +154,21 @@ fn a_dirty_copy_is_no_source_beside_a_clean_one_even_if_it_is_whole() {
     assert_eq!(plan.fixes[0].1.fetches[0].0, ServerId(2));
 }
 
+// M16: a copy that lost power may have gone back in time, and its checksum holds all the same.
+#[test]
+fn what_was_dirtied_in_this_boot_beats_what_lost_power() {
+    let reverted = member(1, Standing::Dirty, &[Some((1, true)), Some((5, true)), Some((6, true)), None]);
+    let kept = member(2, Standing::SameBoot, &[Some((2, true)), None, Some((9, false)), Some((4, true))]);
+    let plan = plan(&[reverted, kept.clone()], BLOCKS * BLOCK_BYTES).unwrap();
+    assert_eq!(plan.clean_source, None, "W5: it has not stayed up, so readers wait for the resend");
+    let ranges = vec![Range { first: 0, count: 2 }, Range { first: 3, count: 1 }];
+    assert_eq!(plan.fixes[0].1.fetches, vec![(ServerId(2), ranges)]);
+    assert_eq!(plan.fixes[1].1.fetches, vec![(ServerId(1), vec![Range { first: 2, count: 1 }])], "but not damage");
+    assert!(!plan.trusted, "M15: another holder may have that block");
+    let plan = super::plan(&[kept], 2 * BLOCK_BYTES).unwrap();
+    assert!(plan.trusted, "nobody can have acknowledged more");
+}
+
 #[test]
 fn damage_on_every_clean_copy_is_not_turned_into_zeros() {
     let clean = member(1, Standing::Clean, &[Some((2, false)), Some((3, true))]);
@@ -175,6 +197,11 @@ fn answers_are_read_and_judged() {
     assert_eq!(table[1], Block { written: true, matches: true, crc: 0x0403_0201 });
     assert_eq!(standing(&prepared, ChunkVersion(3)), Standing::Clean);
     assert_eq!(standing(&prepared, ChunkVersion(4)), Standing::Missing, "V5: it missed a Ready");
+    let dirty = Prepared { clean: false, ..prepared.clone() };
+    assert_eq!(standing(&dirty, ChunkVersion(3)), Standing::Dirty, "M16: not told, so of another boot");
+    let dirty = Prepared { same_boot: true, ..dirty };
+    assert_eq!(standing(&dirty, ChunkVersion(3)), Standing::SameBoot);
+    assert_eq!(standing(&dirty, ChunkVersion(4)), Standing::Missing);
     let prepared = Prepared { found: false, clean: false, ..Default::default() };
     assert_eq!(standing(&prepared, ChunkVersion(1)), Standing::Dirty, "vanished in a power cut");
     assert_eq!(standing(&Prepared { clean: true, ..prepared }, ChunkVersion(1)), Standing::Missing, "an emptied disk");

@@ -162,8 +162,8 @@ impl Drive {
             return Ok(Step::Park(limits::PARKED));
         };
         let missing = |m: &&Member| m.named && m.state != State::Answered;
-        // Without a clean source a holder that is missing may have the only bytes that were synced.
-        if plan.clean_source.is_none() && self.members.iter().any(|m| missing(&m)) {
+        // M15: without a source that has all it acknowledged, a holder that is missing may have the only bytes that were synced.
+        if !plan.trusted && self.members.iter().any(|m| missing(&m)) {
             warn!(chunk = %self.chunk, "no clean replica of this chunk answers; waiting for all of its holders");
             return Ok(Step::Park(limits::PARKED));
         }

@@ -195,10 +195,10 @@ impl Story {
                             left.map(|cell| replica.cells.insert(block, cell));
                         }
                     }
-                } else {
-                    replica.synced = replica.cells.clone();
                 }
-                replica.clean &= !(power && unsynced);
+                // M16: a replica that was dirtied in this boot only has everything.
+                replica.same_boot = !power && unsynced && (replica.clean || replica.same_boot);
+                replica.clean &= !unsynced;
                 if !replica.clean {
                     dirty.push(self.chunk);
                 }

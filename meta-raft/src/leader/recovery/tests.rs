@@ -102,6 +102,36 @@ async fn v2_without_a_clean_source_all_holders_have_to_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn m16_a_holder_that_only_crashed_is_enough() {
+    let mut node = Node::new(2);
+    node.connect(1, 1, &[]);
+    node.attached(1).await;
+    let (chunk, _) = broken(&node, &[1, 2]);
+    let crashed = Replica { clean: false, same_boot: true, ..Replica::whole(1, &[1, 3]) };
+    node.put(1, chunk, crashed.clone());
+    node.ready(chunk).await;
+    assert_eq!(holders(&node, chunk), [1], "M15: nobody can have more");
+    assert!(node.chunk(chunk).hold.unwrap().reads, "W5: it did not stay up");
+    // Beside one whose power failed, its bytes win.
+    let (chunk, _) = {
+        let session = node.world.lock().open(3);
+        node.connect(2, 3, &[]);
+        node.attached(2).await;
+        let (inode, chunk) = node.file(session, "g", &[1, 2]);
+        let mut grant = None;
+        node.put(1, chunk, Replica { clean: false, ..Replica::whole(1, &[1, 2]) });
+        node.put(2, chunk, crashed);
+        node.apply(|w| grant = Some(w.take(session, inode, 0)));
+        node.apply(|w| assert_eq!(w.report(session, inode, grant.as_ref().unwrap()), GrantState::Pending));
+        (chunk, grant)
+    };
+    node.ready(chunk).await;
+    assert_eq!(holders(&node, chunk), [1, 2]);
+    assert_eq!(node.replica(1, chunk).unwrap().cells[&1], (3, true));
+    assert_eq!(node.replica(1, chunk).unwrap().cells, node.replica(2, chunk).unwrap().cells);
+}
+
+#[tokio::test(start_paused = true)]
 async fn v3_dirty_chunks_are_recovered_when_their_server_comes_back() {
     let mut node = Node::new(2);
     node.connect_all();
