@@ -90,13 +90,15 @@ fn handle(inode: u64, state: &mut State, event: Event) {
         },
         Event::Granted { index, result: Ok(body) } => state.write.granted(index, body.grant.as_ref()),
         Event::Waited { index, stamp, result } => {
+            let place = result.as_ref().ok().and_then(|body| body.chunks.iter().find(|place| place.index == index));
+            let clip = place.and_then(|place| place.clip);
             match result {
                 Ok(body) if stamp == state.stamp => state.learn_length(body.length),
                 Err(error) if WriteState::verdict(&error) == Some(GiveUp::Inode) => give_up(inode, state, None, &error),
                 // The call that follows will say more.
                 _ => {}
             }
-            state.write.waited(index);
+            state.write.waited(index, clip);
         }
         Event::WriteEnded { id, result: Ok(body) } => {
             if state.write.write_ended(id, &body) {

@@ -380,11 +380,12 @@ impl WriteState {
         }
     }
 
-    pub(crate) fn waited(&mut self, index: u32) {
-        // The length that came with the answer has been set: see `set_length`.
+    /// M12: `clip` came with the answer. So did the length, which has been set: see `set_length`.
+    pub(crate) fn waited(&mut self, index: u32, clip: Option<u32>) {
         if let Some(chunk) = self.chunks.get_mut(&index)
             && chunk.phase == Phase::Waiting
         {
+            chunk.clipped(clip);
             chunk.try_again();
         }
     }

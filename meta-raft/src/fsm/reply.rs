@@ -107,6 +107,8 @@ pub struct GrantReply {
     pub create: bool,
     /// Chain order; addresses are looked up by the service when it answers.
     pub holders: Vec<(ServerId, Incarnation)>,
+    /// M12: where the chunk was cut since the session's last write-end under a grant of it.
+    pub clip: Option<u32>,
 }
 
 /// Hints to the leader; the truth is in the state, and a new leader re-derives them by scanning (STYLE 9).

@@ -215,6 +215,7 @@ fn located(
             .collect(),
         goal: l.goal.into(),
         granted: l.granted,
+        clip: l.clip,
     };
     Ok(ReplyBody { chunks: places.into_iter().map(location).collect(), length, ..ReplyBody::default() })
 }

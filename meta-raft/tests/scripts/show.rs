@@ -69,7 +69,7 @@ fn body(body: &Body) -> String {
     if let Some(a) = &body.attr {
         text += &format!(" {}", attr(a));
     }
-    if let Some(GrantReply { state, index, chunk, version, grant, create, holders }) = &body.grant {
+    if let Some(GrantReply { state, index, chunk, version, grant, create, holders, clip }) = &body.grant {
         let holders: Vec<_> = holders.iter().map(|(server, incarnation)| format!("{server}@{incarnation}")).collect();
         text += &format!(
             " grant {state:?} of [{index}] chunk {:x} v{version} grant {:x} create {create} on {}",
@@ -77,6 +77,9 @@ fn body(body: &Body) -> String {
             grant.0,
             holders.join(",")
         );
+        if let Some(clip) = clip {
+            text += &format!(" clip {clip}");
+        }
     }
     if body.length != 0 {
         text += &format!(" length {}", body.length);

@@ -92,6 +92,30 @@ async fn a_hold_without_anything_to_send_again_is_lifted_too() {
     assert_eq!(rig.world.calls("report_broken"), 0);
 }
 
+// M12: only the grant says that the file was shorter in between.
+#[tokio::test(start_paused = true)]
+async fn what_others_have_cut_off_does_not_come_back_with_the_resend() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 200_000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    let resize = |size| {
+        let set = SetAttr { inode: file.inode(), size: Some(size), ..SetAttr::default() };
+        rig.world.inner.lock().setattr(&set).expect("sets the size");
+    };
+    resize(1000);
+    resize(200_000);
+    // Nobody has the told bytes any more: all that is left is to be sent again.
+    (1..=3).for_each(|server| rig.world.power_cut(server));
+    file.write(150_000, pattern(2, 10)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    let mut expected = pattern(1, 1000).to_vec();
+    expected.resize(200_000, 0);
+    expected[150_000..150_010].copy_from_slice(&pattern(2, 10));
+    assert_same(&rig.on_disk(file.inode()), &expected);
+    assert_same(&read_all(&file).await, &expected);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_that_stays_down_is_left_out() {
     let rig = Rig::new();

@@ -127,6 +127,7 @@ impl Inner {
                 owner: 0,
                 hold: None,
                 cut: None,
+                clip: None,
             };
             self.files.get_mut(&inode).expect("it was just seen").chunks.insert(index, row);
         }
@@ -166,6 +167,7 @@ impl Inner {
             grant: id,
             create: row.is_new,
             holders: self.holders(&row),
+            clip: row.clip,
         }
     }
 
@@ -178,6 +180,7 @@ impl Inner {
             match file.chunks.get_mut(&told.index) {
                 Some(row) if row.grant.is_some_and(|g| g.id == told.grant && g.session == session) => {
                     row.is_new = false;
+                    row.clip = None;
                     if told.resent {
                         row.hold = None;
                     }
@@ -255,6 +258,7 @@ impl Inner {
         }
         if let Some(size) = set.size {
             let shorter = size < file.length || !file.chunks.is_empty();
+            let cuts = size < file.length;
             file.length = size;
             file.generation += 1;
             let first = u32::try_from(size / CHUNK_BYTES).expect("test sizes are small");
@@ -265,6 +269,8 @@ impl Inner {
                     row.end_uncleanly();
                     row.granted_to.clone_from(&row.holders);
                     (row.recovering, row.cut) = (true, Some(size));
+                    let clip = (size % CHUNK_BYTES) as u32;
+                    row.clip = if cuts { Some(row.clip.unwrap_or(clip).min(clip)) } else { row.clip };
                 }
                 self.recover(set.inode, first);
             }
@@ -314,6 +320,7 @@ impl Inner {
                 holders: self.holders(row),
                 goal: 2,
                 granted: row.grant.is_some(),
+                clip: row.clip.filter(|_| row.owner == session),
             }
         });
         Ok(ReplyBody { chunks: chunks.collect(), length: file.length, ..ReplyBody::default() })

@@ -1,12 +1,16 @@
 //! Changes of size and times against buffered bytes (W9).
 
+use std::time::Duration;
+
 use caribou_proto::cluster::v1::Holder;
 use caribou_proto::ids::CHUNK_BYTES;
-use caribou_proto::meta::v1::{Caller, Grant, SetAttr};
+use caribou_proto::meta::v1::{Caller, Grant, GrantState, ReplyBody, SetAttr};
 use tokio::time::Instant;
 
 use super::rig::{READ_WRITE, Rig, assert_same, pattern, read_all};
+use crate::file::action::Action;
 use crate::file::write_chunk::WriteChunk;
+use crate::file::write_state::WriteState;
 
 async fn set_size(rig: &Rig, inode: u64, size: u64) {
     let set = SetAttr { inode, size: Some(size), ..SetAttr::default() };
@@ -26,6 +30,39 @@ async fn a_cut_is_a_cut_for_the_buffer_too() {
     assert_eq!(read_all(&file).await, expected);
     file.sync(false).await.expect("syncs");
     assert_same(&rig.on_disk(file.inode()), &expected);
+}
+
+// M12: who has lost a grant waits for the chunk first, and is told then what others have cut off, so that nobody here reads it any more.
+#[test]
+fn the_wait_for_a_lost_grant_tells_of_a_cut() {
+    let now = Instant::now();
+    let mut state = WriteState::new(0, 1);
+    let holder = Holder { server_id: 1, incarnation: 1, ..Holder::default() };
+    let grant = Grant {
+        state: GrantState::Granted.into(),
+        chunk: 5,
+        version: 1,
+        grant: 9,
+        create: true,
+        holders: vec![holder],
+        ..Grant::default()
+    };
+    state.adopt(&grant, now);
+    state.insert(0, pattern(1, 1000), 1, now);
+    state.want_flush();
+    let plan = |state: &mut WriteState| {
+        let mut actions = Vec::new();
+        state.plan(now, Duration::from_secs(2), true, &mut actions);
+        actions.into_iter().next().expect("something is to be done")
+    };
+    let Action::Send { epoch, n, .. } = plan(&mut state) else { panic!("the bytes are sent") };
+    state.acked(0, epoch, n);
+    let Action::WriteEnd { id, .. } = plan(&mut state) else { panic!("the length is committed") };
+    state.write_ended(id, &ReplyBody { length: 1000, ..ReplyBody::default() });
+    state.session_changed();
+    assert!(matches!(plan(&mut state), Action::Wait { index: 0, .. }));
+    state.waited(0, Some(100));
+    assert_eq!(state.snapshot(0, 0, 2000), [(0, pattern(1, 100))]);
 }
 
 // M1: the leader holds the chunk that a cut goes through for its writer, who says so even if nothing is left to send.

@@ -69,6 +69,8 @@ pub(super) struct ChunkRow {
     pub(super) owner: u64,
     pub(super) hold: Option<u64>,
     pub(super) cut: Option<u64>,
+    /// M12: the lowest cut since the last write-end.
+    pub(super) clip: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -48,6 +48,7 @@ impl WriteChunk {
     /// The answer to taking a grant or to reporting a broken one.
     pub(crate) fn granted(&mut self, grant: &Grant) {
         let held = Held::new(grant);
+        self.clipped(grant.clip);
         self.epoch += 1;
         self.is_new = held.create;
         (self.recalled, self.draining, self.acked_end) = (false, false, 0);
@@ -67,6 +68,14 @@ impl WriteChunk {
         self.keep_told(other_chunk);
         self.spoilt = None;
         self.phase = Phase::Held;
+    }
+
+    /// M12: somebody has cut the file here since the last write-end, and may have made it longer again: what was told beyond was written
+    /// before, and must not come back.
+    pub(crate) fn clipped(&mut self, clip: Option<u32>) {
+        if let Some(clip) = clip {
+            self.buffer.cut_told(clip);
+        }
     }
 
     /// W5: if a holder of the epoch that ended is among the new ones and has not restarted, recovery has kept what all had

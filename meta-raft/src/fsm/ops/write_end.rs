@@ -70,6 +70,10 @@ fn end_one(op: &mut Op<'_, '_>, inode: InodeId, chunk: &WrittenChunk, counts: bo
     if chunk.resent {
         edit.row.hold = None; // W5
     }
+    if let Some(hold) = edit.row.hold.as_mut() {
+        // M12: who names this grant has been told of the cuts before it; what it tells of from here on was written after them.
+        hold.clip = CHUNK_BYTES as u32;
+    }
     // An end counts only with its length: else the chunk would keep bytes beyond the committed length without a grant (W9).
     // The client resends, as for any lost grant, and finds that it still has this one.
     let ends = chunk.end && counts;

@@ -36,6 +36,8 @@ pub struct Location {
     pub goal: u8,
     /// A grant is live.
     pub granted: bool,
+    /// M12, for the session that asks: where the chunk was cut since its last write-end under a grant of it.
+    pub clip: Option<u32>,
 }
 
 impl Location {
@@ -48,6 +50,7 @@ impl Location {
             holders: Vec::new(),
             goal: 0,
             granted: false,
+            clip: None,
         }
     }
 
@@ -74,6 +77,7 @@ impl Location {
             holders,
             goal,
             granted: chunk.grant.is_some(),
+            clip: chunk.clip_of(session),
         })
     }
 }

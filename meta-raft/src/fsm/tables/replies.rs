@@ -47,6 +47,7 @@ const CREATED: u8 = 2;
 const GRANT: u8 = 4;
 const LENGTH: u8 = 8;
 const LOST: u8 = 16;
+const CLIP: u8 = 32;
 
 fn encode(reply: &ClientReply) -> Vec<u8> {
     let room = if reply.result.as_ref().is_ok_and(|body| body.attr.is_some()) { 64 } else { 16 };
@@ -70,7 +71,8 @@ fn encode_body(w: &mut Writer, body: &Body) {
         | bit(body.created, CREATED)
         | bit(body.grant.is_some(), GRANT)
         | bit(body.length != 0, LENGTH)
-        | bit(!body.lost.is_empty(), LOST));
+        | bit(!body.lost.is_empty(), LOST)
+        | bit(body.grant.as_ref().is_some_and(|grant| grant.clip.is_some()), CLIP));
     if let Some(attr) = &body.attr {
         encode_attr(w, attr);
     }
@@ -79,6 +81,9 @@ fn encode_body(w: &mut Writer, body: &Body) {
         w.bool(grant.create).u64(grant.holders.len() as u64);
         for (server, incarnation) in &grant.holders {
             w.u64(server.0).u64(incarnation.0);
+        }
+        if let Some(clip) = grant.clip {
+            w.u32(clip);
         }
     }
     if body.length != 0 {
@@ -124,7 +129,9 @@ fn decode_body(r: &mut Reader<'_>) -> Result<Body, Fatal> {
         body.attr = Some(decode_attr(r)?);
     }
     if parts & GRANT != 0 {
-        body.grant = Some(decode_grant(r)?);
+        let mut grant = decode_grant(r)?;
+        grant.clip = if parts & CLIP != 0 { Some(r.u32()?) } else { None };
+        body.grant = Some(grant);
     }
     if parts & LENGTH != 0 {
         body.length = r.u64()?;
@@ -169,6 +176,7 @@ fn decode_grant(r: &mut Reader<'_>) -> Result<GrantReply, Fatal> {
         grant: GrantId(r.u64()?),
         create: r.bool()?,
         holders: Vec::new(),
+        clip: None,
     };
     for _ in 0..r.u64()? {
         grant.holders.push((ServerId(r.u64()?), Incarnation(r.u64()?)));
@@ -191,6 +199,7 @@ mod tests {
             grant: GrantId(4),
             create: true,
             holders,
+            clip: None,
         };
         Body { attr: Some(attr), created: true, grant: Some(grant), length: 77, lost: vec![1, 2] }
     }
@@ -198,9 +207,12 @@ mod tests {
     #[test]
     fn replies_come_back() {
         let executed = |result| ClientReply { outcome: Outcome::Executed, result, from_table: true };
+        let mut clipped = full_body();
+        clipped.grant.as_mut().unwrap().clip = Some(0);
         let replies = [
             executed(Ok(Body::default())),
             executed(Ok(full_body())),
+            executed(Ok(clipped)),
             executed(Err(Errno::NotEmpty)),
             ClientReply { outcome: Outcome::Cancelled, result: Ok(Body::default()), from_table: true },
         ];

@@ -51,6 +51,7 @@ fn grant(grant: GrantReply, address: &dyn Fn(ServerId) -> String) -> wire::Grant
         grant: grant.grant.0,
         create: grant.create,
         holders: grant.holders.into_iter().map(|(server, inc)| holder(server, inc, address)).collect(),
+        clip: grant.clip,
     }
 }
 

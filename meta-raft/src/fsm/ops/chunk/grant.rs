@@ -75,6 +75,7 @@ pub(crate) fn granted(id: ChunkId, row: &Chunk) -> GrantReply {
         grant: row.grant.as_ref().expect("asked only for chunks with a live grant").id,
         create: row.new,
         holders: row.replicas.iter().map(|r| (r.server, r.incarnation)).collect(),
+        clip: row.grant.and_then(|g| row.clip_of(g.session)),
     }
 }
 
@@ -88,5 +89,6 @@ pub(crate) fn not_granted(state: GrantState, index: u32) -> GrantReply {
         grant: GrantId(0),
         create: false,
         holders: Vec::new(),
+        clip: None,
     }
 }

@@ -255,6 +255,37 @@ fn w9_truncation_ends_grants_cuts_and_discards() {
 }
 
 #[test]
+fn m12_the_lowest_cut_comes_with_the_next_grant_until_a_write_end_names_it() {
+    let mut w = World::new(2);
+    let (a, b) = (w.open(1), w.open(2));
+    let (inode, chunk) = w.file(a, "f", 1000);
+    let place = |w: &World, session| locate(&w.tables, session, inode, 0, 1).unwrap()[0].clip;
+    assert_eq!(w.take(a, inode, 0).clip, None);
+    for size in [200, 150] {
+        w.truncate(b, inode, size + 100);
+        w.ready(chunk, &[(1, 1, true), (2, 1, true)]);
+        w.truncate(b, inode, size);
+        assert_eq!(w.ready(chunk, &[(1, 1, true), (2, 1, true)]), Reply::Done);
+        w.truncate(b, inode, 1000);
+    }
+    assert_eq!((place(&w, a), place(&w, b)), (Some(150), None), "only its writer has bytes to drop");
+    let grant = w.take(a, inode, 0);
+    assert_eq!(grant.clip, Some(150));
+    assert_eq!(w.take(a, inode, 0).clip, Some(150), "asked again: the first answer may never have come");
+    // The same if the grant ends before a write-end has shown that its owner knows of it.
+    w.report(a, inode, &grant);
+    w.ready(chunk, &[(1, 1, false), (2, 1, false)]);
+    let grant = w.take(a, inode, 0);
+    assert_eq!(grant.clip, Some(150));
+    // What is told from here on was written after the cut.
+    assert!(w.write_end(a, inode, 0, &[written(&grant)]).unwrap().lost.is_empty());
+    assert!(w.chunk(chunk).hold.is_some(), "not resent yet");
+    w.report(a, inode, &grant);
+    w.ready(chunk, &[(1, 1, false), (2, 1, false)]);
+    assert_eq!(w.take(a, inode, 0).clip, None);
+}
+
+#[test]
 fn w7_a_changed_incarnation_costs_an_intent() {
     let mut w = World::new(2);
     let a = w.open(1);

@@ -49,7 +49,8 @@ pub struct Hold {
     pub session: SessionId,
     /// No source stayed up: nobody else gets a location either.
     pub reads: bool,
-    /// The lowest truncation since the grant ended: un-synced bytes from here on are not resent. `CHUNK_BYTES`: none.
+    /// The lowest truncation since the session's last write-end under a grant of the chunk: what it told before, from here on, is not resent.
+    /// `CHUNK_BYTES`: none.
     pub clip: u32,
 }
 
@@ -95,6 +96,12 @@ impl Chunk {
     pub fn cut_at(&self, length: u64) -> u32 {
         let start = u64::from(self.index) * CHUNK_BYTES;
         length.saturating_sub(start).min(CHUNK_BYTES) as u32
+    }
+
+    /// M12: where it was cut since the last write-end of the session that it is held for; `None` for all others.
+    pub fn clip_of(&self, session: SessionId) -> Option<u32> {
+        let clip = self.hold.filter(|hold| hold.session == session)?.clip;
+        (u64::from(clip) < CHUNK_BYTES).then_some(clip)
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
