@@ -3,13 +3,17 @@
 //! undo it. A change of size cuts the buffer too.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use caribou_proto::ids::CHUNK_BYTES;
-use caribou_proto::meta::v1::{Attr, Caller, SetAttr, mutation::Op};
+use caribou_proto::meta::v1::{Attr, Caller, ReplyBody, SetAttr, mutation::Op};
 
 use super::files::{Files, attr_of};
 use super::inode::Inode;
 use crate::Error;
+
+/// Pause before a change is asked for again; the leader waits before it answers, so there are few.
+const AGAIN: Duration = Duration::from_millis(10);
 
 impl Files {
     /// Changes attributes; a new size cuts what is buffered beyond it.
@@ -18,8 +22,7 @@ impl Files {
     /// As the file system decides; an error of the write-back before; [`Error::Unavailable`] after the soft timeout, outcome unknown.
     pub async fn setattr(&self, caller: &Caller, setattr: SetAttr) -> Result<Attr, Error> {
         let Some(inode) = self.context.find(setattr.inode) else {
-            let body = self.context.ports.meta.mutate(caller.clone(), Op::Setattr(setattr)).await?;
-            return attr_of(&body);
+            return attr_of(&self.set(caller, &setattr).await?);
         };
         let _turn = inode.turn.acquire().await.expect("this semaphore is never closed");
         let seen = inode.peek(|state| state.sticky.now());
@@ -28,7 +31,7 @@ impl Files {
         let pause = Pause::new(&inode);
         inode.wait_untold(seen, |state| state.write.is_calm()).await?;
         let size = setattr.size;
-        let body = self.context.ports.meta.mutate(caller.clone(), Op::Setattr(setattr)).await?;
+        let body = self.set(caller, &setattr).await?;
         let mut attr = attr_of(&body)?;
         inode.change(0, |state| {
             state.settled();
@@ -43,6 +46,20 @@ impl Files {
         drop(pause);
         inode.overlay(&mut attr);
         Ok(attr)
+    }
+
+    /// M13: EAGAIN says that nothing was changed, since a chunk that the growth goes over is being recovered. That reply is final for its
+    /// request (S2), so another one is made.
+    async fn set(&self, caller: &Caller, setattr: &SetAttr) -> Result<ReplyBody, Error> {
+        let ask = async {
+            loop {
+                match self.context.ports.meta.mutate(caller.clone(), Op::Setattr(*setattr)).await {
+                    Err(Error::Errno(libc::EAGAIN)) => tokio::time::sleep(AGAIN).await,
+                    result => return result,
+                }
+            }
+        };
+        self.context.patiently("the size could not be set", ask).await
     }
 }
 
@@ -64,7 +81,7 @@ impl Drop for Pause<'_> {
             state.write.paused = false;
             // If the change was given up, its outcome is unknown (S5): what is known of length and places may be old.
             state.places.forget_from(0);
-            state.length_at -= std::time::Duration::from_secs(1);
+            state.length_at -= Duration::from_secs(1);
         });
     }
 }

@@ -65,6 +65,31 @@ fn the_wait_for_a_lost_grant_tells_of_a_cut() {
     assert_eq!(state.snapshot(0, 0, 2000), [(0, pattern(1, 100))]);
 }
 
+// M13, S2: the leader's "not now" is final for its request; the program never sees it.
+#[tokio::test(start_paused = true)]
+async fn a_growth_that_came_too_early_is_asked_for_again() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 1000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    rig.world.inner.lock().errors.extend([libc::EAGAIN, libc::EAGAIN]);
+    set_size(&rig, file.inode(), 5000).await;
+    assert_eq!(rig.length(file.inode()), 5000);
+    // The same for a write-end.
+    rig.world.inner.lock().errors.extend([libc::EAGAIN, libc::EAGAIN]);
+    file.write(5000, pattern(2, 1000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    assert_eq!(rig.length(file.inode()), 6000);
+    // And without anything open.
+    let inode = file.inode();
+    file.release().await;
+    drop(file);
+    rig.until("the file is forgotten", |rig| rig.files.context.find(inode).is_none()).await;
+    rig.world.inner.lock().errors.extend([libc::EAGAIN]);
+    set_size(&rig, inode, 7000).await;
+    assert_eq!(rig.length(inode), 7000);
+}
+
 // M1: the leader holds the chunk that a cut goes through for its writer, who says so even if nothing is left to send.
 #[test]
 fn a_cut_that_leaves_nothing_to_send_is_told_all_the_same() {

@@ -6,6 +6,7 @@ use crate::fsm::command::IntentKind;
 use crate::fsm::error::{Errno, Fatal, OpResult};
 use crate::fsm::ops::Op;
 use crate::fsm::ops::chunk::{Edit, discard, end_by_force, intend};
+use crate::fsm::read::chunks::growth_waits_for;
 use crate::fsm::tables::inodes::{self, Inode, MAX_FILE_BYTES};
 use crate::fsm::tables::{chunks, file_chunks};
 
@@ -14,9 +15,19 @@ pub(crate) fn set_size(op: &mut Op<'_, '_>, id: InodeId, inode: &mut Inode, size
     if size > MAX_FILE_BYTES {
         return Err(Errno::FileTooBig.into());
     }
+    check_growth(op, id, size)?;
     cut(op, id, inode.size, size)?;
     inodes::set_size(op.txn, inode, size)?;
     Ok(())
+}
+
+/// M13: `EAGAIN`, to be asked again as another request, while a chunk that the growth goes over has an open Intent. The service has waited for
+/// its end, and something came in between.
+pub(crate) fn check_growth(op: &Op<'_, '_>, inode: InodeId, length: u64) -> OpResult<()> {
+    match growth_waits_for(op.txn, inode, length)? {
+        Some(_) => Err(Errno::Again.into()),
+        None => Ok(()),
+    }
 }
 
 /// What a change of the committed length from `old` to `new` does to the chunks, in the same record as the length.

@@ -8,6 +8,7 @@ use crate::fsm::command::{Kind, WrittenChunk};
 use crate::fsm::error::{Errno, Fatal, OpResult};
 use crate::fsm::ops::Op;
 use crate::fsm::ops::chunk::{Edit, MAX_CHUNKS_PER_COMMAND};
+use crate::fsm::ops::cut;
 use crate::fsm::reply::Body;
 use crate::fsm::tables::Tables;
 use crate::fsm::tables::chunks::{self, Chunk};
@@ -30,6 +31,7 @@ pub(crate) fn apply(
     // W9: the length counts only if the chunk that holds the last byte is still granted.
     let counts = length <= inode.size || last_byte_is_granted(op, inode_id, length, written)?;
     if counts && length > inode.size {
+        cut::check_growth(op, inode_id, length)?;
         inodes::set_size(op.txn, &mut inode, length)?;
     }
     let mut lost = Vec::new();

@@ -116,12 +116,20 @@ pub fn is_readable(tables: &dyn Tables, session: SessionId, inode: InodeId, inde
 }
 
 /// M13: the chunk whose Intent has to end before the file may grow: a server that is not fenced yet may still have bytes beyond the committed
-/// length. `None`: nothing is in the way. The service waits for it before it proposes a growth.
+/// length. `None`: nothing is in the way. The service waits for it before it proposes a growth, and `apply` refuses one that came too early.
 pub fn growth_waits_for(tables: &dyn Tables, inode: InodeId, length: u64) -> Result<Option<ChunkId>, Fatal> {
     let Some(row) = inodes::get(tables, inode)?.filter(|row| length > row.size) else { return Ok(None) };
+    // The chunk of the old end, and those beyond it: they are few, a cut discards them.
     let index = u32::try_from(row.size / CHUNK_BYTES).unwrap_or(u32::MAX);
-    let last = chunks::of_file(tables, inode, index)?;
-    Ok(last.filter(|(_, chunk)| chunk.intent.is_some()).map(|(id, _)| id))
+    for (index, id) in file_chunks::page(tables, inode, index, usize::MAX)? {
+        if u64::from(index) * CHUNK_BYTES >= length {
+            break;
+        }
+        if chunks::existing(tables, id)?.intent.is_some() {
+            return Ok(Some(id));
+        }
+    }
+    Ok(None)
 }
 
 /// The chunk of a place, for waiting until it changes.

@@ -220,6 +220,36 @@ fn w9_a_length_counts_only_with_the_grant_of_its_last_byte() {
     assert_eq!(body.length, CHUNK_BYTES + 7, "max(old, end)");
 }
 
+// M13: the service waits before it proposes, and the record looks again.
+#[test]
+fn m13_no_length_grows_over_an_open_intent() {
+    let mut w = World::new(2);
+    let (a, b) = (w.open(1), w.open(2));
+    let (inode, first) = w.file(a, "f", CHUNK_BYTES);
+    let second = w.take(a, inode, 1);
+    w.write_end(a, inode, CHUNK_BYTES + 10, &[written(&second)]).unwrap();
+    let own = w.take(a, inode, 0);
+    w.truncate(b, inode, 100);
+    let second = w.take(a, inode, 1);
+    let before = w.chunk(first);
+    // Its own chunk is granted, the one that the growth begins in is not ready.
+    let grown = w.write_end(a, inode, CHUNK_BYTES + 5, &[written(&second)]);
+    assert_eq!(grown.map(|body| body.length), Err(Errno::Again));
+    assert!(w.chunk(second.chunk).new, "nothing took effect");
+    assert_eq!((w.chunk(first), own.chunk), (before, first));
+    let told = w.write_end(a, inode, 0, &[written(&second)]).unwrap();
+    assert!(told.lost.is_empty(), "no growth, nothing to wait for");
+    // An Intent beyond the chunk of the old end counts, as far as the growth goes over it.
+    w.ready(first, &[(1, 1, true), (2, 1, true)]);
+    w.report(a, inode, &second);
+    assert_eq!(growth_waits_for(&w.tables, inode, CHUNK_BYTES + 1).unwrap(), Some(second.chunk));
+    assert_eq!(growth_waits_for(&w.tables, inode, CHUNK_BYTES).unwrap(), None);
+    assert_eq!(w.set_size(b, inode, CHUNK_BYTES + 1), Err(Errno::Again));
+    assert_eq!(w.set_size(b, inode, CHUNK_BYTES), Ok(()));
+    w.ready(second.chunk, &[(1, 1, true), (2, 1, true)]);
+    assert_eq!(w.set_size(b, inode, CHUNK_BYTES + 1), Ok(()));
+}
+
 #[test]
 fn w9_truncation_ends_grants_cuts_and_discards() {
     let mut w = World::new(2);
@@ -238,8 +268,8 @@ fn w9_truncation_ends_grants_cuts_and_discards() {
     assert_eq!(w.write_end(a, inode, CHUNK_BYTES, &[end(&own)]).unwrap().length, 100);
     assert_eq!(growth_waits_for(&w.tables, inode, 101).unwrap(), Some(chunk), "M13");
     assert_eq!(growth_waits_for(&w.tables, inode, 100).unwrap(), None);
-    w.truncate(b, inode, 1 << 30);
-    assert_eq!(w.chunk(chunk).intent.unwrap().cut, 100, "what lies between reads as zeros");
+    assert_eq!(w.set_size(b, inode, 1 << 30), Err(Errno::Again), "M13");
+    assert_eq!(inodes::get(&w.tables, inode).unwrap().unwrap().size, 100);
     w.truncate(b, inode, 50);
     let intent = w.chunk(chunk).intent.unwrap();
     assert_eq!((intent.version, intent.cut), (ChunkVersion(3), 50));

@@ -155,8 +155,12 @@ impl World {
     }
 
     pub(crate) fn truncate(&mut self, s: SessionId, inode: InodeId, size: u64) {
-        self.client(s, ClientOp::SetAttr(SetAttr { inode, size: Some(size), by_handle: true, ..SetAttr::default() }))
-            .unwrap();
+        self.set_size(s, inode, size).unwrap();
+    }
+
+    pub(crate) fn set_size(&mut self, s: SessionId, inode: InodeId, size: u64) -> Result<(), Errno> {
+        let set = SetAttr { inode, size: Some(size), by_handle: true, ..SetAttr::default() };
+        self.client(s, ClientOp::SetAttr(set)).map(drop)
     }
 
     pub(crate) fn chunk(&self, id: ChunkId) -> Chunk {
