@@ -2,7 +2,7 @@
 
 mod store_support;
 
-use caribou_chunkd::store::Write;
+use caribou_chunkd::store::{Prepare, Write};
 use store_support::*;
 
 // M16: only what was dirtied in this boot, all of it, is known to be whole; and it stays known over any number of kills, until it is recovered.
@@ -42,4 +42,45 @@ async fn a_kill_is_told_from_a_power_cut() {
         let (store, _disk) = killed(store, &disk).await;
         assert!(prepare(&store, 1, 6).await.unwrap().same_boot, "the recovery ended the doubt");
     }
+}
+
+// M17: an empty replica in its place is dirty too, for every leader and over every restart, until a recovery has completed it.
+#[tokio::test]
+async fn an_empty_replica_for_one_that_vanished_counts_as_dirty() {
+    let join = |chunk, to| Prepare { chunk: id(chunk), version: version(to), join: true, old_grant: grant(1) };
+    let mut tried = 0;
+    for seed in 0..40 {
+        let disk = memory();
+        let store = open(&disk).await;
+        write(&store, 1, 0, &[1; 512]).await.unwrap();
+        store.sync(id(1), version(1)).await.unwrap();
+        store.tick(100_000).await;
+        write(&store, 5, 0, &[1; 512]).await.unwrap();
+        let (store, disk) = power_cut(store, &disk, seed).await;
+        if store.replica(id(5)).is_some() {
+            continue;
+        }
+        tried += 1;
+        let joined = store.prepare(join(5, 2)).await.unwrap();
+        assert!(!joined.found && !joined.clean);
+        // One that was never here: a copy, which has nothing to lose.
+        assert!(store.prepare(join(0, 2)).await.unwrap().clean);
+        store.tick(100_000).await;
+        store.tick(200_000).await;
+        let again = prepare(&store, 5, 3).await.unwrap();
+        assert_eq!((again.found, again.had_version, again.clean), (true, version(0), false));
+        let (store, disk) = killed(store, &disk).await;
+        assert!(store.dirty_chunks().contains(&id(5)));
+        let (store, disk) = power_cut(store, &disk, seed).await;
+        let again = prepare(&store, 5, 4).await.unwrap();
+        assert_eq!((again.found, again.clean, again.same_boot), (true, false, false));
+        assert!(prepare(&store, 0, 4).await.unwrap().clean);
+        store.complete(id(5), version(4)).await.unwrap();
+        assert_eq!(read(&store, 5, 4, 0, 512).await.unwrap(), [0; 512][..], "a hole");
+        let (store, _disk) = killed(store, &disk).await;
+        assert!(
+            store.dirty_chunks().iter().all(|chunk| *chunk != id(5)) || prepare(&store, 5, 5).await.unwrap().same_boot
+        );
+    }
+    assert!(tried > 0, "no power cut took the file");
 }

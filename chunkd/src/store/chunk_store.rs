@@ -280,7 +280,7 @@ impl ChunkStore {
             if !prepare.join && replica.state.lock().header.is_none() {
                 return Ok(absent);
             }
-            volume.prepare(replica, &prepare)
+            volume.prepare(replica, &prepare, absent)
         };
         self.run(home, Lane::Chunk(chunk.0), "prepare", WHOLE_CHUNK, job).await
     }

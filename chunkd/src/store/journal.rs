@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::OpenError;
 use super::disk::{Boot, Disk, DiskFile, OpenMode};
-use super::format::journal::{FORMAT, RECORD, Record, decode, encode};
+use super::format::journal::{Doubt, FORMAT, RECORD, Record, decode, encode};
 use super::layout;
 
 /// The smallest journal file. It is filled with zeros beforehand, so that an append changes no length.
@@ -25,8 +25,7 @@ const MIN_BYTES: u64 = 256 << 10;
 pub(crate) struct Entry {
     pub(crate) version: ChunkVersion,
     pub(crate) grant: GrantId,
-    /// M16: writes of an earlier boot than the journal's may be among those not synced.
-    pub(crate) earlier_boot: bool,
+    pub(crate) doubt: Doubt,
 }
 
 /// What a journal says.
@@ -45,9 +44,14 @@ impl Contents {
         chunk >= self.watermark || self.entries.contains_key(&chunk)
     }
 
-    /// M16: all writes of this dirty chunk were made in the boot that is `now`, so the page cache still has them.
-    pub(crate) fn same_boot(&self, chunk: ChunkId, now: Option<Boot>) -> bool {
-        now.is_some() && now == self.boot && self.entries.get(&chunk).is_none_or(|entry| !entry.earlier_boot)
+    /// M16: what this dirty chunk may have lost in the boot that is `now`: nothing, if all its writes were made in it, since the page cache
+    /// still has them.
+    pub(crate) fn doubt(&self, chunk: ChunkId, now: Option<Boot>) -> Doubt {
+        let noted = self.entries.get(&chunk).map_or(Doubt::ThisBoot, |entry| entry.doubt);
+        match noted {
+            Doubt::ThisBoot if now.is_none() || now != self.boot => Doubt::EarlierBoot,
+            noted => noted,
+        }
     }
 }
 
@@ -135,7 +139,15 @@ impl Journal {
             state.above.insert(chunk);
             return Ok(());
         }
-        self.open(&mut state, chunk, version, grant);
+        self.open(&mut state, chunk, (version, grant), Doubt::ThisBoot);
+        self.commit(state)
+    }
+
+    /// M17: the replica that is about to be made stands for one that vanished. Durable when this returns.
+    pub(crate) fn vanished(&self, chunk: ChunkId, version: ChunkVersion, grant: GrantId) -> io::Result<()> {
+        let mut state = self.state.lock();
+        state.above.remove(&chunk);
+        self.open(&mut state, chunk, (version, grant), Doubt::Vanished);
         self.commit(state)
     }
 
@@ -153,7 +165,7 @@ impl Journal {
         let watermark = ChunkId(highest.0.saturating_add(1));
         for chunk in above.iter().copied() {
             if let Standing::Busy(version, grant) = standing(chunk) {
-                self.open(&mut state, chunk, version, grant);
+                self.open(&mut state, chunk, (version, grant), Doubt::ThisBoot);
             }
         }
         state.contents.watermark = watermark;
@@ -186,11 +198,10 @@ impl Journal {
         self.state.lock().contents.clone()
     }
 
-    /// Only for writes of this process: they are of this boot.
-    fn open(&self, state: &mut State, chunk: ChunkId, version: ChunkVersion, grant: GrantId) {
-        let earlier_boot = false;
-        state.contents.entries.insert(chunk, Entry { version, grant, earlier_boot });
-        self.append(state, &Record::Open { chunk, version, grant, earlier_boot });
+    /// Writes of this process are of this boot.
+    fn open(&self, state: &mut State, chunk: ChunkId, (version, grant): (ChunkVersion, GrantId), doubt: Doubt) {
+        state.contents.entries.insert(chunk, Entry { version, grant, doubt });
+        self.append(state, &Record::Open { chunk, version, grant, doubt });
     }
 
     fn append(&self, state: &mut State, record: &Record) {
@@ -265,8 +276,8 @@ struct Start {
 fn write_file(disk: &dyn Disk, disk_uuid: [u8; 16], contents: &Contents) -> io::Result<Start> {
     let mut records = vec![Record::Start { format: FORMAT, boot: contents.boot }];
     let open = |(chunk, entry): (&ChunkId, &Entry)| {
-        let Entry { version, grant, earlier_boot } = *entry;
-        Record::Open { chunk: *chunk, version, grant, earlier_boot }
+        let Entry { version, grant, doubt } = *entry;
+        Record::Open { chunk: *chunk, version, grant, doubt }
     };
     let mut opens: Vec<Record> = contents.entries.iter().map(open).collect();
     // The same contents give the same bytes.
@@ -304,8 +315,8 @@ fn decode_all(bytes: &[u8], disk_uuid: [u8; 16]) -> Result<Option<Contents>, u16
         match decode(bytes, sequence as u64, disk_uuid) {
             Some(Record::Start { format, .. }) if format > FORMAT => return Err(format),
             Some(Record::Start { boot, .. }) if sequence == 0 => contents.boot = boot,
-            Some(Record::Open { chunk, version, grant, earlier_boot }) if sequence > 0 => {
-                contents.entries.insert(chunk, Entry { version, grant, earlier_boot });
+            Some(Record::Open { chunk, version, grant, doubt }) if sequence > 0 => {
+                contents.entries.insert(chunk, Entry { version, grant, doubt });
                 contents.highest_grant = contents.highest_grant.max(grant);
             }
             Some(Record::Close { chunk }) if sequence > 0 => drop(contents.entries.remove(&chunk)),

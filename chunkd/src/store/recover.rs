@@ -11,6 +11,7 @@ use caribou_proto::ids::{BLOCK_BYTES, BLOCK_STATE_BYTES, BLOCKS_PER_CHUNK, CHUNK
 use super::Error;
 use super::crc;
 use super::format::header::Header;
+use super::format::journal::Doubt;
 use super::format::table::{DATA_AT, SECTORS, block_offset};
 use super::open_chunk::OpenChunk;
 use super::replica::{InFlight, Replica, ReplicaState};
@@ -22,14 +23,19 @@ use super::volume::Volume;
 const ALL_SECTORS: std::ops::RangeInclusive<usize> = 0..=SECTORS - 1;
 
 impl Volume {
-    /// V1: persists `version, incomplete`, fences, reports.
-    pub(crate) fn prepare(&self, replica: &Arc<Replica>, prepare: &Prepare) -> Result<Prepared, Error> {
+    /// V1: persists `version, incomplete`, fences, reports. `absent`: the answer if there is no replica.
+    pub(crate) fn prepare(
+        &self,
+        replica: &Arc<Replica>,
+        prepare: &Prepare,
+        absent: Prepared,
+    ) -> Result<Prepared, Error> {
         self.check()?;
         self.make_room()?;
         let chunk = replica.chunk;
         let mut state = replica.state.lock();
         let Some(before) = state.header else {
-            let result = self.join(replica, &mut state, prepare);
+            let result = self.join(replica, &mut state, prepare, !absent.clean);
             if result.is_err() {
                 self.forget(replica, &mut state);
             }
@@ -37,7 +43,7 @@ impl Volume {
             result?;
             self.sync_replica(replica)?;
             self.tombstones.remove(chunk);
-            return Ok(self.absent());
+            return Ok(absent);
         };
         if prepare.version < before.version {
             let (have, complete) = (before.version, before.complete);
@@ -61,8 +67,11 @@ impl Volume {
         }
         let mut state = replica.state.lock();
         self.verify_if_doubtful(replica, &mut state)?;
-        let (clean, same_boot) = (!state.dirty, state.dirty && !state.earlier_boot);
         let header = state.header(chunk)?;
+        // One that was never complete has lost nothing, unless it stands for one that vanished (M17).
+        let never = header.completed == ChunkVersion(0);
+        let clean = !state.dirty || (never && state.doubt != Doubt::Vanished);
+        let same_boot = !clean && state.doubt == Doubt::ThisBoot;
         let rotten = clean && self.suspects.lock().contains(&chunk);
         let open = self.opened(replica, &mut state)?;
         if rotten {
@@ -81,7 +90,13 @@ impl Volume {
         Prepared { found: false, had_version, last_grant, clean: true, same_boot: false, blocks, incarnation }
     }
 
-    fn join(&self, replica: &Arc<Replica>, state: &mut ReplicaState, prepare: &Prepare) -> Result<(), Error> {
+    fn join(
+        &self,
+        replica: &Arc<Replica>,
+        state: &mut ReplicaState,
+        prepare: &Prepare,
+        vanished: bool,
+    ) -> Result<(), Error> {
         if prepare.version.0 == 0 {
             return Err(Error::Invalid("versions start at 1"));
         }
@@ -93,8 +108,17 @@ impl Volume {
             fenced_grant: prepare.old_grant,
         };
         replica.begin_write(self.now_ms());
-        self.journal(replica.chunk, &header, prepare.old_grant)?;
-        self.create(replica, state, header)
+        if !vanished {
+            self.journal(replica.chunk, &header, prepare.old_grant)?;
+            return self.create(replica, state, header);
+        }
+        // M17: the next leader has to know it too, and so does the next start.
+        let noted = self.journal.vanished(replica.chunk, prepare.version, prepare.old_grant);
+        noted.map_err(self.broken("writing the journal"))?;
+        self.create(replica, state, header)?;
+        (state.dirty, state.doubt, state.verified) = (true, Doubt::Vanished, true);
+        replica.publish(state);
+        Ok(())
     }
 
     /// V2: after an unclean stop, or if a copy of the table is damaged, every block is compared with its data once.
@@ -266,7 +290,7 @@ impl Volume {
         let mut state = replica.state.lock();
         state.header = Some(header);
         state.dirty = false;
-        state.earlier_boot = false;
+        state.doubt = Doubt::ThisBoot;
         state.verified = false;
         let open = self.opened(replica, &mut state)?;
         open.scarred = false;

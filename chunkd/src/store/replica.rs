@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::Error;
 use super::format::header::Header;
+use super::format::journal::Doubt;
 use super::open_chunk::OpenChunk;
 use super::request::{ForwardTicket, ReplicaInfo};
 
@@ -35,8 +36,8 @@ pub(crate) struct ReplicaState {
     pub(crate) header: Option<Header>,
     /// V3: un-synced writes may be lost, or a write failed half-way.
     pub(crate) dirty: bool,
-    /// M16: and the page cache that had them may be gone.
-    pub(crate) earlier_boot: bool,
+    /// And what, if it is dirty (M16).
+    pub(crate) doubt: Doubt,
     /// Since it is dirty, every block has been compared with its data.
     pub(crate) verified: bool,
     /// The file's name is durable.
@@ -59,7 +60,14 @@ impl Replica {
         let replica = Self {
             chunk,
             gate: Mutex::new(()),
-            state: Mutex::new(ReplicaState { header, dirty, earlier_boot: false, verified: false, named, open: None }),
+            state: Mutex::new(ReplicaState {
+                header,
+                dirty,
+                doubt: Doubt::ThisBoot,
+                verified: false,
+                named,
+                open: None,
+            }),
             info: Mutex::new(None),
             in_flight: Mutex::new(InFlight { epoch, counts: BTreeMap::new() }),
             dirtied: AtomicU64::new(0),

@@ -13,6 +13,7 @@ use super::disk::{Boot, Disk, OpenMode};
 use super::folder::failed;
 use super::format::header::{FORMAT, StoredHeader};
 use super::format::identity::Identity;
+use super::format::journal::Doubt;
 use super::journal::Contents;
 use super::layout;
 use super::open_chunk::find_header;
@@ -25,8 +26,8 @@ pub(crate) struct Scanned {
     pub(crate) index: HashMap<ChunkId, Arc<Replica>>,
     /// R3: replicas without a usable header that cannot be explained by a crash.
     pub(crate) lost: BTreeSet<ChunkId>,
-    /// And whether all their writes are of this boot (M16).
-    pub(crate) dirty: BTreeMap<ChunkId, bool>,
+    /// And what they may have lost (M16).
+    pub(crate) dirty: BTreeMap<ChunkId, Doubt>,
 }
 
 enum Found {
@@ -111,12 +112,13 @@ fn add(scanned: &mut Scanned, disk: &dyn Disk, stored: &StoredHeader, dirty: boo
         header.last_grant = header.last_grant.max(entry.grant);
     }
     // A damaged header is no crash of the process alone.
-    let same_boot = !damaged && known.journal.is_some_and(|journal| journal.same_boot(chunk, known.boot));
+    let noted = known.journal.map_or(Doubt::EarlierBoot, |journal| journal.doubt(chunk, known.boot));
+    let doubt = if damaged && noted == Doubt::ThisBoot { Doubt::EarlierBoot } else { noted };
     if dirty {
-        scanned.dirty.insert(chunk, same_boot);
+        scanned.dirty.insert(chunk, doubt);
     }
     let replica = Replica::new(chunk, Some(header), dirty, 0);
-    replica.state.lock().earlier_boot = dirty && !same_boot;
+    replica.state.lock().doubt = if dirty { doubt } else { Doubt::ThisBoot };
     scanned.index.insert(chunk, Arc::new(replica));
 }
 

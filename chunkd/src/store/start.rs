@@ -187,9 +187,9 @@ fn volume(ready: Ready, incarnation: Incarnation, tombstones: Arc<Tombstones>) -
         let Some(info) = replica.info() else { continue };
         contents.highest_grant = contents.highest_grant.max(info.last_grant);
         contents.watermark = contents.watermark.max(ChunkId(chunk.0.saturating_add(1)));
-        if let Some(same_boot) = scanned.dirty.get(chunk) {
+        if let Some(doubt) = scanned.dirty.get(chunk) {
             let (version, grant) = (info.version, info.last_grant);
-            contents.entries.insert(*chunk, Entry { version, grant, earlier_boot: !same_boot });
+            contents.entries.insert(*chunk, Entry { version, grant, doubt: *doubt });
         }
     }
     let begin = || -> std::io::Result<_> {

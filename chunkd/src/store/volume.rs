@@ -16,6 +16,7 @@ use super::Error;
 use super::disk::{Disk, DiskFile, OpenMode, Space};
 use super::format::header::{Header, Owner};
 use super::format::identity::Identity;
+use super::format::journal::Doubt;
 use super::format::table::FILE_BYTES;
 use super::journal::Journal;
 use super::layout;
@@ -201,7 +202,7 @@ impl Volume {
         state.open = Some(open);
         state.named = false;
         state.dirty = false;
-        state.earlier_boot = false;
+        state.doubt = Doubt::ThisBoot;
         self.open.lock().insert(chunk, replica.clone());
         replica.publish(state);
         Ok(())
@@ -307,7 +308,7 @@ impl Volume {
         state.header = None;
         state.open = None;
         state.dirty = false;
-        state.earlier_boot = false;
+        state.doubt = Doubt::ThisBoot;
         replica.publish(state);
         self.open.lock().remove(&replica.chunk);
         let mut index = self.index.write();

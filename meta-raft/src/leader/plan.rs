@@ -234,6 +234,8 @@ pub(crate) fn standing(prepared: &Prepared, named: ChunkVersion) -> Standing {
     match (prepared.found, prepared.clean) {
         (false, true) => Standing::Missing,
         (false, false) => Standing::Dirty,
+        // M17: an empty one in the place of one that vanished, which an earlier round has made.
+        (true, false) if prepared.had_version == 0 => Standing::Dirty,
         (true, _) if prepared.had_version < named.0 => Standing::Missing,
         (true, true) => Standing::Clean,
         (true, false) if prepared.same_boot => Standing::SameBoot,

@@ -13,14 +13,27 @@ const MAGIC: &[u8; 4] = b"CBJ1";
 const CHECKSUM_AT: usize = RECORD - 4;
 const UNKNOWN_BOOT: Boot = Boot { kernel: 0, mount: 0 };
 
+/// What a dirty chunk may have lost, as far as the journal knows. The numbers are on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Doubt {
+    /// Nothing, in the boot of the file's `Start`: all its un-synced writes are of that boot (M16).
+    #[default]
+    ThisBoot = 0,
+    /// Any un-synced write.
+    EarlierBoot = 1,
+    /// Everything: an empty replica in the place of one that vanished when the power went, before any sync (M17).
+    Vanished = 2,
+}
+
 /// One record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
     /// The first record of a file. `boot`: in which it was begun (M16); `None` if that was not known, or the file was written before there
     /// was this field.
     Start { format: u16, boot: Option<Boot> },
-    /// The chunk has, or may get, un-synced writes. `earlier_boot`: some of them were made before the boot of the file's `Start`.
-    Open { chunk: ChunkId, version: ChunkVersion, grant: GrantId, earlier_boot: bool },
+    /// The chunk has, or may get, un-synced writes.
+    Open { chunk: ChunkId, version: ChunkVersion, grant: GrantId, doubt: Doubt },
     /// All its writes are synced.
     Close { chunk: ChunkId },
     /// All ids from here on may have un-synced writes. `grant`: the highest seen on this disk (V5).
@@ -40,7 +53,9 @@ pub(crate) fn encode(sequence: u64, disk_uuid: [u8; 16], record: &Record) -> [u8
     let mut bytes = [0; RECORD];
     put(&mut bytes, 0, MAGIC);
     bytes[4] = kind;
-    bytes[5] = u8::from(matches!(record, Record::Open { earlier_boot: true, .. }));
+    if let Record::Open { doubt, .. } = record {
+        bytes[5] = *doubt as u8;
+    }
     put(&mut bytes, 8, &sequence.to_le_bytes());
     put(&mut bytes, 16, &chunk.to_le_bytes());
     put(&mut bytes, 24, &version.to_le_bytes());
@@ -65,7 +80,14 @@ pub(crate) fn decode(bytes: &[u8], sequence: u64, disk_uuid: [u8; 16]) -> Option
             let boot = Some(Boot { kernel: chunk.0, mount: grant.0 }).filter(|boot| *boot != UNKNOWN_BOOT);
             Some(Record::Start { format: u16::try_from(version).unwrap_or(u16::MAX), boot })
         }
-        2 => Some(Record::Open { chunk, version: ChunkVersion(version), grant, earlier_boot: bytes[5] != 0 }),
+        2 => {
+            let doubt = match bytes[5] {
+                0 => Doubt::ThisBoot,
+                2 => Doubt::Vanished,
+                _ => Doubt::EarlierBoot,
+            };
+            Some(Record::Open { chunk, version: ChunkVersion(version), grant, doubt })
+        }
         3 => Some(Record::Close { chunk }),
         4 => Some(Record::Watermark { chunk, grant }),
         _ => None,

@@ -80,7 +80,12 @@ fn golden() {
         "000:4341524942524543 008:0100020000000000 016:0200000000000000 024:6300000000000000 032:d1d1d1d1d1d1d1d1 \
          040:d1d1d1d1d1d1d1d1 504:00000000647d0044"
     );
-    let open = journal::Record::Open { chunk: CHUNK, version: ChunkVersion(5), grant: GrantId(6), earlier_boot: false };
+    let open = journal::Record::Open {
+        chunk: CHUNK,
+        version: ChunkVersion(5),
+        grant: GrantId(6),
+        doubt: journal::Doubt::ThisBoot,
+    };
     assert_eq!(
         dump(&journal::encode(4, DISK, &open)),
         "000:43424a3102000000 008:0400000000000000 016:0b0a000000000201 024:0500000000000000 032:0600000000000000 \
@@ -98,7 +103,12 @@ fn golden() {
         "000:43424a3101000000 016:2211000000000000 024:0100000000000000 032:0300000000000000 \
          040:d1d1d1d1d1d1d1d1 048:d1d1d1d1d1d1d1d1 056:00000000c986d9a1"
     );
-    let open = journal::Record::Open { chunk: CHUNK, version: ChunkVersion(5), grant: GrantId(6), earlier_boot: true };
+    let open = journal::Record::Open {
+        chunk: CHUNK,
+        version: ChunkVersion(5),
+        grant: GrantId(6),
+        doubt: journal::Doubt::EarlierBoot,
+    };
     assert_eq!(
         dump(&journal::encode(4, DISK, &open)),
         "000:43424a3102010000 008:0400000000000000 016:0b0a000000000201 024:0500000000000000 \
@@ -120,8 +130,24 @@ fn everything_decodes_to_itself() {
     for value in [
         journal::Record::Start { format: journal::FORMAT, boot: None },
         journal::Record::Start { format: journal::FORMAT, boot: Some(Boot { kernel: 0, mount: 9 }) },
-        journal::Record::Open { chunk: CHUNK, version: ChunkVersion(1), grant: GrantId(2), earlier_boot: false },
-        journal::Record::Open { chunk: CHUNK, version: ChunkVersion(1), grant: GrantId(2), earlier_boot: true },
+        journal::Record::Open {
+            chunk: CHUNK,
+            version: ChunkVersion(1),
+            grant: GrantId(2),
+            doubt: journal::Doubt::ThisBoot,
+        },
+        journal::Record::Open {
+            chunk: CHUNK,
+            version: ChunkVersion(1),
+            grant: GrantId(2),
+            doubt: journal::Doubt::EarlierBoot,
+        },
+        journal::Record::Open {
+            chunk: CHUNK,
+            version: ChunkVersion(1),
+            grant: GrantId(2),
+            doubt: journal::Doubt::Vanished,
+        },
         journal::Record::Close { chunk: CHUNK },
         journal::Record::Watermark { chunk: CHUNK, grant: GrantId(2) },
     ] {

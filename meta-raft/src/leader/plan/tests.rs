@@ -202,6 +202,9 @@ fn answers_are_read_and_judged() {
     let dirty = Prepared { same_boot: true, ..dirty };
     assert_eq!(standing(&dirty, ChunkVersion(3)), Standing::SameBoot);
     assert_eq!(standing(&dirty, ChunkVersion(4)), Standing::Missing);
+    let empty = Prepared { found: true, clean: false, ..Default::default() };
+    assert_eq!(standing(&empty, ChunkVersion(1)), Standing::Dirty, "vanished, and joined by an earlier round (M17)");
+    assert_eq!(standing(&Prepared { clean: true, ..empty }, ChunkVersion(1)), Standing::Missing, "an unfinished copy");
     let prepared = Prepared { found: false, clean: false, ..Default::default() };
     assert_eq!(standing(&prepared, ChunkVersion(1)), Standing::Dirty, "vanished in a power cut");
     assert_eq!(standing(&Prepared { clean: true, ..prepared }, ChunkVersion(1)), Standing::Missing, "an emptied disk");

@@ -131,6 +131,31 @@ async fn m16_a_holder_that_only_crashed_is_enough() {
     assert_eq!(node.replica(1, chunk).unwrap().cells, node.replica(2, chunk).unwrap().cells);
 }
 
+// The leader that joined them has died; nobody has ever synced a byte.
+#[tokio::test(start_paused = true)]
+async fn m17_empty_replicas_of_a_chunk_that_vanished_are_enough() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    node.attached(1).await;
+    node.attached(2).await;
+    node.disks.lock().mute.extend([(1, "prepare"), (2, "prepare")]);
+    let (chunk, _) = broken(&node, &[1]);
+    for server in [1, 2] {
+        node.put(
+            server,
+            chunk,
+            Replica { version: 2, complete: false, completed: 0, clean: false, ..Replica::whole(1, &[]) },
+        );
+    }
+    let mut node = node.fail_over();
+    node.disks.lock().mute.clear();
+    node.connect_all();
+    node.ready(chunk).await;
+    assert_eq!(holders(&node, chunk), [1, 2]);
+    assert!(node.replica(1, chunk).unwrap().cells.is_empty(), "a hole");
+    assert!(node.chunk(chunk).hold.unwrap().reads, "W5: its writer may still have the bytes");
+}
+
 #[tokio::test(start_paused = true)]
 async fn v3_dirty_chunks_are_recovered_when_their_server_comes_back() {
     let mut node = Node::new(2);
