@@ -1,7 +1,8 @@
 //! The clock, as an argument: production counts suspended time too, a simulation moves its own hand.
 //!
 //! Of the monotonic time only differences on one machine mean anything; a stamp leaves the server only to come back to it
-//! (ADR 0001, 7). Wall-clock time dates quarantined files and decides nothing else.
+//! (ADR 0001, 7). Wall-clock time dates quarantined files and is a lower bound of
+//! incarnations; it decides nothing else.
 
 use rustix::time::{ClockId, clock_gettime};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -4,7 +4,7 @@
 //! on disk. Every way to fail says in one sentence what, where and what to do.
 
 use crate::attach::Refusal;
-use crate::clock::BootClock;
+use crate::clock::{BootClock, Clock};
 use crate::config::{self, Config};
 use crate::limits;
 use crate::listen;
@@ -109,6 +109,7 @@ async fn open(config: &Config) -> Result<Arc<ChunkStore>, Error> {
     let options = OpenOptions {
         disks,
         new_uuid: Box::new(|| uuid::Uuid::new_v4().into_bytes()),
+        now_unix_ms: BootClock.unix_ms(),
         deadline: config.store.disk_deadline,
     };
     ChunkStore::open(options).await.map_err(Error::Store)

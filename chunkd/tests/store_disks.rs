@@ -33,6 +33,19 @@ async fn every_start_has_a_higher_incarnation() {
     assert!(store.unclean());
 }
 
+// F3: folders put back by one start would else come to the same incarnation a second time.
+#[tokio::test]
+async fn folders_put_back_do_not_repeat_an_incarnation() {
+    let disk = memory();
+    let incarnation = |disk, now| async move { open_at(vec![disk], 1, now).await.unwrap().incarnation() };
+    assert_eq!(incarnation(disk.clone(), 5000).await, Incarnation(5000));
+    let (went_on, put_back) = (Arc::new(disk.restart()), Arc::new(disk.restart()));
+    assert_eq!(incarnation(went_on.clone(), 6000).await, Incarnation(6000));
+    assert_eq!(incarnation(put_back, 6001).await, Incarnation(6001));
+    // A clock that goes back is no reason to.
+    assert_eq!(incarnation(went_on, 10).await, Incarnation(6001));
+}
+
 // F1
 #[tokio::test]
 async fn foreign_folders_are_refused_and_left_alone() {
@@ -315,7 +328,7 @@ async fn a_hung_disk_does_not_hang_the_server() {
     healthy.set_space(Space { total_bytes: 1 << 40, free_bytes: 1 << 30 });
     let disks: Vec<Arc<dyn Disk>> = vec![hanging.clone(), healthy];
     let deadline = Duration::from_millis(300);
-    let store = ChunkStore::open(OpenOptions { disks, new_uuid: uuids(1), deadline }).await.unwrap();
+    let store = ChunkStore::open(OpenOptions { disks, new_uuid: uuids(1), now_unix_ms: 0, deadline }).await.unwrap();
     store.adopt(CLUSTER, SERVER).await.unwrap();
     write(&store, 1, 0, b"x").await.unwrap();
     let gate = Arc::new(Gate(parking_lot::Mutex::new(false), parking_lot::Condvar::new()));

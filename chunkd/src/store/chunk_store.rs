@@ -34,6 +34,8 @@ pub struct OpenOptions {
     pub disks: Vec<Arc<dyn Disk>>,
     /// Random UUIDs for a new server and new disks (an argument, so that a simulation can seed it).
     pub new_uuid: Box<dyn FnMut() -> [u8; 16] + Send>,
+    /// Wall-clock milliseconds since 1970: a lower bound of the incarnation (F3).
+    pub now_unix_ms: u64,
     /// A disk that takes longer for one operation counts as hung and failed.
     pub deadline: Duration,
 }
@@ -60,11 +62,11 @@ impl ChunkStore {
     /// Locks and checks all folders (a foreign one: nothing is changed anywhere), makes a new incarnation durable on all of
     /// them (F3), removes the mark of a clean stop, scans the headers, and marks what an unclean stop may have hurt as dirty (V3).
     pub async fn open(options: OpenOptions) -> Result<Arc<Self>, OpenError> {
-        let OpenOptions { disks, mut new_uuid, deadline } = options;
+        let OpenOptions { disks, mut new_uuid, now_unix_ms, deadline } = options;
         let started = if disks.iter().all(|disk| disk.inline()) {
-            start::start(disks, &mut new_uuid)?
+            start::start(disks, &mut new_uuid, now_unix_ms)?
         } else {
-            let work = tokio::task::spawn_blocking(move || start::start(disks, &mut new_uuid));
+            let work = tokio::task::spawn_blocking(move || start::start(disks, &mut new_uuid, now_unix_ms));
             work.await.expect("opening the store does not panic")?
         };
         let Started { volumes, incarnation, fence, unclean, vanishing, tombstones } = started;

@@ -45,14 +45,18 @@ struct Ready {
     scanned: Scanned,
 }
 
-pub(crate) fn start(disks: Vec<Arc<dyn Disk>>, new_uuid: &mut dyn FnMut() -> [u8; 16]) -> Result<Started, OpenError> {
+pub(crate) fn start(
+    disks: Vec<Arc<dyn Disk>>,
+    new_uuid: &mut dyn FnMut() -> [u8; 16],
+    now_unix_ms: u64,
+) -> Result<Started, OpenError> {
     if disks.is_empty() {
         return Err(OpenError::NoFolder);
     }
     let inspected = disks.into_iter().map(folder::inspect).collect::<Result<Vec<_>, _>>()?;
     agree(&inspected)?;
     let folders = identify(inspected, new_uuid)?;
-    let (incarnation, fence) = new_incarnation(&folders)?;
+    let (incarnation, fence) = new_incarnation(&folders, now_unix_ms)?;
     let mut ready = in_parallel(folders, |ours| look_through(ours, incarnation))?;
     displace_doubles(&mut ready)?;
     let unclean = ready.iter().any(|ready| !ready.clean && !ready.ours.new);
@@ -116,8 +120,9 @@ fn identify(inspected: Vec<Inspected>, new_uuid: &mut dyn FnMut() -> [u8; 16]) -
     identified.collect()
 }
 
-/// F3: above every one used before on any folder, durable on all of them before it is used. F2: the highest fence of all.
-fn new_incarnation(folders: &[Ours]) -> Result<(Incarnation, (u16, u64)), OpenError> {
+/// F3: above every one used before on any folder, durable on all of them before it is used. Not below the wall clock either, so that folders
+/// that were put back to an older state do not use one a second time. F2: the highest fence of all.
+fn new_incarnation(folders: &[Ours], now_unix_ms: u64) -> Result<(Incarnation, (u16, u64)), OpenError> {
     let (mut used, mut fence) = (0, (0, 0));
     for ours in folders {
         let read = |kind| folder::read_record(ours.disk.as_ref(), kind, ours.identity.disk_uuid);
@@ -125,7 +130,7 @@ fn new_incarnation(folders: &[Ours]) -> Result<(Incarnation, (u16, u64)), OpenEr
         let seen = read(Kind::Fence)?.map_or((0, 0), |record| (record.first, record.second));
         fence = fence.max((u16::try_from(seen.0).unwrap_or(u16::MAX), seen.1));
     }
-    let record = Record { first: used + 1, second: 0 };
+    let record = Record { first: (used + 1).max(now_unix_ms), second: 0 };
     for ours in folders {
         let disk = ours.disk.as_ref();
         let result = folder::write_record(disk, Kind::Incarnation, ours.identity.disk_uuid, record);

@@ -139,7 +139,7 @@ pub(super) async fn open(disk: &Arc<MemoryDisk>, index: usize) -> Arc<ChunkStore
         number += 1;
         [number; 16]
     });
-    let options = OpenOptions { disks: vec![disk.clone()], new_uuid, deadline: Duration::from_secs(5) };
+    let options = OpenOptions { disks: vec![disk.clone()], new_uuid, now_unix_ms: 0, deadline: Duration::from_secs(5) };
     ChunkStore::open(options).await.expect("the folder is good")
 }
 

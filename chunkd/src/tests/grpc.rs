@@ -30,6 +30,7 @@ async fn real(id: u64, connections: usize) -> Real {
     let options = OpenOptions {
         disks: vec![Arc::new(FileDisk::open(folder.path()).unwrap())],
         new_uuid: Box::new(|| uuid::Uuid::new_v4().into_bytes()),
+        now_unix_ms: 0,
         deadline: Duration::from_secs(30),
     };
     let store = ChunkStore::open(options).await.unwrap();

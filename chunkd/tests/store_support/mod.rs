@@ -39,7 +39,13 @@ pub fn uuids(seed: u8) -> Box<dyn FnMut() -> [u8; 16] + Send> {
 }
 
 pub async fn try_open(disks: Vec<Arc<dyn Disk>>, seed: u8) -> Result<Arc<ChunkStore>, OpenError> {
-    ChunkStore::open(OpenOptions { disks, new_uuid: uuids(seed), deadline: Duration::from_secs(20) }).await
+    open_at(disks, seed, 0).await
+}
+
+/// At a time of the wall clock, in milliseconds.
+pub async fn open_at(disks: Vec<Arc<dyn Disk>>, seed: u8, now_unix_ms: u64) -> Result<Arc<ChunkStore>, OpenError> {
+    let deadline = Duration::from_secs(20);
+    ChunkStore::open(OpenOptions { disks, new_uuid: uuids(seed), now_unix_ms, deadline }).await
 }
 
 /// A registered store on one disk.

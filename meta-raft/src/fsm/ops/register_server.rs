@@ -7,11 +7,16 @@ use crate::fsm::reply::{Effect, Reply};
 use crate::fsm::tables::meta;
 use crate::fsm::tables::servers::{self, Server};
 
+/// F3: what it wrote and acknowledged as the newer one may be missing here.
+const OLDER: &str = "this chunk server has registered in a newer incarnation before: another process runs on a copy of its data folders, or they \
+    were put back to an older state while its clock is behind; stop the other one, or set the clock right and start it again";
+
 pub(crate) fn apply(op: &mut Op<'_, '_>, register: &RegisterServer) -> OpResult<Reply> {
     let known = servers::by_uuid(op.txn, &register.uuid)?;
     let stored = known.map(|id| servers::get(op.txn, id)).transpose()?.flatten();
+    // An equal one is the same start again, on a new stream: a start never uses an incarnation of another.
     if stored.as_ref().is_some_and(|s| s.incarnation > register.incarnation) {
-        return Ok(Reply::Refused("a newer incarnation of this server has registered"));
+        return Ok(Reply::Refused(OLDER));
     }
     let server = match known {
         Some(id) => id,

@@ -316,6 +316,18 @@ fn m12_the_lowest_cut_comes_with_the_next_grant_until_a_write_end_names_it() {
 }
 
 #[test]
+fn f3_an_older_incarnation_is_refused_in_words() {
+    let mut w = World::new(2);
+    let registered = Reply::ServerRegistered { server: ServerId(1) };
+    assert_eq!(w.register(1, 5), registered);
+    assert_eq!(w.register(1, 5), registered, "the same start on a new stream");
+    let Reply::Refused(reason) = w.register(1, 4) else { panic!("it may lack what the newer one acknowledged") };
+    assert!(reason.contains("copy of its data folders") && reason.contains("start it again"), "{reason}");
+    assert_eq!(servers::get(&w.tables, ServerId(1)).unwrap().unwrap().incarnation, Incarnation(5));
+    assert_eq!(w.register(1, 6), registered);
+}
+
+#[test]
 fn w7_a_changed_incarnation_costs_an_intent() {
     let mut w = World::new(2);
     let a = w.open(1);
