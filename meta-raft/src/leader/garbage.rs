@@ -4,7 +4,7 @@
 //! deleted even if the chunk is below its goal – the server keeps the bytes in its quarantine – and a server that attaches gets no read
 //! lease before all its deletions are on their way (F2, ADR 7): a Delete blocks reads of its chunk from the moment the server takes it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use caribou_proto::chunk::v1::Delete;
 use caribou_proto::chunk::v1::command::Body;
@@ -30,7 +30,7 @@ struct Queue {
     exhausted: bool,
     in_flight: HashMap<ChunkId, ChunkVersion>,
     done: BTreeMap<ChunkId, ChunkVersion>,
-    committing: BTreeSet<ChunkId>,
+    committing: BTreeMap<ChunkId, ChunkVersion>,
     next_scan: Instant,
 }
 
@@ -41,7 +41,7 @@ impl Queue {
             exhausted: false,
             in_flight: HashMap::new(),
             done: BTreeMap::new(),
-            committing: BTreeSet::new(),
+            committing: BTreeMap::new(),
             next_scan: now + limits::GARBAGE_SCAN,
         }
     }
@@ -49,7 +49,7 @@ impl Queue {
     fn is_known(&self, chunk: ChunkId, version: ChunkVersion) -> bool {
         self.in_flight.get(&chunk).is_some_and(|v| *v >= version)
             || self.done.get(&chunk).is_some_and(|v| *v >= version)
-            || self.committing.contains(&chunk)
+            || self.committing.get(&chunk).is_some_and(|v| *v >= version)
     }
 }
 
@@ -71,6 +71,14 @@ impl Collector {
             queue.exhausted = false;
         }
         self.fill(cx, server)
+    }
+
+    /// Effects were dropped: there may be garbage that nobody has told of.
+    pub(crate) fn rescan(&mut self) {
+        for queue in self.servers.values_mut() {
+            queue.after = None;
+            queue.exhausted = false;
+        }
     }
 
     /// Whether every deletion of an attached server is on its way, or done.
@@ -121,9 +129,13 @@ impl Collector {
     /// The server has answered a Delete; what failed is sent again by a later scan.
     pub(crate) fn deleted(&mut self, server: ServerId, chunk: ChunkId, version: ChunkVersion, ok: bool) {
         let Some(queue) = self.servers.get_mut(&server) else { return };
-        queue.in_flight.remove(&chunk);
+        // A Delete of a higher version may have been sent since.
+        if queue.in_flight.get(&chunk) == Some(&version) {
+            queue.in_flight.remove(&chunk);
+        }
         if ok {
-            queue.done.insert(chunk, version);
+            let done = queue.done.entry(chunk).or_insert(version);
+            *done = version.max(*done);
         } else {
             tracing::warn!(%server, %chunk, %version, "a deletion failed; it is tried again");
         }
@@ -136,9 +148,9 @@ impl Collector {
         };
         let chunks: Vec<(ChunkId, ChunkVersion)> =
             queue.done.iter().take(limits::GARBAGE_BATCH).map(|(c, v)| (*c, *v)).collect();
-        for (chunk, _) in &chunks {
+        for (chunk, version) in &chunks {
             queue.done.remove(chunk);
-            queue.committing.insert(*chunk);
+            queue.committing.insert(*chunk, *version);
         }
         let command = Command::GarbageDone { server, chunks: chunks.clone() };
         cx.propose(Why::Garbage { server, chunks }, vec![command]);
@@ -150,5 +162,26 @@ impl Collector {
                 queue.committing.remove(chunk);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_higher_version_is_another_deletion() {
+        let (server, chunk) = (ServerId(1), ChunkId(5));
+        let mut collector = Collector::default();
+        let mut queue = Queue::new(Instant::now());
+        queue.committing.insert(chunk, ChunkVersion(2));
+        assert!(queue.is_known(chunk, ChunkVersion(2)));
+        assert!(!queue.is_known(chunk, ChunkVersion(3)), "what is being confirmed is the older one");
+        queue.in_flight.insert(chunk, ChunkVersion(3));
+        collector.servers.insert(server, queue);
+        collector.deleted(server, chunk, ChunkVersion(2), true);
+        assert!(collector.is_deleting(server, chunk), "R2: no copy is made there yet");
+        collector.deleted(server, chunk, ChunkVersion(3), true);
+        assert!(!collector.is_deleting(server, chunk));
     }
 }

@@ -180,6 +180,7 @@ impl Leading {
         tracing::info!("effects were dropped; the state is scanned");
         self.recovery.rescan();
         self.repair.rescan();
+        self.garbage.rescan();
         self.sessions.rescan(Instant::now());
     }
 

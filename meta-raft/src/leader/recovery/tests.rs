@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId};
 
-use crate::fsm::reply::{GrantReply, GrantState};
+use crate::fsm::reply::{Effect, GrantReply, GrantState};
+use crate::leader::limits;
 use crate::leader::testing::{Node, Replica};
 
 /// A file whose writer's stream has broken: an Intent at version 2.
@@ -191,6 +192,59 @@ async fn a_new_leader_drives_the_intent_again_and_raises_it() {
     node.ready(chunk).await;
     assert_eq!(node.chunk(chunk).version, ChunkVersion(3), "what was complete at 2 does not change at 2");
     assert_eq!(node.replica(1, chunk).unwrap().cells, node.replica(2, chunk).unwrap().cells);
+}
+
+// M6: what a holder answered to Prepare says nothing of what it has after a restart, and nobody carries on with the Fix of the round before.
+#[tokio::test(start_paused = true)]
+async fn m6_a_holder_that_starts_anew_while_it_is_fixed_begins_again_at_prepare() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    node.attached(1).await;
+    node.attached(2).await;
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", &[1, 2, 3]);
+    // Block 1 differs: that is all that the first plan has the second holder fetch.
+    node.put(2, chunk, Replica::whole(1, &[1, 7, 3]));
+    node.disks.lock().mute.push((2, "fix"));
+    let mut grant = None;
+    node.apply(|w| grant = Some(w.take(session, inode, 0)));
+    node.apply(|w| assert_eq!(w.report(session, inode, &grant.unwrap()), GrantState::Pending));
+    node.until("it is being fixed", |n| n.told().contains(&(2, "fix 2".to_owned()))).await;
+    // It loses power with another block un-synced.
+    let torn = Replica { version: 2, complete: false, clean: false, ..Replica::whole(1, &[1, 7, 9]) };
+    node.put(2, chunk, torn);
+    node.connect(2, 2, &[chunk]);
+    let before = node.told().len();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(node.chunk(chunk).intent.is_some(), "the old round's Fix counts for nothing");
+    node.disks.lock().mute.clear();
+    node.ready(chunk).await;
+    let told: Vec<String> = node.told()[before..].iter().filter(|(s, _)| *s == 2).map(|(_, t)| t.clone()).collect();
+    let place = |what: &str| told.iter().position(|t| t.starts_with(what)).unwrap();
+    assert!(place("prepare") < place("fix"), "{told:?}");
+    assert_eq!(node.replica(2, chunk).unwrap().cells, node.replica(1, chunk).unwrap().cells);
+    assert_eq!(node.replica(2, chunk).unwrap().cells[&2], (3, true));
+    assert!(node.chunk(chunk).replicas.iter().any(|r| r.server == ServerId(2) && r.incarnation.0 == 2));
+}
+
+// M3: whatever becomes of the hints, a server that is not named any more is told soon.
+#[tokio::test(start_paused = true)]
+async fn r4_garbage_whose_effects_were_dropped_is_looked_for_at_once() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    node.attached(1).await;
+    node.attached(2).await;
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", &[1]);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Nobody hears of this one …
+    node.world.lock().truncate(session, inode, 0);
+    // … but that something was dropped is known.
+    for _ in 0..=limits::EFFECT_BATCHES {
+        node.handle.effects(vec![Effect::BelowGoal(chunk)]);
+    }
+    let took = node.until("it is deleted", |n| n.replica(1, chunk).is_none() && n.replica(2, chunk).is_none()).await;
+    assert!(took < limits::GARBAGE_SCAN / 2, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
