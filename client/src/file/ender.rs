@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use caribou_proto::meta::v1::{EndGrants, WrittenChunk, mutation::Op};
+use caribou_proto::meta::v1::{EndGrants, ReplyBody, WrittenChunk, mutation::Op};
 use tokio::sync::{mpsc, oneshot};
 
 use super::ports::{Metadata, own_caller};
@@ -40,6 +40,15 @@ impl Ender {
     }
 }
 
+/// A leader that names no chunks names only their indices within files: among many files an ended grant may then be taken for a lost one,
+/// which costs one more grant, and nothing else.
+fn is_lost(body: &ReplyBody, chunk: &WrittenChunk) -> bool {
+    match body.lost_chunks.is_empty() {
+        true => body.lost.contains(&chunk.index),
+        false => body.lost_chunks.contains(&chunk.chunk),
+    }
+}
+
 async fn run(meta: Arc<dyn Metadata>, mut items: mpsc::Receiver<Item>) {
     let mut batch: Vec<Item> = Vec::new();
     while items.recv_many(&mut batch, MAX_BATCH).await > 0 {
@@ -54,9 +63,7 @@ async fn run(meta: Arc<dyn Metadata>, mut items: mpsc::Receiver<Item>) {
         let chunks = batch.iter().map(|(chunk, _)| *chunk).collect();
         let result = meta.mutate(own_caller(), Op::EndGrants(EndGrants { chunks })).await;
         for (chunk, reply) in batch.drain(..) {
-            // `lost` names indices within files. A batch of many files may so take an ended grant for a lost one: that costs
-            // one more grant, and nothing else.
-            let lost = result.as_ref().map(|body| body.lost.contains(&chunk.index)).map_err(Clone::clone);
+            let lost = result.as_ref().map(|body| is_lost(body, &chunk)).map_err(Clone::clone);
             // A file that no longer listens has been given up.
             let _ = reply.send(lost);
         }

@@ -61,6 +61,8 @@ pub struct Body {
     pub length: u64,
     /// WriteEnd, EndGrants: chunk indices whose grant is no longer current (GrantLost, W9).
     pub lost: Vec<u32>,
+    /// EndGrants: the same by id, since they may be of many files.
+    pub lost_chunks: Vec<ChunkId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -116,6 +116,29 @@ async fn what_others_have_cut_off_does_not_come_back_with_the_resend() {
     assert_same(&read_all(&file).await, &expected);
 }
 
+// W9: indices are within files, and one record ends the grants of many.
+#[tokio::test(start_paused = true)]
+async fn a_lost_grant_of_one_file_is_none_of_another() {
+    let rig = Rig::new();
+    let (one, other) = (rig.create().await, rig.create().await);
+    for file in [&one, &other] {
+        file.write(0, pattern(1, 1000)).await.expect("writes");
+    }
+    for file in [&one, &other] {
+        file.sync(false).await.expect("syncs");
+    }
+    {
+        let mut inner = rig.world.inner.lock();
+        inner.files.get_mut(&one.inode()).expect("there").chunks.get_mut(&0).expect("there").end_uncleanly();
+        inner.recover(one.inode(), 0);
+    }
+    let before = rig.world.calls("take_grant");
+    one.release().await;
+    other.release().await;
+    rig.until("all grants have ended", |rig| rig.live_grants() == 0 && rig.files.context.all().is_empty()).await;
+    assert_eq!(rig.world.calls("take_grant") - before, 1, "only to say that nothing is left to send");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_server_that_stays_down_is_left_out() {
     let rig = Rig::new();

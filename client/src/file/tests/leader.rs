@@ -200,7 +200,7 @@ impl Inner {
 
     fn end_grants(&mut self, end: &EndGrants) -> ReplyBody {
         self.count("end_grants");
-        let mut lost = Vec::new();
+        let (mut lost, mut lost_chunks) = (Vec::new(), Vec::new());
         for told in &end.chunks {
             let found = (self.files.values_mut())
                 .find_map(|file| file.chunks.get_mut(&told.index).filter(|row| row.chunk == told.chunk));
@@ -222,10 +222,13 @@ impl Inner {
                         }
                     }
                 }
-                _ => lost.push(told.index),
+                _ => {
+                    lost.push(told.index);
+                    lost_chunks.push(told.chunk);
+                }
             }
         }
-        ReplyBody { lost, ..ReplyBody::default() }
+        ReplyBody { lost, lost_chunks, ..ReplyBody::default() }
     }
 
     fn report(&mut self, report: &ReportBroken) -> Result<ReplyBody, Error> {

@@ -14,7 +14,7 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, written: &[WrittenChunk]) -> OpResult<B
     if written.len() > MAX_CHUNKS_PER_COMMAND {
         return Err(Errno::Inval.into());
     }
-    let mut lost = Vec::new();
+    let (mut lost, mut lost_chunks) = (Vec::new(), Vec::new());
     for chunk in written {
         match current(op.txn, op.session, None, chunk)? {
             Some(edit) if edit.row.new => discard(op, edit.id, edit.stored())?, // W2: ended before its first write-end
@@ -26,10 +26,13 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, written: &[WrittenChunk]) -> OpResult<B
                 edit.save(op)?;
             }
             None if release_hold(op, chunk)? => {}
-            None => lost.push(chunk.index),
+            None => {
+                lost.push(chunk.index);
+                lost_chunks.push(chunk.chunk);
+            }
         }
     }
-    Ok(Body { lost, ..Body::default() })
+    Ok(Body { lost, lost_chunks, ..Body::default() })
 }
 
 /// Ends up to `limit` grants and holds of a session that has ended; whether none is left.

@@ -48,6 +48,7 @@ const GRANT: u8 = 4;
 const LENGTH: u8 = 8;
 const LOST: u8 = 16;
 const CLIP: u8 = 32;
+const LOST_CHUNKS: u8 = 64;
 
 fn encode(reply: &ClientReply) -> Vec<u8> {
     let room = if reply.result.as_ref().is_ok_and(|body| body.attr.is_some()) { 64 } else { 16 };
@@ -72,7 +73,8 @@ fn encode_body(w: &mut Writer, body: &Body) {
         | bit(body.grant.is_some(), GRANT)
         | bit(body.length != 0, LENGTH)
         | bit(!body.lost.is_empty(), LOST)
-        | bit(body.grant.as_ref().is_some_and(|grant| grant.clip.is_some()), CLIP));
+        | bit(body.grant.as_ref().is_some_and(|grant| grant.clip.is_some()), CLIP)
+        | bit(!body.lost_chunks.is_empty(), LOST_CHUNKS));
     if let Some(attr) = &body.attr {
         encode_attr(w, attr);
     }
@@ -93,6 +95,12 @@ fn encode_body(w: &mut Writer, body: &Body) {
         w.u64(body.lost.len() as u64);
         for index in &body.lost {
             w.u32(*index);
+        }
+    }
+    if !body.lost_chunks.is_empty() {
+        w.u64(body.lost_chunks.len() as u64);
+        for chunk in &body.lost_chunks {
+            w.u64(chunk.0);
         }
     }
 }
@@ -139,6 +147,11 @@ fn decode_body(r: &mut Reader<'_>) -> Result<Body, Fatal> {
     if parts & LOST != 0 {
         for _ in 0..r.u64()? {
             body.lost.push(r.u32()?);
+        }
+    }
+    if parts & LOST_CHUNKS != 0 {
+        for _ in 0..r.u64()? {
+            body.lost_chunks.push(ChunkId(r.u64()?));
         }
     }
     Ok(body)
@@ -201,7 +214,7 @@ mod tests {
             holders,
             clip: None,
         };
-        Body { attr: Some(attr), created: true, grant: Some(grant), length: 77, lost: vec![1, 2] }
+        Body { attr: Some(attr), created: true, grant: Some(grant), length: 77, lost: vec![1, 2], lost_chunks: vec![] }
     }
 
     #[test]
@@ -209,6 +222,7 @@ mod tests {
         let executed = |result| ClientReply { outcome: Outcome::Executed, result, from_table: true };
         let mut clipped = full_body();
         clipped.grant.as_mut().unwrap().clip = Some(0);
+        clipped.lost_chunks = vec![ChunkId(7), ChunkId(u64::MAX)];
         let replies = [
             executed(Ok(Body::default())),
             executed(Ok(full_body())),

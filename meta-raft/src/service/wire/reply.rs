@@ -31,6 +31,7 @@ fn body(body: Body, address: &dyn Fn(ServerId) -> String) -> wire::ReplyBody {
         grant: body.grant.map(|g| grant(g, address)),
         length: body.length,
         lost: body.lost,
+        lost_chunks: body.lost_chunks.into_iter().map(|chunk| chunk.0).collect(),
         ..wire::ReplyBody::default()
     }
 }

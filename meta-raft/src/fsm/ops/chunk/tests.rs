@@ -328,6 +328,18 @@ fn f3_an_older_incarnation_is_refused_in_words() {
 }
 
 #[test]
+fn w9_ends_of_many_files_name_the_lost_chunks() {
+    let mut w = World::new(2);
+    let (a, b) = (w.open(1), w.open(2));
+    let (first, second) = (w.file(a, "f", 1000), w.file(a, "g", 1000));
+    let (one, two) = (w.take(a, first.0, 0), w.take(a, second.0, 0));
+    w.truncate(b, second.0, 10);
+    let chunks = [end(&one), end(&two)].to_vec();
+    let body = w.client(a, ClientOp::EndGrants { chunks }).unwrap();
+    assert_eq!((body.lost, body.lost_chunks), (vec![0], vec![second.1]));
+}
+
+#[test]
 fn w7_a_changed_incarnation_costs_an_intent() {
     let mut w = World::new(2);
     let a = w.open(1);
