@@ -189,7 +189,7 @@ impl Tree {
             self.claims.push(op.inode);
             self.attr(op.inode)
         } else if let Some(op) = query.release {
-            self.claims.retain(|inode| *inode != op.inode);
+            self.claims.retain(|inode| !op.inodes.contains(inode));
             Ok(ReplyBody::default())
         } else if let Some(op) = query.readlink {
             Ok(ReplyBody { bytes: self.targets[&op.inode].clone(), ..ReplyBody::default() })

@@ -418,8 +418,10 @@ impl State {
             self.claims.insert((session, open.inode));
             answer.body.as_mut().expect("set").attr = Some(Attr { inode: open.inode, ..Attr::default() });
         } else if let Some(release) = query.release {
-            self.journal.push(format!("release {}", release.inode));
-            self.claims.remove(&(session, release.inode));
+            for inode in release.inodes {
+                self.journal.push(format!("release {inode}"));
+                self.claims.remove(&(session, inode));
+            }
         } else if query.claims_complete.is_some() {
             self.journal.push("complete".to_owned());
             self.complete.push(session);
