@@ -22,6 +22,11 @@ fn main() -> ExitCode {
     }
 }
 
+/// Threads that serve clients: Raft has threads of its own, and one core is left for them.
+fn service_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1))
+}
+
 fn start() -> anyhow::Result<()> {
     let config = Config::load(&Args::parse())?;
     let filter = EnvFilter::try_new(&config.log).map_err(|error| {
@@ -29,6 +34,7 @@ fn start() -> anyhow::Result<()> {
     })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(service_threads())
         .enable_all()
         .build()
         .map_err(|error| anyhow::anyhow!("cannot start threads ({error}): check the limits of this process"))?;

@@ -4,7 +4,6 @@
 //! when they are kept, in key order, so that how entries are grouped into batches shows nowhere.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Range;
 use std::ops::Bound;
 
 use super::{Table, Tables, Visit};
@@ -12,6 +11,9 @@ use crate::fsm::error::Fatal;
 
 /// The rows of one table that are put (`Some`) or deleted (`None`).
 type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// Up to this many rows of one command are looked through one by one.
+const FEW_ROWS: usize = 24;
 
 /// Rows that a batch puts (`Some`) or deletes (`None`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,27 +50,88 @@ impl Changes {
     }
 
     fn range(&self, table: Table, from: &[u8]) -> Layer<'_> {
-        self.table(table).range::<[u8], _>((Bound::Included(from), Bound::Unbounded)).peekable()
+        let rows = self.table(table).range::<[u8], _>((Bound::Included(from), Bound::Unbounded));
+        let rows = rows.map(|(key, value)| (key.as_slice(), value.as_deref()));
+        (Box::new(rows) as Box<dyn Iterator<Item = RowRef<'_>>>).peekable()
     }
 }
 
+/// A row of a layer: put (`Some`) or deleted (`None`).
+type RowRef<'a> = (&'a [u8], Option<&'a [u8]>);
 /// One layer's rows from some key on.
-type Layer<'a> = std::iter::Peekable<Range<'a, Vec<u8>, Option<Vec<u8>>>>;
+type Layer<'a> = std::iter::Peekable<Box<dyn Iterator<Item = RowRef<'a>> + 'a>>;
+
+/// The rows of the command at work. Most commands write a handful: those are a plain list, and only more become ordered maps.
+#[derive(Default)]
+struct Pending {
+    few: Vec<(Table, Vec<u8>, Option<Vec<u8>>)>,
+    many: Option<Box<Changes>>,
+}
+
+impl Pending {
+    fn insert(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>) {
+        if let Some(many) = &mut self.many {
+            many.table_mut(table).insert(key, value);
+        } else if let Some(row) = self.few.iter_mut().find(|row| row.0 == table && row.1 == key) {
+            row.2 = value;
+        } else if self.few.len() < FEW_ROWS {
+            self.few.push((table, key, value));
+        } else {
+            let mut many = Box::<Changes>::default();
+            for (table, key, value) in self.few.drain(..).chain([(table, key, value)]) {
+                many.table_mut(table).insert(key, value);
+            }
+            self.many = Some(many);
+        }
+    }
+
+    fn get(&self, table: Table, key: &[u8]) -> Option<&Option<Vec<u8>>> {
+        match &self.many {
+            Some(many) => many.table(table).get(key),
+            None => self.few.iter().find(|row| row.0 == table && row.1 == key).map(|row| &row.2),
+        }
+    }
+
+    /// Takes all rows, in the order of tables and keys.
+    fn drain(&mut self, mut take: impl FnMut(Table, Vec<u8>, Option<Vec<u8>>)) {
+        if let Some(many) = self.many.take() {
+            many.into_rows().for_each(|((table, key), value)| take(table, key, value));
+        } else {
+            self.few.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+            self.few.drain(..).for_each(|(table, key, value)| take(table, key, value));
+        }
+    }
+
+    fn clear(&mut self) {
+        self.few.clear();
+        self.many = None;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.few.is_empty() && self.many.is_none()
+    }
+
+    fn range(&self, table: Table, from: &[u8]) -> Layer<'_> {
+        if let Some(many) = &self.many {
+            return many.range(table, from);
+        }
+        let here = self.few.iter().filter(|row| row.0 == table && row.1.as_slice() >= from);
+        let mut rows: Vec<RowRef<'_>> = here.map(|row| (row.1.as_slice(), row.2.as_deref())).collect();
+        rows.sort_unstable();
+        (Box::new(rows.into_iter()) as Box<dyn Iterator<Item = RowRef<'_>>>).peekable()
+    }
+}
 
 /// A view of the tables that sees its own writes.
 pub struct Txn<'a> {
     base: &'a dyn Tables,
     kept: Changes,
-    pending: Changes,
-    /// Tables that the command at work has written to, one bit each.
-    touched: u32,
+    pending: Pending,
 }
-
-const _: () = assert!(Table::COUNT <= 32, "`touched` has a bit for each table");
 
 impl<'a> Txn<'a> {
     pub fn new(base: &'a dyn Tables) -> Self {
-        Self { base, kept: Changes::default(), pending: Changes::default(), touched: 0 }
+        Self { base, kept: Changes::default(), pending: Pending::default() }
     }
 
     pub fn put(&mut self, table: Table, key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) {
@@ -80,30 +143,21 @@ impl<'a> Txn<'a> {
     }
 
     fn write(&mut self, table: Table, key: Vec<u8>, value: Option<Vec<u8>>) {
-        self.touched |= 1 << (table as u32 - 1);
-        self.pending.table_mut(table).insert(key, value);
+        self.pending.insert(table, key, value);
     }
 
     /// Keeps the command's writes; `feed` sees each, in the order of tables and keys (for the state hash).
     pub fn keep(&mut self, mut feed: impl FnMut(Table, &[u8], Option<&[u8]>)) {
-        for table in self.take_touched() {
-            for (key, value) in std::mem::take(self.pending.table_mut(table)) {
-                feed(table, &key, value.as_deref());
-                self.kept.table_mut(table).insert(key, value);
-            }
-        }
+        let kept = &mut self.kept;
+        self.pending.drain(|table, key, value| {
+            feed(table, &key, value.as_deref());
+            kept.table_mut(table).insert(key, value);
+        });
     }
 
     /// Drops the command's writes.
     pub fn discard(&mut self) {
-        for table in self.take_touched() {
-            self.pending.table_mut(table).clear();
-        }
-    }
-
-    fn take_touched(&mut self) -> impl Iterator<Item = Table> + use<> {
-        let touched = std::mem::take(&mut self.touched);
-        Table::ALL.into_iter().filter(move |table| touched & (1 << (*table as u32 - 1)) != 0)
+        self.pending.clear();
     }
 
     /// The batch's changes; the command at work must have been kept or discarded.
@@ -113,7 +167,7 @@ impl<'a> Txn<'a> {
     }
 
     fn overlay_get(&self, table: Table, key: &[u8]) -> Option<&Option<Vec<u8>>> {
-        self.pending.table(table).get(key).or_else(|| self.kept.table(table).get(key))
+        self.pending.get(table, key).or_else(|| self.kept.table(table).get(key))
     }
 }
 
@@ -126,8 +180,8 @@ struct Overlay<'a> {
 impl<'a> Overlay<'a> {
     /// The next row, if its key is below `bound` or equal to it (`None`: no bound).
     fn next_up_to(&mut self, bound: Option<&[u8]>) -> Option<(&'a [u8], Option<&'a [u8]>)> {
-        let upper = self.upper.peek().map(|(key, _)| key.as_slice());
-        let lower = self.lower.peek().map(|(key, _)| key.as_slice());
+        let upper = self.upper.peek().map(|(key, _)| *key);
+        let lower = self.lower.peek().map(|(key, _)| *key);
         let first = match (upper, lower) {
             (Some(u), Some(l)) => u.min(l),
             (u, l) => u.or(l)?,
@@ -136,8 +190,7 @@ impl<'a> Overlay<'a> {
             return None;
         }
         let below = if lower == Some(first) { self.lower.next() } else { None };
-        let (key, value) = if upper == Some(first) { self.upper.next() } else { below }?;
-        Some((key, value.as_deref()))
+        if upper == Some(first) { self.upper.next() } else { below }
     }
 }
 
