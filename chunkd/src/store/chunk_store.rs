@@ -1,4 +1,4 @@
-//! The async door of the store: finds or chooses the disk, queues the work in the right lane, waits with a deadline.
+//! The async door of the store: queues the work in the right lane, waits with a deadline.
 //!
 //! Never blocks a task of the runtime: only the disks' threads touch a disk or a lock that is held across I/O.
 
@@ -7,11 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use caribou_proto::ids::{CHUNK_BYTES, ChunkId, ChunkVersion, Incarnation, ServerId};
+use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation, ServerId};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::disk::Disk;
+use super::homes::Home;
 use super::journal::Contents;
 use super::pool::{Lane, Refusal};
 use super::replica::Replica;
@@ -23,10 +24,6 @@ use super::{Error, OpenError};
 
 /// A whole chunk is read or synced: so many times the deadline of one operation.
 const WHOLE_CHUNK: u32 = 6;
-/// Free space below which a disk gets no new replica.
-const PLACEMENT_RESERVE: u64 = CHUNK_BYTES;
-/// What a replica made since the last look at the free space is taken to use.
-const PLACED_BYTES: u64 = 1 << 20;
 
 /// What a store is opened with.
 pub struct OpenOptions {
@@ -42,21 +39,19 @@ pub struct OpenOptions {
 
 /// The replicas of this server.
 pub struct ChunkStore {
-    volumes: Vec<Arc<Volume>>,
-    tombstones: Arc<Tombstones>,
+    pub(super) volumes: Vec<Arc<Volume>>,
+    pub(super) tombstones: Arc<Tombstones>,
     incarnation: Incarnation,
     unclean: bool,
-    vanishing: Option<Vec<Contents>>,
+    pub(super) vanishing: Option<Vec<Contents>>,
     fence: Mutex<(u16, u64)>,
     /// One fence or registration is persisted at a time.
     persisting: tokio::sync::Mutex<()>,
     deadline: Duration,
     /// Held while a new replica is given a place.
-    placing: Mutex<()>,
+    pub(super) placing: Mutex<()>,
     closed: AtomicBool,
 }
-
-type Home = (Arc<Volume>, Arc<Replica>);
 
 impl ChunkStore {
     /// Locks and checks all folders (a foreign one: nothing is changed anywhere), makes a new incarnation durable on all of
@@ -370,57 +365,6 @@ impl ChunkStore {
             }
         };
         futures::future::join_all(self.volumes.iter().map(stop)).await;
-    }
-
-    /// Healthy disks first.
-    fn find(&self, chunk: ChunkId) -> Option<Home> {
-        let homes = || self.volumes.iter().filter_map(|volume| Some((volume.clone(), volume.find(chunk)?)));
-        homes().find(|(volume, _)| volume.check().is_ok()).or_else(|| homes().next())
-    }
-
-    /// All places of a chunk: more than one only if disks have failed. Healthy ones first.
-    fn homes(&self, chunk: ChunkId) -> Vec<Home> {
-        let homes = self.volumes.iter().filter_map(|volume| Some((volume.clone(), volume.find(chunk)?)));
-        let mut homes: Vec<Home> = homes.collect();
-        homes.sort_by_key(|(volume, _)| volume.check().is_err());
-        homes
-    }
-
-    /// M17: no replica is here, but one may have been made and lost with its name when the power went, before any sync.
-    fn vanished(&self, chunk: ChunkId) -> bool {
-        self.vanishing.as_ref().is_some_and(|journals| journals.iter().any(|journal| journal.covers(chunk)))
-            && !self.tombstones.contains(chunk)
-    }
-
-    fn absent(&self, chunk: ChunkId) -> Prepared {
-        Prepared { clean: !self.vanished(chunk), ..self.volumes[0].absent() }
-    }
-
-    fn existing(&self, chunk: ChunkId) -> Result<Home, Error> {
-        let deleted =
-            || if self.tombstones.contains(chunk) { Error::Deleted { chunk } } else { Error::NoReplica { chunk } };
-        self.find(chunk).ok_or_else(deleted)
-    }
-
-    /// Reserves a place for a new replica: on the healthy disk with the most free bytes.
-    fn place(&self, chunk: ChunkId, beside_failed: bool) -> Result<Home, Error> {
-        let _one = self.placing.lock();
-        if let Some(home) = self.find(chunk).filter(|(volume, _)| !beside_failed || volume.check().is_ok()) {
-            return Ok(home);
-        }
-        let free = |volume: &&Arc<Volume>| {
-            let placed = volume.placed.load(Ordering::SeqCst).saturating_mul(PLACED_BYTES);
-            volume.space.lock().free_bytes.saturating_sub(placed)
-        };
-        let healthy = self.volumes.iter().filter(|volume| volume.check().is_ok());
-        let volume = healthy.max_by_key(free).ok_or(Error::NoDisk)?;
-        if free(&volume) < PLACEMENT_RESERVE {
-            return Err(Error::NoSpace { disk: volume.disk.path().into() });
-        }
-        volume.placed.fetch_add(1, Ordering::SeqCst);
-        let replica = Arc::new(Replica::new(chunk, None, false, volume.next_epoch()));
-        volume.index.write().insert(chunk, replica.clone());
-        Ok((volume.clone(), replica))
     }
 
     async fn change<T, F>(&self, chunk: ChunkId, operation: &'static str, job: F) -> Result<T, Error>

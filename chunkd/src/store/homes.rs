@@ -1,0 +1,73 @@
+//! Where a chunk's replica lives on this server, or may be made: which of the data folders.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use caribou_proto::ids::{CHUNK_BYTES, ChunkId};
+
+use super::Error;
+use super::chunk_store::ChunkStore;
+use super::replica::Replica;
+use super::request::Prepared;
+use super::volume::Volume;
+
+/// Free space below which a disk gets no new replica.
+const PLACEMENT_RESERVE: u64 = CHUNK_BYTES;
+/// What a replica made since the last look at the free space is taken to use.
+const PLACED_BYTES: u64 = 1 << 20;
+
+/// A replica and the data folder that it is in.
+pub(super) type Home = (Arc<Volume>, Arc<Replica>);
+
+impl ChunkStore {
+    /// Healthy disks first.
+    pub(super) fn find(&self, chunk: ChunkId) -> Option<Home> {
+        let homes = || self.volumes.iter().filter_map(|volume| Some((volume.clone(), volume.find(chunk)?)));
+        homes().find(|(volume, _)| volume.check().is_ok()).or_else(|| homes().next())
+    }
+
+    /// All places of a chunk: more than one only if disks have failed. Healthy ones first.
+    pub(super) fn homes(&self, chunk: ChunkId) -> Vec<Home> {
+        let homes = self.volumes.iter().filter_map(|volume| Some((volume.clone(), volume.find(chunk)?)));
+        let mut homes: Vec<Home> = homes.collect();
+        homes.sort_by_key(|(volume, _)| volume.check().is_err());
+        homes
+    }
+
+    /// M17: no replica is here, but one may have been made and lost with its name when the power went, before any sync.
+    fn vanished(&self, chunk: ChunkId) -> bool {
+        self.vanishing.as_ref().is_some_and(|journals| journals.iter().any(|journal| journal.covers(chunk)))
+            && !self.tombstones.contains(chunk)
+    }
+
+    pub(super) fn absent(&self, chunk: ChunkId) -> Prepared {
+        Prepared { clean: !self.vanished(chunk), ..self.volumes[0].absent() }
+    }
+
+    pub(super) fn existing(&self, chunk: ChunkId) -> Result<Home, Error> {
+        let deleted =
+            || if self.tombstones.contains(chunk) { Error::Deleted { chunk } } else { Error::NoReplica { chunk } };
+        self.find(chunk).ok_or_else(deleted)
+    }
+
+    /// Reserves a place for a new replica: on the healthy disk with the most free bytes.
+    pub(super) fn place(&self, chunk: ChunkId, beside_failed: bool) -> Result<Home, Error> {
+        let _one = self.placing.lock();
+        if let Some(home) = self.find(chunk).filter(|(volume, _)| !beside_failed || volume.check().is_ok()) {
+            return Ok(home);
+        }
+        let free = |volume: &&Arc<Volume>| {
+            let placed = volume.placed.load(Ordering::SeqCst).saturating_mul(PLACED_BYTES);
+            volume.space.lock().free_bytes.saturating_sub(placed)
+        };
+        let healthy = self.volumes.iter().filter(|volume| volume.check().is_ok());
+        let volume = healthy.max_by_key(free).ok_or(Error::NoDisk)?;
+        if free(&volume) < PLACEMENT_RESERVE {
+            return Err(Error::NoSpace { disk: volume.disk.path().into() });
+        }
+        volume.placed.fetch_add(1, Ordering::SeqCst);
+        let replica = Arc::new(Replica::new(chunk, None, false, volume.next_epoch()));
+        volume.index.write().insert(chunk, replica.clone());
+        Ok((volume.clone(), replica))
+    }
+}
