@@ -20,6 +20,8 @@ pub struct Lab {
     pub cluster: LocalCluster,
     folder: PathBuf,
     keep: bool,
+    /// `finish` has taken it down.
+    finished: bool,
     mounts: usize,
     /// Loop-mounted file systems below the folder.
     volumes: Vec<PathBuf>,
@@ -56,7 +58,7 @@ impl Lab {
 
     fn with(setting: &Setting, folder: PathBuf, cluster: Result<LocalCluster>, volumes: Vec<PathBuf>) -> Result<Self> {
         match cluster {
-            Ok(cluster) => Ok(Self { cluster, folder, keep: setting.keep, mounts: 0, volumes }),
+            Ok(cluster) => Ok(Self { cluster, folder, keep: setting.keep, finished: false, mounts: 0, volumes }),
             Err(error) => {
                 if !setting.keep {
                     clean(&folder);
@@ -132,6 +134,7 @@ impl Lab {
 
     /// Takes everything down and removes the folder, unless it shall be kept after a failure.
     pub fn finish(mut self, failed: bool) -> Result<()> {
+        self.finished = true;
         let down = self.cluster.down();
         if down.is_err() {
             self.cluster.kill_all();
@@ -161,7 +164,7 @@ impl Lab {
 impl Drop for Lab {
     /// After an error; `finish` has stopped everything before.
     fn drop(&mut self) {
-        if self.folder.exists() {
+        if self.folder.exists() && !self.finished {
             self.cluster.kill_all();
             self.tell_logs();
             if !self.keep {

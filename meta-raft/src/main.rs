@@ -22,9 +22,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Threads that serve clients: Raft has threads of its own, and one core is left for them.
+/// Threads that serve clients: Raft has threads of its own, and one core is left for them. Never one alone: a slow read of the state must not
+/// stop the others.
 fn service_threads() -> usize {
-    std::thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1))
+    std::thread::available_parallelism().map_or(2, |cores| (cores.get() - 1).max(2))
 }
 
 fn start() -> anyhow::Result<()> {

@@ -99,6 +99,8 @@ fn line(package: &str, blocks: &[Block<'_>], kind: &str, words: &[&str]) -> Stri
     match (kind, words) {
         ("service", ["rpc", ..]) => format!("{owner}: {}", words.join(" ")),
         ("message" | "enum", [what @ .., "=", number]) => format!("{owner} {number} = {}", what.join(" ")),
+        // Never to be used again.
+        ("message" | "enum", ["reserved", number]) => format!("{owner} {number} = reserved"),
         ("oneof", [what @ .., "=", number]) => {
             let name = blocks.last().expect("a oneof is open").name;
             format!("{owner} {number} = oneof {name}: {}", what.join(" "))

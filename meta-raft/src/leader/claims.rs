@@ -22,6 +22,8 @@ pub struct Claims {
     /// How many sessions claim an inode.
     claimed: HashMap<InodeId, u64>,
     complete: HashSet<SessionId>,
+    /// Ended in this term: what they still had under way claims nothing any more (S4).
+    ended: HashSet<SessionId>,
     next_ticket: u64,
     creating: BTreeSet<u64>,
     /// Orphans, and the ticket that the next create had when they were noticed.
@@ -43,6 +45,7 @@ impl Claims {
 
     pub fn session_ended(&mut self, session: SessionId) {
         self.complete.remove(&session);
+        self.ended.insert(session);
         for inode in self.sessions.remove(&session).unwrap_or_default() {
             self.unclaim(inode);
         }
@@ -50,7 +53,7 @@ impl Claims {
 
     /// The session has the inode open.
     pub fn claim(&mut self, session: SessionId, inode: InodeId) {
-        if self.sessions.entry(session).or_default().insert(inode) {
+        if !self.ended.contains(&session) && self.sessions.entry(session).or_default().insert(inode) {
             *self.claimed.entry(inode).or_insert(0) += 1;
         }
     }
@@ -185,6 +188,18 @@ mod tests {
         assert_eq!(claims.purgeable(&[A, B], 8), [FILE], "not finished: again");
         claims.purged(&[FILE], true);
         assert!(!claims.has_orphans());
+    }
+
+    #[test]
+    fn what_a_session_had_under_way_claims_nothing_after_its_end() {
+        let mut claims = Claims::default();
+        let create = claims.begin_create();
+        claims.begin_open(FILE);
+        claims.session_ended(A);
+        claims.end_create(create, Some((A, FILE)));
+        claims.end_open(FILE, Some(A));
+        claims.orphaned(FILE);
+        assert_eq!(claims.purgeable(&[], 8), [FILE]);
     }
 
     #[test]

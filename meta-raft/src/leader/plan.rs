@@ -120,7 +120,9 @@ pub(crate) fn plan(members: &[Member], cut: u32) -> Option<Plan> {
         None => merge(members, blocks)?,
     };
     let whole = |c: &Choice| matches!(c, Choice::As(m) if members[*m].standing == Standing::SameBoot);
-    let trusted = clean.is_some() || choices.iter().all(whole) && same_boot(members).is_some();
+    // V5: a folder put back within the same boot shows a lower grant than its peers.
+    let newest = |lead: usize| members.iter().all(|m| m.last_grant <= members[lead].last_grant);
+    let trusted = clean.is_some() || choices.iter().all(whole) && same_boot(members).is_some_and(newest);
     let resummed = choices.iter().find_map(|c| if let Choice::Resum(m) = c { Some(*m) } else { None });
     let mut plan = Plan {
         fixes: Vec::new(),

@@ -62,7 +62,7 @@ impl RaftConfig {
 /// Threads of Raft's own runtime, so that client load cannot starve its ticks (STACK, openraft 5).
 pub(crate) const RAFT_THREADS: usize = 2;
 /// Proposals waiting for the proposer; more wait in `propose`.
-pub(crate) const PROPOSAL_QUEUE: usize = 4096;
+pub(crate) const PROPOSAL_QUEUE: usize = 1024;
 /// Commands in one entry, unless one proposal alone has more.
 pub(crate) const MAX_ENTRY_COMMANDS: usize = 1024;
 /// Estimated bytes of one entry, unless one proposal alone has more.
@@ -83,7 +83,7 @@ pub(crate) const MAX_LOG_GROUP_BYTES: usize = 8 << 20;
 pub(crate) const MAX_APPLY_ENTRIES: usize = 256;
 /// Bytes of entries that are applied in one batch.
 pub(crate) const MAX_APPLY_BYTES: usize = 4 << 20;
-/// Groups up to this size are applied without a change of threads: less than a millisecond of work.
+/// Groups up to this size are applied without a change of threads; most are less than a millisecond of work.
 pub(crate) const MAX_INLINE_APPLY_BYTES: usize = 16 << 10;
 /// How long a read waits for a quorum before it says that this node leads no more.
 pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(1);

@@ -64,7 +64,7 @@ impl std::fmt::Debug for Inner {
 }
 
 /// Once the last handle is gone nothing of the node runs any more: its folder can be opened again, and no thread holds a store while
-/// the process ends (RocksDB aborts then).
+/// the process ends (RocksDB aborts then). An event sink that holds a handle keeps it alive: such a node ends with [`RaftNode::shutdown`].
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.get_mut().take() {
@@ -253,9 +253,12 @@ impl RaftNode {
     pub async fn shutdown(&self) {
         self.stop().await;
         let state = Arc::clone(&self.inner.state);
-        let flushed = tokio::task::spawn_blocking(move || state.flush()).await;
-        if let Ok(Err(error)) = flushed {
-            tracing::warn!(%error, "the state could not be flushed; the log brings it back");
+        let flushing = tokio::task::spawn_blocking(move || state.flush());
+        match tokio::time::timeout(start::STOP_TIMEOUT, flushing).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::warn!(%error, "the state could not be flushed; the log brings it back"),
+            Ok(Err(error)) => tracing::warn!(%error, "the state was not flushed; the log brings it back"),
+            Err(_) => tracing::warn!("the disk takes too long to flush the state; the log brings it back"),
         }
     }
 

@@ -16,10 +16,12 @@ use crate::raft::ProposeError;
 
 /// Requests of one stream that are proposed together.
 pub(super) const BURST: usize = 64;
+/// Their bytes: the request that passes it is the last one.
+pub(super) const BURST_BYTES: usize = 256 << 10;
 
 /// Whether a request can be proposed at once; else its call looks first whether it must wait.
 pub(super) fn is_ready(request: &Request) -> bool {
-    match request.mutation.as_ref().and_then(|m| m.op.as_ref()) {
+    match operation(request) {
         Some(mutation::Op::TakeGrant(_) | mutation::Op::WriteEnd(_)) => false,
         Some(mutation::Op::Setattr(set)) => set.size.is_none(),
         _ => true,
@@ -30,54 +32,75 @@ pub(super) fn is_ready(request: &Request) -> bool {
 pub(super) struct Burst<F> {
     asked: Vec<(u64, Option<Creating>)>,
     replies: F,
+    /// What the stream is told at the end: one of the requests made no sense.
+    goodbye: Option<Goodbye>,
 }
 
-/// Queues the requests in their order: whoever calls one after the other has them proposed in that order, so that a session's `seq` rise
-/// in the log as they do on its stream.
+/// Queues the requests in their order, so that a session's `seq` rise in the log as they do on its stream (as a rule: S2 needs no order). A
+/// request that makes no sense ends the stream, after the others have been answered.
 pub(super) async fn enqueue(
     call: &Call,
     requests: Vec<Request>,
 ) -> Result<Burst<impl Future<Output = Result<Vec<Reply>, ProposeError>> + Send + 'static>, Goodbye> {
     let mut commands = Vec::with_capacity(requests.len());
     let mut asked = Vec::with_capacity(requests.len());
+    let mut goodbye = None;
     for request in requests {
-        let op = request.mutation.as_ref().and_then(|m| m.op.as_ref());
-        let placement = match op {
-            Some(op) if wire::request::wants_placement(op) => {
-                call.leading.place(DEFAULT_CLASS).map_err(|fatal| stop(&call.node, &fatal))?
-            }
-            _ => Vec::new(),
-        };
+        let seq = request.seq;
         // S7: no orphan that this create may have opened is purged before its claim is registered.
-        let create = matches!(op, Some(mutation::Op::Create(_))).then(|| Creating::begin(call.leading.clone()));
-        asked.push((request.seq, create));
-        commands.push(Command::Client(ClientCommand {
-            session: call.session,
-            seq: Seq(request.seq),
-            acked_below: Seq(request.acked_below),
-            caller: wire::request::caller(request.caller)?,
-            op: wire::request::mutation(request.mutation, placement)?,
-        }));
+        let is_create = matches!(operation(&request), Some(mutation::Op::Create(_)));
+        let create = is_create.then(|| Creating::begin(call.leading.clone()));
+        match command(call, request) {
+            Ok(command) => {
+                asked.push((seq, create));
+                commands.push(command);
+            }
+            Err(error) => goodbye = Some(error),
+        }
     }
     let replies = call.node.raft().enqueue(commands).await?;
-    Ok(Burst { asked, replies })
+    Ok(Burst { asked, replies, goodbye })
+}
+
+fn operation(request: &Request) -> Option<&mutation::Op> {
+    request.mutation.as_ref().and_then(|m| m.op.as_ref())
+}
+
+fn command(call: &Call, request: Request) -> Result<Command, Goodbye> {
+    let placement = match operation(&request) {
+        Some(op) if wire::request::wants_placement(op) => {
+            call.leading.place(DEFAULT_CLASS).map_err(|fatal| stop(&call.node, &fatal))?
+        }
+        _ => Vec::new(),
+    };
+    Ok(Command::Client(ClientCommand {
+        session: call.session,
+        seq: Seq(request.seq),
+        acked_below: Seq(request.acked_below),
+        caller: wire::request::caller(request.caller)?,
+        op: wire::request::mutation(request.mutation, placement)?,
+    }))
 }
 
 impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
     /// Answers each request from what `apply` said.
     pub(super) async fn answer(self, call: &Call) -> Result<(), Goodbye> {
         let replies = self.replies.await?;
+        let mut answers = Vec::with_capacity(replies.len());
+        // S7: all claims before the first reply leaves; a client that does not read must not hold them back.
         for ((seq, create), reply) in self.asked.into_iter().zip(replies) {
             let reply = client_reply(reply)?;
             if let ClientReply { outcome: Outcome::Executed, result: Ok(Body { attr: Some(attr), .. }), .. } = &reply
                 && let Some(create) = create
             {
-                // S7: before the reply leaves.
                 create.opened(call.session, attr.inode);
             }
+            answers.push((seq, reply));
+        }
+        for (seq, reply) in answers {
             call.answer(seq, reply).await;
         }
-        Ok(())
+        self.goodbye.map_or(Ok(()), Err)
     }
 }
 

@@ -13,11 +13,12 @@ use caribou_proto::meta::v1::{
     SetAttr, Welcome, client_message, mutation, refused, server_message,
 };
 use futures::FutureExt as _;
+use prost::Message as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::StreamExt;
 use tracing::Instrument;
 
-use super::burst::BURST;
+use super::burst::{BURST, BURST_BYTES};
 use super::node::Node;
 use super::registry::Outbox;
 use super::{burst, queries, wire};
@@ -212,7 +213,7 @@ async fn work(
             () = place.ended.cancelled() => return Goodbye::Redirect,
         };
         // What is there already comes along: requests that arrived together are proposed together.
-        let mut requests = Vec::new();
+        let (mut requests, mut bytes) = (Vec::new(), 0);
         let (mut next, mut is_over) = (Some(message), false);
         for taken in 1.. {
             let Some(message) = next else { break };
@@ -221,7 +222,10 @@ async fn work(
                 break;
             };
             match body {
-                client_message::Body::Request(request) if burst::is_ready(&request) => requests.push(request),
+                client_message::Body::Request(request) if burst::is_ready(&request) => {
+                    bytes += request.encoded_len();
+                    requests.push(request);
+                }
                 client_message::Body::Query(query) if queries::is_of_claims(&query) => {
                     // In the order of the stream, and never after it: a late release must not undo a claim asserted on a newer one (S7).
                     let answer = queries::claims(&call.leading, session, &query);
@@ -232,12 +236,16 @@ async fn work(
                     begin(admit(&room, 1).await, &failed, async move { work.handle(body).await });
                 }
             }
-            next = if taken < burst { inbox.next().now_or_never() } else { None };
+            next = if taken < burst && bytes < BURST_BYTES { inbox.next().now_or_never() } else { None };
         }
         if !requests.is_empty() {
             let count = requests.len();
-            let permit = admit(&room, count).await;
-            let burst = match burst::enqueue(&call, requests).await {
+            let queued = async { (admit(&room, count).await, burst::enqueue(&call, requests).await) };
+            let (permit, burst) = tokio::select! {
+                queued = queued => queued,
+                () = place.ended.cancelled() => return Goodbye::Redirect,
+            };
+            let burst = match burst {
                 Ok(burst) => burst,
                 Err(goodbye) => return goodbye,
             };

@@ -165,8 +165,12 @@ fn what_was_dirtied_in_this_boot_beats_what_lost_power() {
     assert_eq!(plan.fixes[0].1.fetches, vec![(ServerId(2), ranges)]);
     assert_eq!(plan.fixes[1].1.fetches, vec![(ServerId(1), vec![Range { first: 2, count: 1 }])], "but not damage");
     assert!(!plan.trusted, "M15: another holder may have that block");
-    let plan = super::plan(&[kept], 2 * BLOCK_BYTES).unwrap();
+    let plan = super::plan(std::slice::from_ref(&kept), 2 * BLOCK_BYTES).unwrap();
     assert!(plan.trusted, "nobody can have acknowledged more");
+    let mut later = member(1, Standing::Dirty, &[Some((1, true)), None, None, None]);
+    later.last_grant = kept.last_grant + 1;
+    let plan = super::plan(&[later, kept], 2 * BLOCK_BYTES).unwrap();
+    assert!(!plan.trusted, "V5: the folder was put back within its boot");
 }
 
 #[test]
