@@ -25,7 +25,7 @@ use super::snapshot::receive::{Gathering, Progress};
 use super::state::StateStore;
 use super::state_machine::StateMachine;
 use super::types::Raft;
-use super::{leadership, upkeep};
+use super::{catch_up, leadership, upkeep};
 use crate::fsm::tables::meta;
 
 /// How long `stop` waits for tasks that are in the middle of something.
@@ -114,7 +114,7 @@ pub(super) fn end(runtime: Runtime) {
 }
 
 pub(super) async fn start(config: RaftConfig, events: EventSink) -> Result<Inner, StartError> {
-    let library = Arc::new(library_config(&config)?);
+    let library = library_config(&config)?;
     let settings = config.clone();
     let opened = tokio::task::spawn_blocking(move || open(&settings)).await;
     let opened = opened.map_err(|e| StartError::Raft(e.to_string()))??;
@@ -138,7 +138,7 @@ pub(super) async fn start(config: RaftConfig, events: EventSink) -> Result<Inner
 /// On Raft's own runtime, so that everything the library spawns stays there.
 async fn run(
     config: RaftConfig,
-    library: Arc<openraft::Config>,
+    mut library: openraft::Config,
     opened: Opened,
     events: EventSink,
 ) -> Result<Inner, StartError> {
@@ -149,7 +149,10 @@ async fn run(
     let log_handle = log.handle();
     let machine = StateMachine::new(Arc::clone(&state), Arc::clone(&snapshots), log_handle.clone(), events, applied_tx);
     let peers = Arc::new(Peers::new(Arc::clone(&identity)));
-    let raft = Raft::new(config.node_id.0, library, Factory::new(Arc::clone(&peers)), log, machine)
+    let last_log = log_handle.last_index();
+    let behind = catch_up::is_behind(last_log, state.applied_index());
+    library.enable_elect = !behind;
+    let raft = Raft::new(config.node_id.0, Arc::new(library), Factory::new(Arc::clone(&peers)), log, machine)
         .await
         .map_err(|e| StartError::Raft(e.to_string()))?;
     let reads = Arc::new(Reads::new(config.read_lease(), leader.clone()));
@@ -168,6 +171,10 @@ async fn run(
     }));
     let gathering = Gathering::new(state.incoming());
     tokio::spawn(upkeep::run(raft.clone(), log_handle.clone(), config, applied.clone()));
+    tokio::spawn(catch_up::flush_regularly(Arc::clone(&state), applied.clone()));
+    if behind {
+        tokio::spawn(catch_up::stand_again(raft.clone(), last_log, applied.clone()));
+    }
     let progress = Arc::new(Progress::default());
     let server = Server::new(raft.clone(), Arc::clone(&identity), gathering, Arc::clone(&progress));
     Ok(Inner {

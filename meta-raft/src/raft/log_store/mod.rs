@@ -107,6 +107,11 @@ impl LogHandle {
         &self.shared.counters
     }
 
+    /// Index of the last entry, 0 if there is none.
+    pub(crate) fn last_index(&self) -> u64 {
+        self.shared.memory.read().last.map_or(0, |id| id.index())
+    }
+
     /// Approximate bytes of all entries.
     pub(crate) fn bytes(&self) -> u64 {
         self.shared.memory.read().sizes.total()

@@ -74,8 +74,18 @@ async fn a_dead_leader_is_replaced_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_crash_at_once_and_nothing_answered_is_lost() {
+    crash_all_after(100).await;
+}
+
+/// All have more to apply again than a node should that leads: one leads in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_crash_with_much_to_apply_again_and_one_leads() {
+    crash_all_after(700).await;
+}
+
+async fn crash_all_after(commands: u64) {
     let mut cluster = Cluster::three(|_| {}).await;
-    for key in 0..100 {
+    for key in 0..commands {
         cluster.propose(open_session(key)).await;
     }
     for id in 1..=3 {
@@ -85,7 +95,7 @@ async fn all_crash_at_once_and_nothing_answered_is_lost() {
         cluster.start(id).await;
     }
     let leader = cluster.leader().await;
-    assert_eq!(sessions(&cluster, leader), 100);
+    assert_eq!(sessions(&cluster, leader), commands);
     cluster.assert_equal_states().await;
 }
 
