@@ -170,18 +170,21 @@ type AppendReplies<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, Rp
 impl NetStreamAppend<TypeConfig> for PeerClient {
     fn stream_append<'s, S>(
         &'s mut self,
-        input: S,
+        mut input: S,
         _: RPCOption,
     ) -> Pin<Box<dyn Future<Output = Result<AppendReplies<'s>, RpcError>> + Send + 's>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         Box::pin(async move {
+            // The library pauses after failures where it makes a request: it must be asked for one before the peer is, or a peer that
+            // refuses connections is dialled without pause.
+            let Some(first) = input.next().await else { return Ok(futures::stream::empty().boxed()) };
             let header = self.header()?;
             let mut client = self.client(self.purpose)?;
             let sent = Arc::new(AtomicU64::new(0));
             let counter = Arc::clone(&sent);
-            let requests = input.map(move |request| {
+            let requests = futures::stream::iter([first]).chain(input).map(move |request| {
                 counter.fetch_add(1, Ordering::Release);
                 convert::to_append(header.clone(), request)
             });

@@ -100,6 +100,26 @@ async fn crash_all_after(commands: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_refuses_is_not_dialled_without_pause() {
+    let mut cluster = Cluster::three(|_| {}).await;
+    let leader = cluster.leader().await;
+    let away = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.crash(away).await;
+    let refusing = tokio::net::TcpListener::bind(cluster.addresses[&away]).await.unwrap();
+    let mut dialled = 0;
+    let counting = async {
+        loop {
+            drop(refusing.accept().await.unwrap());
+            dialled += 1;
+        }
+    };
+    let second = tokio::time::timeout(std::time::Duration::from_secs(1), counting).await;
+    assert!(second.is_err());
+    // Twenty heartbeats, and replication with growing pauses; without them it was 20,000 and more.
+    assert!((1..500).contains(&dialled), "{dialled} connections in a second");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_quorum_nothing_is_answered() {
     let mut cluster = Cluster::three(|_| {}).await;
     let leader = cluster.leader().await;
