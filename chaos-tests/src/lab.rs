@@ -103,26 +103,19 @@ impl Lab {
         self.cluster.leader().await.context("a leader that was there a moment ago")
     }
 
-    /// Cuts the power of one node: its un-synced data are gone, its process is killed, its file system is mounted again.
-    pub fn cut_power(&mut self, part: Part, number: usize) -> Result<()> {
-        let volume = self.volume(part, number)?;
-        power::cut(&volume)?;
-        self.cluster.signal(part, number, Signal::KILL)?;
-        power::remount(&volume)
-    }
-
-    /// Cuts the power of all servers at once (first all file systems, then the processes).
+    /// Cuts the power of all servers at once: un-synced data are gone, processes killed, file systems mounted again. First nobody runs any
+    /// more, then the file systems go: a machine without power answers nothing, least of all that its disk has failed.
     pub fn cut_all_power(&mut self, parts: &[(Part, usize)]) -> Result<()> {
-        for (part, count) in parts {
-            for number in 1..=*count {
-                power::cut(&self.volume(*part, number)?)?;
-            }
+        let nodes: Vec<_> = parts.iter().flat_map(|(part, count)| (1..=*count).map(|number| (*part, number))).collect();
+        for (part, number) in &nodes {
+            self.cluster.signal(*part, *number, Signal::STOP)?;
         }
-        for (part, count) in parts {
-            for number in 1..=*count {
-                self.cluster.signal(*part, number, Signal::KILL)?;
-                power::remount(&self.volume(*part, number)?)?;
-            }
+        for (part, number) in &nodes {
+            power::cut(&self.volume(*part, *number)?)?;
+        }
+        for (part, number) in &nodes {
+            self.cluster.signal(*part, *number, Signal::KILL)?;
+            power::remount(&self.volume(*part, *number)?)?;
         }
         Ok(())
     }
