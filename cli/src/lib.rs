@@ -7,11 +7,13 @@
 //! | `demo/` | the story that `make demo` tells |
 //! | `probe.rs` | the longest gap that a mounted client feels |
 //! | `tree.rs` | trees of files: choosing, copying, comparing byte by byte |
+//! | `colour.rs` | colours, on terminals only |
 //! | `admin.rs` | calls to the metadata nodes' AdminService |
 //! | `failure.rs` | what a person reads when something is wrong, and the exit code |
 
 pub mod admin;
 pub mod cmd;
+mod colour;
 pub mod demo;
 pub mod failure;
 pub mod local;

@@ -1,5 +1,6 @@
 //! `caribou`: parse, start tracing, run the command, print what went wrong.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use caribou_cli::{cmd, failure};
@@ -16,7 +17,11 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("CARIBOU_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -1,5 +1,6 @@
 //! The life of a mount: check, connect, mount, serve, unmount. Bad input ends it before anything is changed.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -226,7 +227,7 @@ fn start_log(config: &Config) -> Result<(), Problem> {
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_target(false);
     // Refused only if a log was started before, in tests.
     let _ = match &config.log_file {
-        None => builder.with_writer(std::io::stderr).try_init(),
+        None => builder.with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).try_init(),
         Some(path) => {
             let file = std::fs::File::options().create(true).append(true).open(path).map_err(|error| {
                 Problem::input(format!("cannot write the log {}: {error}; choose another log-file", path.display()))

@@ -6,10 +6,10 @@ use anyhow::{Result, bail};
 use bytesize::ByteSize;
 use caribou_proto::admin::v1::{LeaderView, StatusReply};
 use comfy_table::{Table, presets};
-use owo_colors::OwoColorize;
 use serde::Serialize;
 
 use crate::admin::{self, MetaAddresses};
+use crate::colour;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -305,9 +305,9 @@ pub fn print_table(status: &ClusterStatus) {
         );
     }
     if status.healthy {
-        println!("{}", "healthy".green());
+        println!("{}", colour::green("healthy"));
     } else {
-        println!("{}", "needs attention".yellow());
+        println!("{}", colour::yellow("needs attention"));
     }
 }
 

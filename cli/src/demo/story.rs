@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
-use owo_colors::OwoColorize;
 use rustix::process::Signal;
 
 use super::Args;
+use crate::colour;
 use crate::local::{Binaries, LocalCluster, Options, Part};
 use crate::probe::Probe;
 use crate::tree::{self, Difference, Progress, Tree};
@@ -193,12 +193,12 @@ fn print(outcome: &Outcome) {
     println!("{table}");
     let all = outcome.errors.iter().chain(&outcome.difference.lost).chain(&outcome.difference.duplicated);
     for line in all.take(SHOWN) {
-        println!("  {}", line.red());
+        println!("  {}", colour::red(line));
     }
     if outcome.is_right() {
-        println!("{}", "every name and every byte is right".green());
+        println!("{}", colour::green("every name and every byte is right"));
     } else {
-        println!("{}", "this is a bug: please report it".red());
+        println!("{}", colour::red("this is a bug: please report it"));
     }
 }
 

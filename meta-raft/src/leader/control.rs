@@ -91,8 +91,13 @@ where
     S: Stream<Item = Result<FromServer, Status>> + Send + Unpin,
 {
     let first = tokio::time::timeout(limits::REGISTER_TIMEOUT, inbound.next()).await;
-    let Ok(Some(Ok(FromServer { body: Some(from_server::Body::Register(register)) }))) = first else {
-        return refused("the first message of a control stream must be a registration".to_owned());
+    let register = match first {
+        Ok(Some(Ok(FromServer { body: Some(from_server::Body::Register(register)) }))) => register,
+        // It died, or went to another node, before it said who it is.
+        Ok(None | Some(Err(_))) => return Ending::Silent,
+        Ok(Some(Ok(_))) | Err(_) => {
+            return refused("the first message of a control stream must be a registration".to_owned());
+        }
     };
     let admitted = match admit(host, &register).await {
         Ok(admitted) => admitted,

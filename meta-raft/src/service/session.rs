@@ -115,8 +115,13 @@ async fn greet(
     outbox: &Outbox,
 ) -> Result<(SessionId, LeaderHandle), Goodbye> {
     let first = tokio::time::timeout(HELLO_TIMEOUT, inbox.next()).await;
-    let Ok(Some(Ok(ClientMessage { body: Some(client_message::Body::Hello(hello)) }))) = first else {
-        return Err(Goodbye::Refused(refused::Kind::Protocol, "the first message was no Hello".to_owned()));
+    let hello = match first {
+        Ok(Some(Ok(ClientMessage { body: Some(client_message::Body::Hello(hello)) }))) => hello,
+        // Gone before it said who it is.
+        Ok(None | Some(Err(_))) => return Err(Goodbye::Silent),
+        Ok(Some(Ok(_))) | Err(_) => {
+            return Err(Goodbye::Refused(refused::Kind::Protocol, "the first message was no Hello".to_owned()));
+        }
     };
     let refuse = |kind, reason: String| Err(Goodbye::Refused(kind, reason));
     if hello.wire_version != WIRE_VERSION {
