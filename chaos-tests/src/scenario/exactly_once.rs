@@ -172,19 +172,11 @@ impl Lane {
                     access: 6,
                     ..Create::default()
                 };
-                if let Some(body) = self.expect_ok(Op::Create(create), &name).await {
+                if let Some(body) = self.expect_ok(Op::Create(create.clone()), &name).await {
                     self.model.insert(name.clone(), (inode(&body), FileKind::Regular));
                     self.client.meta().release_claim(inode(&body));
                     // The same name again must be there: and only because of the call before.
-                    let again = Create {
-                        parent: folder,
-                        name: name.clone().into(),
-                        mode: 0o644,
-                        exclusive: true,
-                        access: 6,
-                        ..Create::default()
-                    };
-                    self.expect_errno(Op::Create(again), libc::EEXIST, &name).await;
+                    self.expect_errno(Op::Create(create), libc::EEXIST, &name).await;
                 }
             }
             2 => {

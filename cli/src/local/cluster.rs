@@ -238,15 +238,16 @@ impl LocalCluster {
         Ok(())
     }
 
+    /// Takes a mount off the list.
+    fn take_mount(&mut self, path: &Path) -> Result<MountEntry> {
+        let mounts = &mut self.layout.mounts;
+        let found = mounts.iter().position(|m| m.path == path);
+        Ok(mounts.remove(found.with_context(|| format!("{} is not mounted", path.display()))?))
+    }
+
     /// Unmounts cleanly: everything buffered is synced first.
     pub fn unmount(&mut self, path: &Path) -> Result<()> {
-        let found = self
-            .layout
-            .mounts
-            .iter()
-            .position(|m| m.path == path)
-            .with_context(|| format!("{} is not mounted", path.display()))?;
-        let mount = self.layout.mounts.remove(found);
+        let mount = self.take_mount(path)?;
         let stopped = match mount.process {
             Some(id) => id.signal(Signal::TERM).is_ok() && id.wait_gone(STOP_PATIENCE),
             None => true,
@@ -263,13 +264,7 @@ impl LocalCluster {
 
     /// Kills one mount's process (its un-synced bytes are lost) and detaches the dead mount.
     pub fn kill_mount(&mut self, path: &Path) -> Result<()> {
-        let found = self
-            .layout
-            .mounts
-            .iter()
-            .position(|m| m.path == path)
-            .with_context(|| format!("{} is not mounted", path.display()))?;
-        let mount = self.layout.mounts.remove(found);
+        let mount = self.take_mount(path)?;
         if let Some(id) = mount.process {
             id.signal(Signal::KILL)?;
             id.wait_gone(STOP_PATIENCE);
