@@ -378,31 +378,6 @@ async fn a_block_that_is_not_acknowledged_stays_in_the_journal() {
     assert_eq!(store.dirty_chunks(), [id(1)], "a clean stop does not acknowledge it either");
 }
 
-// M17: a chunk whose file has gone with its name is dirty without blocks, not missing, so that its recovery can end.
-#[tokio::test]
-async fn a_new_chunk_that_vanished_counts_as_dirty() {
-    for seed in 0..40 {
-        let disk = memory();
-        let store = open(&disk).await;
-        write(&store, 1, 0, &[1; 512]).await.unwrap();
-        store.sync(id(1), version(1)).await.unwrap();
-        store.tick(100_000).await;
-        write(&store, 5, 0, &[1; 512]).await.unwrap();
-        let (store, _disk) = power_cut(store, &disk, seed).await;
-        if store.replica(id(5)).is_some() {
-            continue;
-        }
-        let prepared = prepare(&store, 5, 2).await.unwrap();
-        assert!(!prepared.found && !prepared.clean);
-        // What the journal does not cover was never here, or was synced.
-        assert!(prepare(&store, 0, 2).await.unwrap().clean);
-        store.delete(id(5), version(9), 0).await.unwrap();
-        assert!(prepare(&store, 5, 2).await.unwrap().clean, "deleted, not vanished");
-        return;
-    }
-    panic!("no power cut took the file");
-}
-
 // V1: a crash at any call of a recovery leaves the replica incomplete, or complete with the right bytes.
 #[tokio::test]
 async fn a_crash_at_any_step_of_a_recovery() {

@@ -2,7 +2,10 @@
 
 mod store_support;
 
-use caribou_chunkd::store::{Prepare, Write};
+use std::sync::Arc;
+
+use caribou_chunkd::store::memory::MemoryDisk;
+use caribou_chunkd::store::{ChunkStore, Prepare, Write};
 use store_support::*;
 
 // M16: only what was dirtied in this boot, all of it, is known to be whole; and it stays known over any number of kills, until it is recovered.
@@ -45,22 +48,42 @@ async fn a_kill_is_told_from_a_power_cut() {
     }
 }
 
+/// A store whose chunk 5 went in a power cut, file and name, before it was synced; `None` if this cut left it.
+async fn after_a_vanishing(seed: u64) -> Option<(Arc<ChunkStore>, Arc<MemoryDisk>)> {
+    let disk = memory();
+    let store = open(&disk).await;
+    write(&store, 1, 0, &[1; 512]).await.unwrap();
+    store.sync(id(1), version(1)).await.unwrap();
+    store.tick(100_000).await;
+    write(&store, 5, 0, &[1; 512]).await.unwrap();
+    let (store, disk) = power_cut(store, &disk, seed).await;
+    store.replica(id(5)).is_none().then_some((store, disk))
+}
+
+// M17: a chunk whose file has gone with its name is dirty without blocks, not missing, so that its recovery can end.
+#[tokio::test]
+async fn a_new_chunk_that_vanished_counts_as_dirty() {
+    let mut tried = 0;
+    for seed in 0..40 {
+        let Some((store, _disk)) = after_a_vanishing(seed).await else { continue };
+        tried += 1;
+        let prepared = prepare(&store, 5, 2).await.unwrap();
+        assert!(!prepared.found && !prepared.clean);
+        // What the journal does not cover was never here, or was synced.
+        assert!(prepare(&store, 0, 2).await.unwrap().clean);
+        store.delete(id(5), version(9), 0).await.unwrap();
+        assert!(prepare(&store, 5, 2).await.unwrap().clean, "deleted, not vanished");
+    }
+    assert!(tried > 0, "no power cut took the file");
+}
+
 // M17: an empty replica in its place is dirty too, for every leader and over every restart, until a recovery has completed it.
 #[tokio::test]
 async fn an_empty_replica_for_one_that_vanished_counts_as_dirty() {
     let join = |chunk, to| Prepare { chunk: id(chunk), version: version(to), join: true, old_grant: grant(1) };
     let mut tried = 0;
     for seed in 0..40 {
-        let disk = memory();
-        let store = open(&disk).await;
-        write(&store, 1, 0, &[1; 512]).await.unwrap();
-        store.sync(id(1), version(1)).await.unwrap();
-        store.tick(100_000).await;
-        write(&store, 5, 0, &[1; 512]).await.unwrap();
-        let (store, disk) = power_cut(store, &disk, seed).await;
-        if store.replica(id(5)).is_some() {
-            continue;
-        }
+        let Some((store, disk)) = after_a_vanishing(seed).await else { continue };
         tried += 1;
         let joined = store.prepare(join(5, 2)).await.unwrap();
         assert!(!joined.found && !joined.clean);
