@@ -50,6 +50,25 @@ pub enum Command {
     GarbageDone { server: ServerId, chunks: Vec<(ChunkId, ChunkVersion)> },
 }
 
+impl Command {
+    /// Whether its work is a few rows for each thing that it names; the others go through a directory's path, a file's chunks or a page of
+    /// sessions. A hint about time, nothing that `apply` may depend on.
+    pub fn is_brief(&self) -> bool {
+        use Command::*;
+        match self {
+            Client(request) => match &request.op {
+                ClientOp::Create(create) => !create.truncate,
+                ClientOp::SetAttr(set) => set.size.is_none(),
+                ClientOp::Rename(rename) => rename.parent == rename.new_parent,
+                _ => true,
+            },
+            ExpireSession { .. } | ForgetSessions { .. } | PurgeOrphans { .. } => false,
+            Cancel { .. } | OpenSession { .. } | AddIdle { .. } | InitCluster(_) | RegisterServer(_) => true,
+            ServerDown { .. } | StartIntent(_) | Ready(_) | RepairDone(_) | ReplicaLost { .. } | GarbageDone { .. } => true,
+        }
+    }
+}
+
 /// A client's request with what the session rules need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCommand {

@@ -59,8 +59,9 @@ impl RaftConfig {
     }
 }
 
-/// Threads of Raft's own runtime, so that client load cannot starve its ticks (STACK, openraft 5).
-pub(crate) const RAFT_THREADS: usize = 2;
+/// Threads of Raft's own runtime, so that client load cannot starve its ticks (STACK, openraft 5). Its core is one task, and the log's writer
+/// and long work have threads of their own: a second one here would mostly be woken to find nothing to do.
+pub(crate) const RAFT_THREADS: usize = 1;
 /// Proposals waiting for the proposer; more wait in `propose`.
 pub(crate) const PROPOSAL_QUEUE: usize = 1024;
 /// Commands in one entry, unless one proposal alone has more.
@@ -83,7 +84,7 @@ pub(crate) const MAX_LOG_GROUP_BYTES: usize = 8 << 20;
 pub(crate) const MAX_APPLY_ENTRIES: usize = 256;
 /// Bytes of entries that are applied in one batch.
 pub(crate) const MAX_APPLY_BYTES: usize = 4 << 20;
-/// Groups up to this size are applied without a change of threads; most are less than a millisecond of work.
+/// Groups of brief commands up to this size are applied without a change of threads: less than a millisecond of work.
 pub(crate) const MAX_INLINE_APPLY_BYTES: usize = 16 << 10;
 /// How long a read waits for a quorum before it says that this node leads no more.
 pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(1);

@@ -1,7 +1,7 @@
 //! The adapter between the Raft library and the state: committed entries in, replies and events out; snapshots made and installed.
 //!
-//! Large groups and all that copies files run on threads that may block; small groups are applied where they come in. An error ends the
-//! node (STACK, openraft 8).
+//! Long work and all that copies files runs on threads that may block; brief work is done where it comes in. An error ends the node
+//! (STACK, openraft 8).
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::api::{EventSink, StateEvent};
 use super::config::{MAX_APPLY_BYTES, MAX_APPLY_ENTRIES, MAX_INLINE_APPLY_BYTES};
 use super::log_store::LogHandle;
 use super::snapshot::{SnapshotData, SnapshotStore};
-use super::state::{Outcome, StateStore, Work};
+use super::state::{Outcome, StateError, StateStore, Work};
 use super::types::{EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 
 type Responder = ApplyResponder<TypeConfig>;
@@ -44,16 +44,8 @@ impl StateMachine {
         if group.entries.is_empty() {
             return Ok(());
         }
-        let state = Arc::clone(&self.state);
         let Group { entries, responders, last, bytes } = group;
-        // A small group costs less than a change of threads and back. First whoever the last group has woken gets this thread: the runtime
-        // lets no other take the task woken last, and that is Raft's core. The other of Raft's threads goes on meanwhile.
-        let Outcome { replies, effects } = if bytes <= MAX_INLINE_APPLY_BYTES {
-            tokio::task::yield_now().await;
-            state.apply(entries)?
-        } else {
-            blocking(move || state.apply(entries)).await?
-        };
+        let Outcome { replies, effects } = self.apply_entries(entries, bytes).await?;
         // Order: seen in views, then told to the leader's loops, then answered (S7: claims before replies).
         self.applied.send_replace(last);
         (self.events)(StateEvent::Applied { index: last, effects });
@@ -64,12 +56,30 @@ impl StateMachine {
         }
         Ok(())
     }
+
+    /// Brief work costs less than a change of threads and back. First whoever the last group has woken gets this thread: Raft's core.
+    async fn apply_entries(&self, entries: Vec<(LogId, EntryPayload)>, bytes: usize) -> io::Result<Outcome> {
+        let state = Arc::clone(&self.state);
+        if bytes > MAX_INLINE_APPLY_BYTES {
+            return blocking(move || state.apply(decode(entries)?)).await;
+        }
+        tokio::task::yield_now().await;
+        let work = decode(entries)?;
+        match work.iter().all(|(_, work)| work.is_brief()) {
+            true => Ok(state.apply(work)?),
+            false => blocking(move || state.apply(work)).await,
+        }
+    }
+}
+
+fn decode(entries: Vec<(LogId, EntryPayload)>) -> Result<Vec<(LogId, Work)>, StateError> {
+    entries.into_iter().map(|(id, payload)| Ok((id, Work::decode(id.index(), payload)?))).collect()
 }
 
 /// Entries that are applied together.
 #[derive(Default)]
 struct Group {
-    entries: Vec<(LogId, Work)>,
+    entries: Vec<(LogId, EntryPayload)>,
     responders: Vec<Option<Responder>>,
     bytes: usize,
     last: u64,
@@ -78,16 +88,11 @@ struct Group {
 impl Group {
     fn push(&mut self, item: EntryResponder<TypeConfig>) {
         let (entry, responder) = item;
-        let work = match entry.payload {
-            EntryPayload::Blank => Work::Blank,
-            EntryPayload::Normal(p) => Work::Commands(p.0),
-            EntryPayload::Membership(m) => Work::Membership(m),
-        };
-        if let Work::Commands(bytes) = &work {
-            self.bytes += bytes.len();
+        if let EntryPayload::Normal(payload) = &entry.payload {
+            self.bytes += payload.0.len();
         }
         self.last = entry.log_id.index();
-        self.entries.push((entry.log_id, work));
+        self.entries.push((entry.log_id, entry.payload));
         self.responders.push(responder);
     }
 

@@ -1,20 +1,40 @@
 //! Committed entries → one batch of changes.
 
-use bytes::Bytes;
-
 use super::{StateError, StateStore};
 use crate::fsm::Batch;
+use crate::fsm::command::{Command, Entry};
 use crate::fsm::reply::{Effect, Reply};
 use crate::raft::codec::command;
-use crate::raft::types::{LogId, Membership, StoredMembership};
+use crate::raft::types::{EntryPayload, LogId, Membership, StoredMembership};
 
 /// What one committed entry asks for.
 #[derive(Clone, Debug)]
 pub(crate) enum Work {
     /// A new leader's first entry: changes nothing but the applied index.
     Blank,
-    Commands(Bytes),
+    Commands(Entry),
     Membership(Membership),
+}
+
+impl Work {
+    /// What the log's entry `index` says.
+    pub(crate) fn decode(index: u64, payload: EntryPayload) -> Result<Self, StateError> {
+        Ok(match payload {
+            EntryPayload::Blank => Self::Blank,
+            EntryPayload::Membership(m) => Self::Membership(m),
+            EntryPayload::Normal(p) => {
+                Self::Commands(command::decode(p.0).map_err(|source| StateError::Command { index, source })?)
+            }
+        })
+    }
+
+    /// Whether its size bounds the time that it takes.
+    pub(crate) fn is_brief(&self) -> bool {
+        match self {
+            Self::Blank | Self::Membership(_) => true,
+            Self::Commands(entry) => entry.commands.iter().all(Command::is_brief),
+        }
+    }
 }
 
 /// What applying a group of entries gave.
@@ -41,9 +61,8 @@ impl StateStore {
             match work {
                 Work::Blank => {}
                 Work::Membership(m) => applied.membership = StoredMembership::new(Some(log_id), m),
-                Work::Commands(bytes) => {
+                Work::Commands(entry) => {
                     let index = log_id.index();
-                    let entry = command::decode(bytes).map_err(|source| StateError::Command { index, source })?;
                     let done = batch.apply(&entry).map_err(|source| StateError::Apply { index, source })?;
                     applied.feature_level = applied.feature_level.max(entry.feature_level);
                     replies = done.replies;

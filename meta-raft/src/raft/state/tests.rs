@@ -9,7 +9,7 @@ use crate::fsm::command::{Command, Entry, InitCluster};
 use crate::fsm::error::Fatal;
 use crate::fsm::tables::{Table, Tables, Visit, conformance, meta};
 use crate::raft::codec::command::encode;
-use crate::raft::types::log_id;
+use crate::raft::types::{EntryPayload, Payload, log_id};
 
 fn config(dir: &Path) -> RaftConfig {
     let mut config = RaftConfig::new(NodeId(1), dir);
@@ -18,7 +18,7 @@ fn config(dir: &Path) -> RaftConfig {
 }
 
 fn commands(commands: Vec<Command>, time_ns: i64) -> Work {
-    Work::Commands(encode(Entry { feature_level: FEATURE_LEVEL, time_ns, commands }))
+    Work::Commands(Entry { feature_level: FEATURE_LEVEL, time_ns, commands })
 }
 
 fn init() -> Work {
@@ -134,10 +134,13 @@ fn another_snapshot_than_announced_is_refused() {
 fn a_damaged_entry_stops_the_node() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path(), 3);
-    let bad = Work::Commands(Bytes::from_static(b"\xff\xff"));
-    assert!(matches!(store.apply(vec![(log_id(1, 4), bad)]), Err(StateError::Command { index: 4, .. })));
+    let payload = |bytes: Bytes| EntryPayload::Normal(Payload(bytes));
+    let bad = Work::decode(4, payload(Bytes::from_static(b"\xff\xff")));
+    assert!(matches!(bad, Err(StateError::Command { index: 4, .. })));
     let above = Entry { feature_level: FEATURE_LEVEL + 1, time_ns: 99, commands: Vec::new() };
-    let error = store.apply(vec![(log_id(1, 4), Work::Commands(encode(above)))]).unwrap_err();
+    let error = Work::decode(4, payload(encode(above.clone()))).unwrap_err();
+    assert!(error.to_string().contains("upgrade this node"), "{error}");
+    let error = store.apply(vec![(log_id(1, 4), Work::Commands(above))]).unwrap_err();
     assert!(error.to_string().contains("upgrade this node"), "{error}");
     assert_eq!(store.applied_index(), 3);
     assert!(meta::cluster(&store.view()).unwrap().is_some());
