@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use caribou_proto::ids::{Cookie, InodeId, ROOT_INODE, Seq, SessionId};
+use caribou_proto::ids::{Cookie, InodeId, ROOT_INODE, SESSION_WINDOW, SessionId};
 
 use super::command::Kind;
 use super::error::Fatal;
@@ -195,11 +195,13 @@ fn session_rows(tables: &dyn Tables) -> Result<(), Fatal> {
             SessionState::Ending { .. } => {}
             SessionState::Ended { since_ns } => ended.push((since_ns, id)),
         }
-        let ordered = session.dropped_below <= session.acked_below;
-        ensure(ordered, || format!("session {id} has dropped replies that are not acknowledged"))?;
-        for seq in replies::seqs(tables, id, Seq(0), usize::MAX)? {
-            let kept = session.dropped_below <= seq && seq <= session.max_seq;
-            ensure(kept, || format!("session {id} has a reply {seq} outside of what it keeps"))?;
+        let end = session.acked_below.0.saturating_add(SESSION_WINDOW);
+        for seq in replies::seqs(tables, id)? {
+            let kept = seq <= session.max_seq && seq.0 < end && replies::get(tables, id, seq)?.is_some();
+            ensure(kept, || format!("session {id} has a reply {seq} outside of what it keeps, or in another's slot"))?;
+            let acknowledged = seq < session.acked_below;
+            let ended = matches!(session.state, SessionState::Ended { .. });
+            ensure(!(ended && acknowledged), || format!("ended session {id} keeps the acknowledged reply {seq}"))?;
         }
         Ok(Visit::Next)
     })?;

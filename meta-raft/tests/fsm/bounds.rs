@@ -6,7 +6,7 @@ use caribou_meta_raft::fsm::reply::Reply;
 use caribou_meta_raft::fsm::tables::meta::{Counter, counter};
 use caribou_meta_raft::fsm::tables::sessions::SessionState;
 use caribou_meta_raft::fsm::tables::{orphans, replies, sessions};
-use caribou_proto::ids::{Cookie, InodeId, ROOT_INODE, Seq, SessionId};
+use caribou_proto::ids::{Cookie, InodeId, ROOT_INODE, SESSION_WINDOW, Seq, SessionId};
 
 use crate::cluster::{Cluster, SESSION, create, unlink};
 
@@ -20,26 +20,34 @@ fn steps(cluster: &mut Cluster, command: &Command) -> u32 {
     panic!("never finished: {command:?}");
 }
 
-fn stored_replies(cluster: &Cluster) -> usize {
-    replies::seqs(&cluster.tables, SESSION, Seq(0), usize::MAX).expect("replies").len()
+fn stored_replies(cluster: &Cluster) -> Vec<Seq> {
+    let mut seqs = replies::seqs(&cluster.tables, SESSION).expect("replies");
+    seqs.sort_unstable();
+    seqs
 }
 
 #[test]
-fn acknowledged_replies_go_a_few_at_a_time() {
+fn a_session_stores_a_window_of_replies_and_none_that_is_not_acknowledged_goes() {
     let mut cluster = Cluster::new();
-    for i in 0..100 {
+    for i in 0..SESSION_WINDOW {
         cluster.run(create(&format!("f{i}"), &[])).expect("created");
     }
-    assert_eq!(stored_replies(&cluster), 100);
+    let beyond = cluster.request(create("beyond", &[]));
+    assert!(format!("{:?}", cluster.one(beyond)).contains("WindowExceeded"));
+    assert_eq!(stored_replies(&cluster), (1..=SESSION_WINDOW).map(Seq).collect::<Vec<_>>());
+    // What is stored next takes the places of what has been acknowledged, and of nothing else.
+    cluster.next_seq = SESSION_WINDOW + 1;
     cluster.acked_below = 101;
-    let mut before = 100;
-    for i in 0..20 {
+    for i in 0..100 {
         cluster.run(create(&format!("g{i}"), &[])).expect("created");
-        let now = stored_replies(&cluster);
-        assert!(now + 16 > before, "{before} replies became {now} in one record");
-        before = now;
     }
-    assert_eq!(before, 20, "those that are not acknowledged are left");
+    assert_eq!(stored_replies(&cluster), (101..=SESSION_WINDOW + 100).map(Seq).collect::<Vec<_>>());
+    let beyond = cluster.request(create("beyond", &[]));
+    assert!(format!("{:?}", cluster.one(beyond)).contains("WindowExceeded"));
+    for seq in [101, 700, SESSION_WINDOW + 100] {
+        assert!(replies::get(&cluster.tables, SESSION, Seq(seq)).expect("a get").is_some(), "{seq}");
+    }
+    assert_eq!(replies::get(&cluster.tables, SESSION, Seq(100)), Ok(None), "its place belongs to another now");
     // A client that claims to have seen what was never asked costs nothing, and harms itself only.
     cluster.acked_below = u64::MAX;
     let request = cluster.request(unlink("f1"));

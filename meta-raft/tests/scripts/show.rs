@@ -5,7 +5,7 @@ use caribou_meta_raft::fsm::reply::{Attr, Body, ClientReply, Effect, GrantReply,
 use caribou_meta_raft::fsm::tables::memory::MemoryTables;
 use caribou_meta_raft::fsm::tables::sessions::SessionState;
 use caribou_meta_raft::fsm::tables::{Table, Tables, chunks, dentries, inodes, replies, sessions, symlinks};
-use caribou_proto::ids::{ChunkId, InodeId, Seq, SessionId};
+use caribou_proto::ids::{ChunkId, InodeId, SESSION_WINDOW, SessionId};
 
 /// Nanoseconds as whole seconds where they are.
 pub fn time(time_ns: i64) -> String {
@@ -147,9 +147,14 @@ pub fn row(tables: &MemoryTables, table: Table, key: &[u8], value: Option<&[u8]>
         }
         Table::Sessions => session(tables, SessionId(number(key, 0))),
         Table::Replies => {
-            let stored = replies::get(tables, SessionId(number(key, 0)), Seq(number(key, 8))).expect("a reply");
-            let stored = stored.map(|r| client_reply(&ClientReply { from_table: false, ..r })).unwrap_or_default();
-            format!("{}:{} {stored}", number(key, 0), number(key, 8))
+            let session = SessionId(number(key, 0));
+            let slot = u16::from_be_bytes(key[8..10].try_into().expect("two bytes"));
+            let seqs = replies::seqs(tables, session).expect("seqs");
+            let Some(seq) = seqs.into_iter().find(|seq| seq.0 % SESSION_WINDOW == u64::from(slot)) else {
+                return format!("{session} slot {slot}");
+            };
+            let stored = replies::get(tables, session, seq).expect("a reply").expect("the seq's row");
+            format!("{session}:{seq} {}", client_reply(&ClientReply { from_table: false, ..stored }))
         }
         Table::Meta => format!("{}{}", meta(key[0]), value.map(|v| format!(" {:?}", &v[1..])).unwrap_or_default()),
         Table::Chunks => match chunks::get(tables, ChunkId(number(key, 0))).expect("a chunk") {
@@ -212,6 +217,5 @@ fn session(tables: &MemoryTables, id: SessionId) -> String {
         SessionState::Ending { since_ns } => format!("ending since {}", time(since_ns)),
         SessionState::Ended { since_ns } => format!("ended at {}", time(since_ns)),
     };
-    let (acked, dropped, max) = (s.acked_below, s.dropped_below, s.max_seq);
-    format!("{id} {} {state} idle {} ms acked below {acked} dropped below {dropped} last {max}", s.name, s.idle_ms)
+    format!("{id} {} {state} idle {} ms acked below {} last {}", s.name, s.idle_ms, s.acked_below, s.max_seq)
 }

@@ -10,9 +10,6 @@ use crate::fsm::reply::{Body, ClientReply, Outcome};
 use crate::fsm::tables::replies;
 use crate::fsm::tables::sessions::{self, Session};
 
-/// Acknowledged replies that one request deletes at most.
-const MAX_REPLIES_DROPPED: u64 = 16;
-
 pub(super) fn apply(op: &mut Op<'_, '_>, request: &ClientCommand) -> OpResult<Reply> {
     answer(op, request).map(Reply::Client)
 }
@@ -53,7 +50,6 @@ fn settled(
     session.acked_below = before.max(request.acked_below);
     let reply = stored_or_refused(op.txn, id, session, request.seq)?;
     if reply.is_some() && session.is_live() && session.acked_below != before {
-        drop_acknowledged(op, id, session);
         sessions::put(op.txn, id, session);
     }
     Ok(reply)
@@ -85,18 +81,7 @@ pub(super) fn stored_or_refused(
 pub(super) fn store(op: &mut Op<'_, '_>, id: SessionId, seq: Seq, mut session: Session, reply: &ClientReply) {
     replies::put(op.txn, id, seq, reply);
     session.max_seq = session.max_seq.max(seq);
-    drop_acknowledged(op, id, &mut session);
     sessions::put(op.txn, id, &session);
-}
-
-/// Deletes some of the replies that the client has received. Rows exist from `dropped_below` to `max_seq` only.
-fn drop_acknowledged(op: &mut Op<'_, '_>, id: SessionId, session: &mut Session) {
-    let end = session.acked_below.0.min(session.max_seq.0.saturating_add(1));
-    let step = end.min(session.dropped_below.0.saturating_add(MAX_REPLIES_DROPPED));
-    for seq in session.dropped_below.0..step {
-        replies::delete(op.txn, id, Seq(seq));
-    }
-    session.dropped_below = Seq(if step >= end { session.acked_below.0 } else { step });
 }
 
 /// An answer without an execution.

@@ -4,6 +4,7 @@ use caribou_proto::ids::SessionId;
 
 use super::*;
 use crate::fsm::tables::meta::{self, Counter};
+use crate::fsm::tables::replies;
 use crate::fsm::tables::sessions::{self, SessionState};
 
 /// Grants that one record ends at most.
@@ -33,6 +34,10 @@ pub(super) fn apply(op: &mut Op<'_, '_>, id: SessionId, ttl_ms: u64) -> OpResult
     };
     if finished {
         sessions::put_ended(op.txn, since_ns, id);
+        // Nobody asks for what has been acknowledged; the rest stays.
+        for seq in replies::seqs(op.txn, id)?.into_iter().filter(|seq| *seq < session.acked_below) {
+            replies::delete(op.txn, id, seq);
+        }
     }
     sessions::put(op.txn, id, &session);
     Ok(Reply::Progress { finished })

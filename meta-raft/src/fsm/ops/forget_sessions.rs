@@ -18,11 +18,11 @@ pub(super) fn apply(op: &mut Op<'_, '_>, before_ns: i64, limit: u32) -> OpResult
     })?;
     for id in ended {
         let session = sessions::get(op.txn, id)?.ok_or_else(|| Fatal(format!("ended session {id} has no row")))?;
-        let replies = replies::seqs(op.txn, id, session.dropped_below, left)?;
-        left -= replies.len();
-        for seq in replies {
-            replies::delete(op.txn, id, seq);
+        let replies = replies::seqs(op.txn, id)?;
+        for seq in replies.iter().take(left) {
+            replies::delete(op.txn, id, *seq);
         }
+        left -= replies.len().min(left);
         if left == 0 {
             return Ok(Reply::Progress { finished: false });
         }

@@ -1,39 +1,49 @@
-//! `Replies`: `(session, seq) → the first answer`, whole (S2), so that a retry after a failover gets it again.
+//! `Replies`: `(session, slot) → (seq, the first answer)`, whole (S2), so that a retry after a failover gets it again.
 //!
-//! Owns the stored form of replies. Which rows there are is decided in `ops/client.rs` and `ops/cancel.rs`.
+//! A seq's slot is its remainder by the window. What may be stored is less than a window above the lowest seq that is not acknowledged, so
+//! only acknowledged answers are ever overwritten, and nothing has to be deleted while a session lives. Owns the stored form of replies.
 
-use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId, Incarnation, InodeId, Seq, ServerId, SessionId};
+use caribou_proto::ids::{
+    ChunkId, ChunkVersion, GrantId, Incarnation, InodeId, SESSION_WINDOW, Seq, ServerId, SessionId,
+};
 
-use super::codec::{Reader, Writer, key1, key2, scan_prefix};
+use super::codec::{Reader, Writer, key1, scan_prefix};
 use super::{Table, Tables, Txn, Visit};
 use crate::fsm::command::Kind;
 use crate::fsm::error::{Errno, Fatal};
 use crate::fsm::reply::{Attr, Body, ClientReply, GrantReply, GrantState, Outcome};
 
-/// The stored answer to a request; marked as coming from the table.
-pub fn get(tables: &dyn Tables, session: SessionId, seq: Seq) -> Result<Option<ClientReply>, Fatal> {
-    tables.get(Table::Replies, &key2(session.0, seq.0))?.map(|row| decode(&row)).transpose()
+/// A session's number and the slot, both big-endian.
+fn key(session: SessionId, seq: Seq) -> [u8; 10] {
+    const { assert!(SESSION_WINDOW <= 1 << 16) };
+    let mut key = [0; 10];
+    key[..8].copy_from_slice(&session.0.to_be_bytes());
+    key[8..].copy_from_slice(&((seq.0 % SESSION_WINDOW) as u16).to_be_bytes());
+    key
 }
 
+/// The stored answer to a request; marked as coming from the table.
+pub fn get(tables: &dyn Tables, session: SessionId, seq: Seq) -> Result<Option<ClientReply>, Fatal> {
+    let Some(row) = tables.get(Table::Replies, &key(session, seq))? else { return Ok(None) };
+    let (stored, reply) = decode(&row)?;
+    Ok((stored == seq).then_some(reply))
+}
+
+/// The caller has checked that `seq` is in the window.
 pub(crate) fn put(txn: &mut Txn<'_>, session: SessionId, seq: Seq, reply: &ClientReply) {
-    txn.put(Table::Replies, key2(session.0, seq.0), encode(reply));
+    txn.put(Table::Replies, key(session, seq), encode(seq, reply));
 }
 
 pub(crate) fn delete(txn: &mut Txn<'_>, session: SessionId, seq: Seq) {
-    txn.delete(Table::Replies, key2(session.0, seq.0));
+    txn.delete(Table::Replies, key(session, seq));
 }
 
-/// The seqs of a session that have a stored reply, from `from` on, at most `limit`. Below `dropped_below` there is none.
-pub fn seqs(tables: &dyn Tables, session: SessionId, from: Seq, limit: usize) -> Result<Vec<Seq>, Fatal> {
+/// The seqs whose answers a session has stored, a window of them at most, in no order that means anything.
+pub fn seqs(tables: &dyn Tables, session: SessionId) -> Result<Vec<Seq>, Fatal> {
     let mut seqs = Vec::new();
     let prefix = key1(session.0);
-    scan_prefix(tables, Table::Replies, &prefix, &key2(session.0, from.0), &mut |key, _| {
-        if seqs.len() == limit {
-            return Ok(Visit::Stop);
-        }
-        let mut key = Reader::key(Table::Replies, &key[prefix.len()..]);
-        seqs.push(Seq(key.be64()?));
-        key.end()?;
+    scan_prefix(tables, Table::Replies, &prefix, &prefix, &mut |_, row| {
+        seqs.push(decode(row)?.0);
         Ok(Visit::Next)
     })?;
     Ok(seqs)
@@ -50,10 +60,10 @@ const LOST: u8 = 16;
 const CLIP: u8 = 32;
 const LOST_CHUNKS: u8 = 64;
 
-fn encode(reply: &ClientReply) -> Vec<u8> {
-    let room = if reply.result.as_ref().is_ok_and(|body| body.attr.is_some()) { 64 } else { 16 };
+fn encode(seq: Seq, reply: &ClientReply) -> Vec<u8> {
+    let room = if reply.result.as_ref().is_ok_and(|body| body.attr.is_some()) { 80 } else { 16 };
     let mut w = Writer::row_of(room);
-    w.u8(reply.outcome as u8);
+    w.u64(seq.0).u8(reply.outcome as u8);
     match &reply.result {
         Err(errno) => {
             w.u8(FAILED).u32(errno.number());
@@ -111,8 +121,9 @@ fn encode_attr(w: &mut Writer, attr: &Attr) {
     w.u64(attr.data_generation);
 }
 
-fn decode(row: &[u8]) -> Result<ClientReply, Fatal> {
+fn decode(row: &[u8]) -> Result<(Seq, ClientReply), Fatal> {
     let mut r = Reader::row(Table::Replies, row)?;
+    let seq = Seq(r.u64()?);
     let outcome = match r.u8()? {
         n if n == Outcome::Executed as u8 => Outcome::Executed,
         n if n == Outcome::Cancelled as u8 => Outcome::Cancelled,
@@ -127,7 +138,7 @@ fn decode(row: &[u8]) -> Result<ClientReply, Fatal> {
         n => return Err(r.corrupt(&format!("no result {n}"))),
     };
     r.end()?;
-    Ok(ClientReply { outcome, result, from_table: true })
+    Ok((seq, ClientReply { outcome, result, from_table: true }))
 }
 
 fn decode_body(r: &mut Reader<'_>) -> Result<Body, Fatal> {
@@ -231,8 +242,8 @@ mod tests {
             ClientReply { outcome: Outcome::Cancelled, result: Ok(Body::default()), from_table: true },
         ];
         for reply in replies {
-            let row = encode(&reply);
-            assert_eq!(decode(&row).unwrap(), reply);
+            let row = encode(Seq(300), &reply);
+            assert_eq!(decode(&row).unwrap(), (Seq(300), reply));
             for cut in 0..row.len() {
                 assert!(decode(&row[..cut]).is_err(), "{cut} bytes of {row:?}");
             }

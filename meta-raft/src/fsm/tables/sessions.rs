@@ -21,8 +21,6 @@ pub struct Session {
     pub acked_below: Seq,
     /// The highest seq with a stored reply.
     pub max_seq: Seq,
-    /// Replies below it have been deleted; follows `acked_below` in bounded steps.
-    pub dropped_below: Seq,
 }
 
 /// S4: how far a session's end has come.
@@ -42,7 +40,7 @@ pub enum SessionState {
 impl Session {
     pub(crate) fn new(name: String, open_key: [u8; 16]) -> Self {
         let state = SessionState::Live;
-        Self { name, open_key, state, idle_ms: 0, acked_below: Seq(1), max_seq: Seq(0), dropped_below: Seq(1) }
+        Self { name, open_key, state, idle_ms: 0, acked_below: Seq(1), max_seq: Seq(0) }
     }
 
     pub fn is_live(&self) -> bool {
@@ -60,7 +58,7 @@ impl Session {
         if state != 0 {
             w.i64(since_ns);
         }
-        w.u64(self.idle_ms).u64(self.acked_below.0).u64(self.max_seq.0).u64(self.dropped_below.0);
+        w.u64(self.idle_ms).u64(self.acked_below.0).u64(self.max_seq.0);
         w.finish()
     }
 
@@ -81,7 +79,6 @@ impl Session {
             idle_ms: r.u64()?,
             acked_below: Seq(r.u64()?),
             max_seq: Seq(r.u64()?),
-            dropped_below: Seq(r.u64()?),
         };
         r.end()?;
         Ok(session)
