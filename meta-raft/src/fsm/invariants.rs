@@ -12,10 +12,11 @@ use super::error::Fatal;
 use super::tables::codec::{Reader, scan_prefix};
 use super::tables::dentries::Dentry;
 use super::tables::inodes::Inode;
+use super::tables::links::{self, Link};
 use super::tables::meta::{self, Counter};
 use super::tables::sessions::{SessionState, by_key};
 use super::tables::{Table, Tables, Visit};
-use super::tables::{chunks, dentries, inodes, links, orphans, replies, servers, sessions, symlinks, xattrs};
+use super::tables::{chunks, dentries, inodes, orphans, replies, servers, sessions, symlinks, xattrs};
 
 /// Everything about names, as it is read from the tables.
 struct Tree {
@@ -65,13 +66,18 @@ fn names(tables: &dyn Tables, tree: &Tree) -> Result<(), Fatal> {
         ensure(same, || format!("cookie {} of directory {parent} is no entry", dentry.cookie))
     })?;
     ensure(left == 0, || "an entry has no cookie, or a cookie no entry".into())?;
-    let mut left = tree.dentries.len();
-    links::scan(tables, &mut |inode, parent, name| {
-        left = left.wrapping_sub(1);
-        let same = tree.dentries.get(&(parent, name.to_vec())).is_some_and(|d| d.inode == inode);
-        ensure(same, || format!("inode {inode} is said to be linked in {parent}, and is not"))
+    let mut linked: BTreeMap<Link, InodeId> = BTreeMap::new();
+    let mut note = |link, id| ensure(linked.insert(link, id).is_none(), || format!("{link:?} is noted twice"));
+    for (id, inode) in &tree.inodes {
+        inode.link.map_or(Ok(()), |link| note(link, *id))?;
+    }
+    links::scan(tables, &mut |id, link| {
+        let first = tree.inodes.get(&id).is_some_and(|inode| inode.link.is_some());
+        ensure(first, || format!("inode {id} has another name and no first one"))?;
+        note(link, id)
     })?;
-    ensure(left == 0, || "an entry has no link row, or a link row no entry".into())?;
+    let entries = tree.dentries.iter().map(|((parent, _), d)| (Link { parent: *parent, cookie: d.cookie }, d.inode));
+    ensure(linked == entries.collect(), || "the names that inodes have and the entries of directories differ".into())?;
     for ((parent, _), dentry) in &tree.dentries {
         let kind = tree.inodes.get(&dentry.inode).map(|i| i.kind);
         ensure(kind == Some(dentry.kind), || format!("the entry of inode {} has another kind", dentry.inode))?;

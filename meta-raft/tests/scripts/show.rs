@@ -136,7 +136,7 @@ pub fn row(tables: &MemoryTables, table: Table, key: &[u8], value: Option<&[u8]>
             format!("#{parent}/{}{}", text(name), entry.unwrap_or_default())
         }
         Table::Cookies => format!("#{} at {}{}", number(key, 0), number(key, 8), named(there, value)),
-        Table::Links => format!("#{} in #{}/{}", number(key, 0), number(key, 8), text(&key[16..])),
+        Table::Links => format!("#{} in #{} at {}", number(key, 0), number(key, 8), number(key, 16)),
         Table::Xattrs => {
             let length = value.map(|v| format!(" {} bytes", v.len() - 1));
             format!("#{} {}{}", number(key, 0), text(&key[8..]), length.unwrap_or_default())
@@ -203,6 +203,9 @@ fn inode(tables: &MemoryTables, id: InodeId) -> String {
     let mut text = attr(&inode.attr(id)) + &format!(" generation {}", inode.data_generation);
     if inode.last_cookie != 0 {
         text += &format!(" entries {} cookies {}", inode.entries, inode.last_cookie);
+    }
+    if let Some(link) = inode.link {
+        text += &format!(" in #{} at {}", link.parent, link.cookie);
     }
     if inode.xattrs != 0 {
         text += &format!(" xattrs {} of {} bytes", inode.xattrs, inode.xattr_bytes);

@@ -16,7 +16,8 @@ pub(super) fn apply(op: &mut Op<'_, '_>, init: &InitCluster) -> OpResult<Reply> 
     meta::put_cluster(op.txn, &Cluster { uuid, generation, nonce });
     classes::put_default(op.txn, default_goal);
     let root = Inode { nlink: 2, ..Inode::new(Kind::Directory, 0o755, op.time_ns) };
-    let id = inodes::add(op.txn, &root)?;
+    let id = inodes::next(op.txn)?;
+    inodes::put(op.txn, id, &root);
     assert_eq!(id, ROOT_INODE, "the root folder is the first inode");
     Ok(Reply::Done)
 }

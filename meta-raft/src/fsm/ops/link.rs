@@ -18,9 +18,9 @@ pub(super) fn apply(op: &mut Op<'_, '_>, id: InodeId, parent: InodeId, name: &[u
     }
     inode.nlink = names::one_more_link(&inode)?;
     inode.ctime_ns = op.time_ns;
+    let link = dentries::add(op.txn, (parent, &mut directory), name, id, inode.kind)?;
+    links::add(op.txn, id, &mut inode, link);
     inodes::put(op.txn, id, &inode);
-    dentries::add(op.txn, (parent, &mut directory), name, id, inode.kind)?;
-    links::put(op.txn, id, parent, name);
     directory.content_changed(op.time_ns);
     inodes::put(op.txn, parent, &directory);
     Ok(names::with_attr(inode.attr(id)))

@@ -9,7 +9,8 @@ use crate::fsm::error::{Errno, Fatal, OpResult};
 use crate::fsm::reply::{Attr, Body, Effect};
 use crate::fsm::tables::dentries::{self, Dentry};
 use crate::fsm::tables::inodes::{self, Inode, MAX_LINKS};
-use crate::fsm::tables::{Tables, links, orphans};
+use crate::fsm::tables::links::{self, Link};
+use crate::fsm::tables::{Tables, orphans};
 
 /// A directory that is searched: ESTALE, ENOTDIR, EACCES.
 pub(crate) fn searched(tables: &dyn Tables, id: InodeId, caller: &Caller) -> OpResult<Inode> {
@@ -71,9 +72,10 @@ pub(super) fn add_new(
         inode.nlink = 2;
         directory.nlink = one_more_link(&directory)?;
     }
-    let id = inodes::add(op.txn, inode)?;
-    dentries::add(op.txn, (parent, &mut directory), name, id, inode.kind)?;
-    links::put(op.txn, id, parent, name);
+    let id = inodes::next(op.txn)?;
+    let link = dentries::add(op.txn, (parent, &mut directory), name, id, inode.kind)?;
+    links::add(op.txn, id, inode, link);
+    inodes::put(op.txn, id, inode);
     directory.content_changed(op.time_ns);
     inodes::put(op.txn, parent, &directory);
     Ok(id)
@@ -88,11 +90,10 @@ pub(super) fn one_more_link(inode: &Inode) -> Result<u32, Errno> {
 pub(super) fn drop_link(
     op: &mut Op<'_, '_>,
     parent: InodeId,
-    name: &[u8],
-    id: InodeId,
-    mut inode: Inode,
+    (dentry, mut inode): (Dentry, Inode),
 ) -> Result<(), Fatal> {
-    links::remove(op.txn, id, parent, name);
+    let id = dentry.inode;
+    links::remove(op.txn, id, &mut inode, Link { parent, cookie: dentry.cookie })?;
     inode.nlink = if inode.is_dir() { 0 } else { inode.nlink - 1 };
     inode.ctime_ns = op.time_ns;
     inodes::put(op.txn, id, &inode);

@@ -11,7 +11,8 @@ use crate::fsm::error::{Errno, Fatal, OpResult};
 use crate::fsm::reply::Body;
 use crate::fsm::tables::dentries::{self, Dentry};
 use crate::fsm::tables::inodes::{self, Inode};
-use crate::fsm::tables::{Tables, links};
+use crate::fsm::tables::Tables;
+use crate::fsm::tables::links::{self, Link};
 
 /// An entry with its inode.
 type Entry = (Dentry, Inode);
@@ -147,19 +148,20 @@ fn replace(
         directories.from.nlink -= 1;
     }
     dentries::remove(op.txn, (args.parent, &mut directories.from), &args.name, &dentry);
-    links::remove(op.txn, id, args.parent, &args.name);
-    match target {
+    links::remove(op.txn, id, &mut inode, Link { parent: args.parent, cookie: dentry.cookie })?;
+    let link = match target {
         Some((old, replaced)) => {
             if replaced.is_dir() {
                 directories.to().nlink -= 1;
             }
-            names::drop_link(op, args.new_parent, &args.new_name, old.inode, replaced)?;
+            names::drop_link(op, args.new_parent, (old, replaced))?;
             let new = Dentry { cookie: old.cookie, inode: id, kind };
             dentries::put(op.txn, args.new_parent, &args.new_name, &new);
+            Link { parent: args.new_parent, cookie: old.cookie }
         }
         None => dentries::add(op.txn, (args.new_parent, directories.to()), &args.new_name, id, kind)?,
-    }
-    links::put(op.txn, id, args.new_parent, &args.new_name);
+    };
+    links::add(op.txn, id, &mut inode, link);
     inode.ctime_ns = op.time_ns;
     inodes::put(op.txn, id, &inode);
     Ok(())
@@ -183,14 +185,16 @@ fn exchange(
         loses.nlink -= 1;
     }
     let (a_id, b_id) = (a_dentry.inode, b_dentry.inode);
-    links::remove(op.txn, a_id, args.parent, &args.name);
-    links::remove(op.txn, b_id, args.new_parent, &args.new_name);
+    let a_link = Link { parent: args.parent, cookie: a_dentry.cookie };
+    let b_link = Link { parent: args.new_parent, cookie: b_dentry.cookie };
+    links::remove(op.txn, a_id, &mut a, a_link)?;
+    links::remove(op.txn, b_id, &mut b, b_link)?;
     let first = Dentry { cookie: a_dentry.cookie, ..b_dentry };
     let second = Dentry { cookie: b_dentry.cookie, ..a_dentry };
     dentries::put(op.txn, args.parent, &args.name, &first);
     dentries::put(op.txn, args.new_parent, &args.new_name, &second);
-    links::put(op.txn, b_id, args.parent, &args.name);
-    links::put(op.txn, a_id, args.new_parent, &args.new_name);
+    links::add(op.txn, b_id, &mut b, a_link);
+    links::add(op.txn, a_id, &mut a, b_link);
     for (id, inode) in [(a_id, &mut a), (b_id, &mut b)] {
         inode.ctime_ns = op.time_ns;
         inodes::put(op.txn, id, inode);

@@ -20,7 +20,7 @@ pub(super) fn apply(op: &mut Op<'_, '_>, parent: InodeId, name: &[u8]) -> OpResu
         return Err(Errno::NotEmpty.into());
     }
     dentries::remove(op.txn, (parent, &mut directory), name, &dentry);
-    names::drop_link(op, parent, name, dentry.inode, inode)?;
+    names::drop_link(op, parent, (dentry, inode))?;
     directory.nlink -= 1;
     directory.content_changed(op.time_ns);
     inodes::put(op.txn, parent, &directory);

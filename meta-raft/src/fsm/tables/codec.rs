@@ -202,14 +202,6 @@ pub(crate) fn key_name(a: u64, name: &[u8]) -> Vec<u8> {
     key
 }
 
-/// The key of two numbers and a name.
-pub(crate) fn key2_name(a: u64, b: u64, name: &[u8]) -> Vec<u8> {
-    let mut key = Vec::with_capacity(16 + name.len());
-    key.extend_from_slice(&key2(a, b));
-    key.extend_from_slice(name);
-    key
-}
-
 /// What looks at rows.
 pub(crate) type RowVisitor<'a> = dyn FnMut(&[u8], &[u8]) -> Result<Visit, Fatal> + 'a;
 

@@ -7,6 +7,7 @@ use caribou_proto::ids::{Cookie, InodeId};
 
 use super::codec::{Reader, Writer, key_name, key1, key2, scan_prefix};
 use super::inodes::Inode;
+use super::links::Link;
 use super::{Table, Tables, Txn, Visit};
 use crate::fsm::command::Kind;
 use crate::fsm::error::Fatal;
@@ -40,21 +41,22 @@ pub fn get(tables: &dyn Tables, parent: InodeId, name: &[u8]) -> Result<Option<D
     tables.get(Table::Dentries, &key_name(parent.0, name))?.map(|row| decode(&row)).transpose()
 }
 
-/// Adds a name to a directory whose row is `directory`; the caller puts that row, which counts cookies and entries.
+/// Adds a name to a directory whose row is `directory`; the caller puts that row, which counts cookies and entries. Where it is now.
 pub(crate) fn add(
     txn: &mut Txn<'_>,
     (parent, directory): (InodeId, &mut Inode),
     name: &[u8],
     inode: InodeId,
     kind: Kind,
-) -> Result<(), Fatal> {
+) -> Result<Link, Fatal> {
     directory.last_cookie = directory
         .last_cookie
         .checked_add(1)
         .ok_or_else(|| Fatal(format!("the cookies of directory {parent} are used up")))?;
     directory.entries += 1;
-    put(txn, parent, name, &Dentry { cookie: Cookie(directory.last_cookie), inode, kind });
-    Ok(())
+    let cookie = Cookie(directory.last_cookie);
+    put(txn, parent, name, &Dentry { cookie, inode, kind });
+    Ok(Link { parent, cookie })
 }
 
 /// Writes a name, new or old, in both tables.
@@ -85,6 +87,14 @@ pub fn scan_after(
         let (_, dentry, name) = decode_cookie(key, row)?;
         visit(name, dentry)
     })
+}
+
+/// The name at a position.
+pub(crate) fn name_at(tables: &dyn Tables, link: Link) -> Result<Vec<u8>, Fatal> {
+    let key = key2(link.parent.0, link.cookie.0);
+    let row = tables.get(Table::Cookies, &key)?;
+    let row = row.ok_or_else(|| Fatal(format!("directory {} has nothing at {}", link.parent, link.cookie)))?;
+    Ok(decode_cookie(&key, &row)?.2.to_vec())
 }
 
 fn decode_cookie<'a>(key: &[u8], row: &'a [u8]) -> Result<(InodeId, Dentry, &'a [u8]), Fatal> {

@@ -1,12 +1,13 @@
 //! `Inodes`: `inode → row`, one for everything that has attributes, orphans included.
 //!
 //! Owns the row's encoding, the totals that depend on it (`Inodes`, `Bytes`) and the conversion to [`Attr`]. An inode without links
-//! has a row of `Orphans` too, until it is purged. Directories have one name, so their parent is found in `Links`.
+//! has a row of `Orphans` too, until it is purged. Directories have one name, so their parent is found in their row.
 
-use caribou_proto::ids::{InodeId, ROOT_INODE};
+use caribou_proto::ids::{Cookie, InodeId, ROOT_INODE};
 
 use super::codec::{Reader, Writer, key1};
 pub use super::file_chunks::MAX_FILE_BYTES;
+use super::links::Link;
 use super::meta::{self, Counter};
 use super::{Table, Tables, Txn, classes};
 use crate::fsm::command::Kind;
@@ -44,6 +45,8 @@ pub struct Inode {
     /// Extended attributes, and the sum of the lengths of their names and values.
     pub xattrs: u32,
     pub xattr_bytes: u32,
+    /// Its first name; only `links.rs` changes it.
+    pub link: Option<Link>,
 }
 
 impl Kind {
@@ -74,6 +77,7 @@ impl Inode {
             entries: 0,
             xattrs: 0,
             xattr_bytes: 0,
+            link: None,
         }
     }
 
@@ -112,17 +116,23 @@ impl Inode {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::row_of(64);
+        let mut w = Writer::row_of(80);
         w.u8(self.kind as u8).u32(self.mode).u32(self.uid).u32(self.gid).u32(self.nlink).u32(self.rdev).u64(self.size);
         w.i64(self.atime_ns).i64(self.mtime_ns).i64(self.ctime_ns).u64(self.data_generation);
         w.u32(self.class).u64(self.last_cookie).u64(self.entries).u32(self.xattrs).u32(self.xattr_bytes);
+        // No inode and no cookie has the number 0.
+        if let Some(link) = self.link {
+            w.u64(link.parent.0).u64(link.cookie.0);
+        } else {
+            w.u64(0);
+        }
         w.finish()
     }
 
     fn decode(row: &[u8]) -> Result<Self, Fatal> {
         let mut r = Reader::row(Table::Inodes, row)?;
         let kind = r.u8()?;
-        let inode = Self {
+        let mut inode = Self {
             kind: Kind::from_number(kind).ok_or_else(|| r.corrupt(&format!("no kind {kind}")))?,
             mode: r.u32()?,
             uid: r.u32()?,
@@ -139,7 +149,12 @@ impl Inode {
             entries: r.u64()?,
             xattrs: r.u32()?,
             xattr_bytes: r.u32()?,
+            link: None,
         };
+        let parent = InodeId(r.u64()?);
+        if parent != InodeId(0) {
+            inode.link = Some(Link { parent, cookie: Cookie(r.u64()?) });
+        }
         r.end()?;
         Ok(inode)
     }
@@ -163,12 +178,10 @@ pub(crate) fn put(txn: &mut Txn<'_>, id: InodeId, inode: &Inode) {
     txn.put(Table::Inodes, key1(id.0), inode.encode());
 }
 
-/// Puts a new inode under the next id.
-pub(crate) fn add(txn: &mut Txn<'_>, inode: &Inode) -> Result<InodeId, Fatal> {
-    let id = meta::next_inode(txn)?;
+/// The id of one more inode, whose row the caller puts.
+pub(crate) fn next(txn: &mut Txn<'_>) -> Result<InodeId, Fatal> {
     meta::add(txn, Counter::Inodes, 1)?;
-    put(txn, id, inode);
-    Ok(id)
+    meta::next_inode(txn)
 }
 
 /// Removes the row of a purged inode; its other rows must be gone.

@@ -1,54 +1,91 @@
-//! `Links`: `(inode, parent, name)`, one row for each name of an inode: the way back from an inode to its paths.
+//! Where an inode is linked: its first name is in its own row (`Inode::link`), `Links` has the others: `(inode, parent, cookie)`.
 //!
-//! A directory has exactly one row, except the root folder and orphans, which have none. The rows have no content.
+//! A name is named by its directory and cookie there; `Cookies` has the text. Nearly every inode has one name and so no row here. The root
+//! folder and orphans have none. The rows have no content.
 
-use caribou_proto::ids::InodeId;
+use caribou_proto::ids::{Cookie, InodeId};
 
-use super::codec::{Reader, Writer, key1, key2_name, scan_prefix};
+use super::codec::{Reader, Writer, key1, key2, scan_prefix};
+use super::inodes::{self, Inode};
 use super::{Table, Tables, Txn, Visit};
 use crate::fsm::error::Fatal;
 
-pub(crate) fn put(txn: &mut Txn<'_>, inode: InodeId, parent: InodeId, name: &[u8]) {
-    txn.put(Table::Links, key2_name(inode.0, parent.0, name), Writer::row().finish());
+/// A directory's entry by its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Link {
+    pub parent: InodeId,
+    pub cookie: Cookie,
 }
 
-pub(crate) fn remove(txn: &mut Txn<'_>, inode: InodeId, parent: InodeId, name: &[u8]) {
-    txn.delete(Table::Links, key2_name(inode.0, parent.0, name));
+fn key(inode: InodeId, link: Link) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..8].copy_from_slice(&key1(inode.0));
+    key[8..].copy_from_slice(&key2(link.parent.0, link.cookie.0));
+    key
 }
 
-fn decode(key: &[u8]) -> Result<(InodeId, InodeId, &[u8]), Fatal> {
+fn decode(key: &[u8]) -> Result<(InodeId, Link), Fatal> {
     let mut key = Reader::key(Table::Links, key);
-    Ok((InodeId(key.be64()?), InodeId(key.be64()?), key.rest()))
+    let inode = InodeId(key.be64()?);
+    let link = Link { parent: InodeId(key.be64()?), cookie: Cookie(key.be64()?) };
+    key.end()?;
+    Ok((inode, link))
 }
 
-/// The first `limit` names of an inode: parents and names.
-pub fn of(tables: &dyn Tables, inode: InodeId, limit: usize) -> Result<Vec<(InodeId, Vec<u8>)>, Fatal> {
+/// Notes one more name; the caller puts the inode's row.
+pub(crate) fn add(txn: &mut Txn<'_>, id: InodeId, inode: &mut Inode, link: Link) {
+    match inode.link {
+        None => inode.link = Some(link),
+        Some(_) => txn.put(Table::Links, key(id, link), Writer::row().finish()),
+    }
+}
+
+/// Forgets a name; another one takes the place of the first. The caller puts the inode's row, whose `nlink` still counts the name.
+pub(crate) fn remove(txn: &mut Txn<'_>, id: InodeId, inode: &mut Inode, link: Link) -> Result<(), Fatal> {
+    if inode.link != Some(link) {
+        txn.delete(Table::Links, key(id, link));
+        return Ok(());
+    }
+    inode.link = others(txn, id, inode, 1)?.first().copied();
+    if let Some(next) = inode.link {
+        txn.delete(Table::Links, key(id, next));
+    }
+    Ok(())
+}
+
+fn others(tables: &dyn Tables, id: InodeId, inode: &Inode, limit: usize) -> Result<Vec<Link>, Fatal> {
     let mut links = Vec::new();
-    let prefix = key1(inode.0);
+    if inode.is_dir() || inode.nlink < 2 || limit == 0 {
+        return Ok(links);
+    }
+    let prefix = key1(id.0);
     scan_prefix(tables, Table::Links, &prefix, &prefix, &mut |key, _| {
-        if links.len() == limit {
-            return Ok(Visit::Stop);
-        }
-        let (_, parent, name) = decode(key)?;
-        links.push((parent, name.to_vec()));
-        Ok(Visit::Next)
+        links.push(decode(key)?.1);
+        Ok(if links.len() == limit { Visit::Stop } else { Visit::Next })
     })?;
+    Ok(links)
+}
+
+/// The first `limit` names of an inode.
+pub fn of(tables: &dyn Tables, id: InodeId, inode: &Inode, limit: usize) -> Result<Vec<Link>, Fatal> {
+    let mut links: Vec<Link> = inode.link.into_iter().take(limit).collect();
+    links.extend(others(tables, id, inode, limit - links.len())?);
     Ok(links)
 }
 
 /// The parent of a directory; `None` for the root folder and for orphans.
 pub fn parent(tables: &dyn Tables, directory: InodeId) -> Result<Option<InodeId>, Fatal> {
-    Ok(of(tables, directory, 1)?.first().map(|(parent, _)| *parent))
+    Ok(inodes::existing(tables, directory)?.link.map(|link| link.parent))
 }
 
-/// What looks at links: inode, parent, name.
-pub(crate) type LinkVisitor<'a> = dyn FnMut(InodeId, InodeId, &[u8]) -> Result<(), Fatal> + 'a;
-
 /// All rows, for checks of the whole state.
-pub(crate) fn scan(tables: &dyn Tables, visit: &mut LinkVisitor<'_>) -> Result<(), Fatal> {
+pub(crate) fn scan(
+    tables: &dyn Tables,
+    visit: &mut dyn FnMut(InodeId, Link) -> Result<(), Fatal>,
+) -> Result<(), Fatal> {
     scan_prefix(tables, Table::Links, &[], &[], &mut |key, _| {
-        let (inode, parent, name) = decode(key)?;
-        visit(inode, parent, name)?;
+        let (inode, link) = decode(key)?;
+        visit(inode, link)?;
         Ok(Visit::Next)
     })
 }

@@ -63,7 +63,7 @@ pub enum Table {
     /// `(server, chunk) → version`: committed deletions not yet carried out.
     Garbage = 18,
     Classes = 19,
-    /// `(inode, parent, name)`: where an inode is linked (for the tree check and paths).
+    /// `(inode, parent, cookie)`: the names of an inode but the first, which is in its row.
     Links = 20,
     /// Reserved: inline data of small files.
     Inline = 21,
