@@ -49,13 +49,15 @@ impl Settings {
         options.create_missing_column_families(true);
         // Without a write-ahead log the families agree after a crash only if they are flushed together (STACK, RocksDB).
         options.set_atomic_flush(true);
+        // There is one writer: what lets several at once in makes each insertion dearer.
+        options.set_allow_concurrent_memtable_write(false);
         options.set_db_write_buffer_size(self.write_buffer_bytes);
         options.set_max_background_jobs(BACKGROUND_JOBS);
         options.set_keep_log_file_num(2);
         options
     }
 
-    fn family(&self) -> Options {
+    fn family(&self, name: &str) -> Options {
         let mut table = BlockBasedOptions::default();
         table.set_block_cache(&self.cache);
         table.set_block_size(BLOCK_BYTES);
@@ -69,15 +71,17 @@ impl Settings {
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_write_buffer_size((self.write_buffer_bytes / FAMILY_SHARE).max(1 << 20));
         options.set_level_compaction_dynamic_level_bytes(true);
-        // A create looks for a name that is not there: most such searches end in this filter.
-        options.set_memtable_whole_key_filtering(true);
-        options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO);
+        // A create looks for a name that is not there: most such searches end in this filter. Rows of other tables are there when asked for.
+        if name == Table::Dentries.name() {
+            options.set_memtable_whole_key_filtering(true);
+            options.set_memtable_prefix_bloom_ratio(MEMTABLE_BLOOM_RATIO);
+        }
         options
     }
 
     fn families(&self) -> Vec<ColumnFamilyDescriptor> {
         let names = Table::ALL.iter().map(|t| t.name()).chain([RAFT]);
-        names.map(|name| ColumnFamilyDescriptor::new(name, self.family())).collect()
+        names.map(|name| ColumnFamilyDescriptor::new(name, self.family(name))).collect()
     }
 }
 
