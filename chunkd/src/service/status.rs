@@ -17,7 +17,8 @@ pub(crate) fn status_of(error: &store::Error) -> Status {
         Error::Corrupt { .. } | Error::DamagedFragment { .. } => Status::Corrupt,
         Error::Invalid(_) | Error::OldTerm { .. } => Status::Invalid,
         Error::NoSpace { .. } => Status::NoSpace,
-        Error::ReadFailed { .. } | Error::DiskFailed { .. } | Error::Hung { .. } | Error::NoDisk => Status::IoError,
+        Error::ReadFailed { .. } => Status::IoError,
+        Error::DiskFailed { .. } | Error::Hung { .. } | Error::NoDisk => Status::DiskFailed,
         Error::ForeignCluster { .. } => Status::ForeignCluster,
     }
 }

@@ -48,13 +48,13 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    /// W6: the disk has failed (a write or an fsync) and is not used again before a restart. → `IO_ERROR`
+    /// W6: the disk has failed (a write or an fsync) and is not used again before a restart. → `DISK_FAILED`
     #[error("disk {disk} has failed: {reason}")]
     DiskFailed { disk: String, reason: String },
-    /// The disk did not answer before its deadline and counts as failed from now on. → `IO_ERROR`
+    /// The disk did not answer before its deadline and counts as failed from now on. → `DISK_FAILED`
     #[error("disk {disk} did not finish '{operation}' in time")]
     Hung { disk: String, operation: &'static str },
-    /// No healthy disk for a new replica. → `IO_ERROR`
+    /// No healthy disk for a new replica. → `DISK_FAILED`
     #[error("no healthy disk is left on this server")]
     NoDisk,
     /// F2: a command of a lower (generation, term) than one obeyed before.

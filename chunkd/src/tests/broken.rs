@@ -110,10 +110,10 @@ async fn a_failed_disk_in_the_chain_fails_the_fragment_with_its_server() {
     };
     cluster.nodes[1].disk.set_hook(Some(std::sync::Arc::new(hook)));
     let ack = writer.write(WriteFragment { sync: true, ..cluster.fragment(&[0, 1], 2, 0, b"lost") }).await;
-    assert_eq!((ack.status(), ack.failed_server), (Status::IoError, cluster.nodes[1].id()), "W6");
+    assert_eq!((ack.status(), ack.failed_server), (Status::DiskFailed, cluster.nodes[1].id()), "W6");
     cluster.nodes[1].disk.set_hook(None);
     let ack = writer.write(WriteFragment { sync: true, ..cluster.fragment(&[0, 1], 3, 0, b"") }).await;
-    assert_eq!(ack.status(), Status::IoError, "a failed fsync is never retried");
+    assert_eq!(ack.status(), Status::DiskFailed, "a failed fsync is never retried");
 }
 
 #[tokio::test(start_paused = true)]

@@ -35,7 +35,7 @@ pub(crate) enum Verdict {
     Stale,
     /// Every holder answered, and everyone's copy is damaged.
     Damaged,
-    /// Nobody could answer now: unreachable, without lease, or a silent tail. Never an error by itself (R1).
+    /// Nobody could answer now: unreachable, without lease, a failed disk, or a silent tail. Never an error by itself (R1).
     Wait,
 }
 
@@ -135,6 +135,7 @@ fn classify(place: &Place, holder: &Holder, reply: ReadReply, offset: u32, lengt
             Answer::Damaged
         }
         Status::WrongVersion | Status::NoReplica | Status::Dirty | Status::WrongIncarnation => Answer::Stale,
+        // A disk or server out of use may come back with its bytes whole: waited for as for one that is silent.
         status => {
             tracing::debug!(chunk, version, server, ?status, detail = reply.detail, "a replica cannot serve now");
             Answer::Unreachable

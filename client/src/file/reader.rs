@@ -30,6 +30,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// … up to this. (`WaitChunk` itself waits at the leader.)
 const LAST_PAUSE: Duration = Duration::from_millis(500);
 
+/// Somebody who looks after the client hears of a read that waits for this long.
+const TELL_AFTER: Duration = Duration::from_secs(5);
+
 /// A part of a read: within one chunk, within one block of read-ahead, at most 1 MiB.
 struct Piece {
     index: u32,
@@ -142,6 +145,7 @@ impl Inode {
         let mut found = self.locate(index).await?;
         let mut damaged = None;
         let mut pause = FIRST_PAUSE;
+        let mut tell_at = Some(Instant::now() + TELL_AFTER);
         loop {
             if let Found::At(place) = &found {
                 match chunk::read(&self.context.servers, place, offset, len).await {
@@ -166,6 +170,9 @@ impl Inode {
             }
             if found == Found::Hole {
                 return Ok(zeros(len));
+            }
+            if tell_at.take_if(|at| *at <= Instant::now()).is_some() {
+                tracing::warn!(inode = self.number, index, ?found, "nobody can serve this chunk now; waiting");
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LAST_PAUSE);

@@ -88,6 +88,20 @@ async fn not_yet_asks_the_tail() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn failed_disks_are_waited_for_and_damage_is_not() {
+    let (_writer, reader, inode) = prepared(1000).await;
+    each_server(&reader, |server| server.fail_reads.extend([Status::DiskFailed; 40]));
+    let file = reader.open(inode).await;
+    let read = tokio::spawn(async move { file.read(0, 1000).await });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!read.is_finished(), "the servers may start again with the bytes whole");
+    assert_eq!(read.await.expect("ends").expect("reads"), pattern(1, 1000));
+    each_server(&reader, |server| server.fail_reads.extend([Status::IoError; 40]));
+    let error = reader.open(inode).await.read(0, 1000).await.expect_err("no block is intact");
+    assert_eq!(error.errno(), crate::errno::EIO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_place_is_asked_for_anew() {
     let (writer, reader, inode) = prepared(1000).await;
     let file = reader.open(inode).await;

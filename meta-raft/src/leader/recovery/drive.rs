@@ -336,7 +336,7 @@ impl Drive {
             }
             _ => false,
         };
-        let own_fault = matches!(result.status(), Status::IoError | Status::NoSpace);
+        let own_fault = matches!(result.status(), Status::IoError | Status::DiskFailed | Status::NoSpace);
         let Some(member) = self.member_mut(server) else { return Step::Stay };
         // A failed disk serves nothing; and what could not complete the new version has persisted that it is incomplete.
         if !member.named || (own_fault && !is_source) {
