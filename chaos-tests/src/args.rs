@@ -47,6 +47,8 @@ enum Scenario {
     LivePowerCut(scenario::live_power_cut::Args),
     /// A chunk server, and a writing client, are killed during writes
     ChunkKill(scenario::chunk_kill::Args),
+    /// A disk of a stopped chunk server is replaced by an empty one
+    DiskSwap(scenario::disk_swap::Args),
     /// A follower that was away for longer than the log is kept comes back by snapshot
     Snapshot(scenario::snapshot::Args),
     /// A process that waits without quorum can be killed
@@ -111,6 +113,7 @@ impl Args {
             Scenario::PowerCut(args) => scenario::power_cut::run(&setting, args).await?,
             Scenario::LivePowerCut(args) => scenario::live_power_cut::run(&setting, args).await?,
             Scenario::ChunkKill(args) => scenario::chunk_kill::run(&setting, args).await?,
+            Scenario::DiskSwap(args) => scenario::disk_swap::run(&setting, args).await?,
             Scenario::Snapshot(args) => scenario::snapshot::run(&setting, args).await?,
             Scenario::NoQuorum(args) => scenario::no_quorum::run(&setting, args).await?,
             Scenario::Posix(args) => scenario::posix::run(&setting, args).await?,

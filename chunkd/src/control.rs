@@ -9,6 +9,7 @@ use crate::heartbeat::{self, Heartbeats};
 use crate::recover;
 use crate::server::ChunkServer;
 use caribou_proto::chunk::v1::{FromServer, ToServer, to_server};
+use caribou_proto::ids::ChunkId;
 use futures::StreamExt;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -110,6 +111,11 @@ impl Stream {
             }
             Some(to_server::Body::Command(command)) => {
                 recover::take(server, &self.session, command);
+                None
+            }
+            Some(to_server::Body::Inventory(inventory)) => {
+                let chunks: Vec<ChunkId> = inventory.chunks.into_iter().map(ChunkId).collect();
+                server.store.expect(inventory.first, &chunks);
                 None
             }
             Some(to_server::Body::NotLeader(hint)) => {

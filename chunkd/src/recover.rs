@@ -79,7 +79,9 @@ impl Mark {
                 self.server.commands.withdrawn.lock().remove(&self.chunk);
                 true
             }
-            Err(failed) => !matches!(failed.status, Status::IoError | Status::DiskFailed | Status::NoSpace | Status::NotYet),
+            Err(failed) => {
+                !matches!(failed.status, Status::IoError | Status::DiskFailed | Status::NoSpace | Status::NotYet)
+            }
         };
     }
 }

@@ -11,7 +11,7 @@ use caribou_chunkd::store::disk::{Disk, OpenMode, Space};
 use caribou_chunkd::store::file::FileDisk;
 use caribou_chunkd::store::memory::MemoryDisk;
 use caribou_chunkd::store::{ChunkStore, ClusterIdentity, Error, OpenError, OpenOptions};
-use caribou_proto::ids::{Incarnation, ServerId};
+use caribou_proto::ids::{ChunkId, Incarnation, ServerId};
 use store_support::*;
 
 // F3
@@ -225,6 +225,35 @@ async fn without_a_journal_everything_is_doubtful() {
     disk.unlink("journal").unwrap();
     let store = open(&disk).await;
     assert_eq!(store.dirty_chunks(), [id(1)]);
+}
+
+// R4: a disk that was replaced by an empty one is noticed only by what the leader counts on.
+#[tokio::test]
+async fn what_was_on_a_replaced_disk_is_told_as_lost() {
+    let disks = [memory(), memory()];
+    let store = try_open(vec![disks[0].clone(), disks[1].clone()], 1).await.unwrap();
+    store.adopt(CLUSTER, SERVER).await.unwrap();
+    for chunk in 1..=8 {
+        write(&store, chunk, 0, b"x").await.unwrap();
+    }
+    store.close().await;
+    drop(store);
+    let gone: usize =
+        disks[1].list("chunks").unwrap().iter().map(|d| disks[1].list(&format!("chunks/{d}")).unwrap().len()).sum();
+    let store = try_open(vec![disks[0].clone(), memory()], 2).await.unwrap();
+    assert!((1..8).contains(&gone), "both disks were used: {gone}");
+    assert!(store.lost_chunks().is_empty(), "nothing here says so");
+    let all: Vec<ChunkId> = (1..=8).map(id).collect();
+    store.expect(true, &all[..4]);
+    store.expect(false, &all[4..]);
+    let lost = store.lost_chunks();
+    assert_eq!(lost.len(), gone);
+    // A copy that is made here again is not missing any more.
+    let again = (1..=8).find(|n| id(*n) == lost[0]).unwrap();
+    write(&store, again, 0, b"y").await.unwrap();
+    assert_eq!(store.lost_chunks(), lost[1..]);
+    store.expect(true, &[]);
+    assert!(store.lost_chunks().is_empty(), "the cluster has other copies by now");
 }
 
 // R4: what a scan cannot place is kept and shown.

@@ -1,17 +1,13 @@
 //! A chunk server, and separately a writing client, are killed during writes with two copies: no error at other clients, no fsynced
 //! byte lost, replicas equal afterwards, the goal restored.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use caribou_cli::cmd::file::info;
 use caribou_cli::local::{Options, Part};
-use caribou_client::meta::QueryOp;
-use caribou_client::proto::meta::v1::{Caller, FileKind, ReadDir};
-use caribou_client::{Client, ClientConfig};
 use rustix::process::Signal;
 
+use super::replicas::replicas_differ;
 use super::writers::{Worker, Written, drop_caches, writer};
 use super::{blocking, healed};
 use crate::args::Setting;
@@ -19,10 +15,6 @@ use crate::lab::Lab;
 use crate::report::Verdict;
 
 const WRITERS: u64 = 3;
-/// The root folder's inode.
-const ROOT_INODE: u64 = 1;
-/// Where data begin in a replica's file (docs/on-disk-format.md).
-const DATA_OFFSET: usize = 64 << 10;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -95,77 +87,4 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     verdict.violations.extend(replicas_differ(&lab).await?);
     lab.finish(!verdict.is_passed())?;
     Ok(verdict)
-}
-
-/// Compares the replicas that the metadata name, on the chunk servers' disks: each chunk as often as its goal, and all equal.
-pub(super) async fn replicas_differ(lab: &Lab) -> Result<Vec<String>> {
-    // Grants end and garbage goes in the background; both must come to rest first.
-    let settled = lab.cluster.wait_for(Duration::from_secs(60), "cluster at rest", |s| {
-        s.totals.as_ref().is_some_and(|t| t.garbage + t.grants + t.orphans == 0)
-    });
-    settled.await?;
-    let config = ClientConfig {
-        meta: lab.cluster.meta_addresses(),
-        name: "replica check".to_owned(),
-        ..ClientConfig::default()
-    };
-    let client = Client::connect(config).await?;
-    let mut wrong = Vec::new();
-    for name in files_of_root(&client).await? {
-        for chunk in info(&client, &PathBuf::from("/").join(&name)).await?.chunks {
-            let nodes = &lab.cluster.layout().chunk;
-            let addresses: Vec<String> = chunk.replicas.iter().map(|r| r.address.clone()).collect();
-            let folders =
-                nodes.iter().filter(|n| addresses.contains(&n.address)).flat_map(|n| n.data.clone()).collect();
-            let id = chunk.chunk.clone();
-            let copies = blocking(move || read_copies(folders, &format!("{id}.chunk"))).await?;
-            if copies.len() != chunk.goal as usize {
-                wrong.push(format!(
-                    "{name}: chunk {} has {} replicas, its goal is {}",
-                    chunk.chunk,
-                    copies.len(),
-                    chunk.goal
-                ));
-            }
-            if copies.iter().any(|c| *c != copies[0]) {
-                wrong.push(format!("{name}: the {} replicas of chunk {} differ", copies.len(), chunk.chunk));
-            }
-        }
-    }
-    client.shutdown().await;
-    Ok(wrong)
-}
-
-async fn files_of_root(client: &Client) -> Result<Vec<String>> {
-    let caller = Caller { uid: 0, gid: 0, groups: vec![] };
-    let (mut names, mut cookie) = (Vec::new(), 0);
-    loop {
-        let read = ReadDir { inode: ROOT_INODE, cookie, limit: 1000, plus: false };
-        let page = client.meta().query(&caller, QueryOp::ReadDir(read)).await?;
-        for entry in &page.entries {
-            cookie = entry.cookie;
-            if entry.kind() == FileKind::Regular {
-                names.push(String::from_utf8_lossy(&entry.name).into_owned());
-            }
-        }
-        if page.end_of_directory {
-            return Ok(names);
-        }
-    }
-}
-
-/// The data of one chunk's copies, without zeros at the end: a hole there may be stored or not.
-fn read_copies(folders: Vec<PathBuf>, name: &str) -> Result<Vec<Vec<u8>>> {
-    let mut copies = Vec::new();
-    for folder in folders {
-        for entry in walkdir::WalkDir::new(folder.join("chunks")) {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy() == name {
-                let mut data = std::fs::read(entry.path())?.split_off(DATA_OFFSET);
-                data.truncate(data.iter().rposition(|b| *b != 0).map_or(0, |p| p + 1));
-                copies.push(data);
-            }
-        }
-    }
-    Ok(copies)
 }

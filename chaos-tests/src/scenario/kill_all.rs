@@ -31,7 +31,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         let again = round.check(&mut lab, &mut verdict, &mut stakes).await?;
         leave(&mut lab, &again).await?;
     }
-    verdict.violations.extend(super::chunk_kill::replicas_differ(&lab).await?);
+    verdict.violations.extend(super::replicas::replicas_differ(&lab).await?);
     verdict.figure("rounds", args.rounds);
     verdict.figure("names acknowledged", stakes.names);
     verdict.figure("blocks fsynced", stakes.blocks);

@@ -74,7 +74,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         let path = readers_at[0].join(file.path.file_name().unwrap_or_default());
         verdict.violations.extend(blocking(move || Ok(file.ledger.verify(file.id, &path))).await?);
     }
-    verdict.violations.extend(super::chunk_kill::replicas_differ(&lab).await?);
+    verdict.violations.extend(super::replicas::replicas_differ(&lab).await?);
     verdict.figure("cuts of all chunk servers", args.cuts);
     verdict.figure("cuts after which fsyncs went on", progressed);
     verdict.figure("blocks fsynced", synced);

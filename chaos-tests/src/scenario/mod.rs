@@ -3,6 +3,7 @@
 pub mod chunk_kill;
 pub mod copy;
 pub mod creates;
+pub mod disk_swap;
 pub mod exactly_once;
 pub mod failover;
 pub mod kill_all;
@@ -11,6 +12,7 @@ pub mod no_quorum;
 pub mod pjdfstest;
 pub mod posix;
 pub mod power_cut;
+mod replicas;
 mod round;
 pub mod smoke;
 pub mod snapshot;

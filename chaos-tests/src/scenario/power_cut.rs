@@ -51,7 +51,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         lost += gone;
         leave(&mut lab, &again).await?;
     }
-    verdict.violations.extend(super::chunk_kill::replicas_differ(&lab).await?);
+    verdict.violations.extend(super::replicas::replicas_differ(&lab).await?);
     verdict.figure("cuts of the whole cluster", args.rounds);
     verdict.figure("names acknowledged", stakes.names);
     verdict.figure("blocks fsynced", stakes.blocks);

@@ -65,6 +65,9 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Vec<Verdict>> {
     if wanted("chunk-kill", &["fuse"]) {
         done(chunk_kill::run(setting, &chunk_kill::Args { kills: 1, away: Duration::from_secs(6) }).await?);
     }
+    if wanted("disk-swap", &["fuse"]) {
+        done(disk_swap::run(setting, &disk_swap::Args { files: 24 }).await?);
+    }
     if wanted("snapshot", &["fuse"]) {
         done(snapshot::run(setting, &snapshot::Args { folders: 3000 }).await?);
     }

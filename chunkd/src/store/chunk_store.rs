@@ -2,6 +2,7 @@
 //!
 //! Never blocks a task of the runtime: only the disks' threads touch a disk or a lock that is held across I/O.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -50,6 +51,8 @@ pub struct ChunkStore {
     deadline: Duration,
     /// Held while a new replica is given a place.
     pub(super) placing: Mutex<()>,
+    /// R4: what the leader counts on and no folder has.
+    pub(super) missing: Mutex<BTreeSet<ChunkId>>,
     closed: AtomicBool,
 }
 
@@ -75,6 +78,7 @@ impl ChunkStore {
             persisting: tokio::sync::Mutex::new(()),
             deadline,
             placing: Mutex::new(()),
+            missing: Mutex::default(),
             closed: AtomicBool::new(false),
         }))
     }
@@ -113,26 +117,6 @@ impl ChunkStore {
         };
         let mut all: Vec<ChunkId> = self.volumes.iter().flat_map(dirty).collect();
         all.sort_unstable();
-        all
-    }
-
-    /// R3, a hint: replicas whose file is damaged or unreadable, at most 10 000 a disk, and all of a disk that failed, except those
-    /// that have a new place on another one. Ordered.
-    pub fn lost_chunks(&self) -> Vec<ChunkId> {
-        let lost = |volume: &Arc<Volume>| -> Vec<ChunkId> {
-            match volume.check() {
-                Ok(()) => volume.suspects.lock().iter().copied().collect(),
-                Err(_) => volume.index.read().keys().copied().collect(),
-            }
-        };
-        let mut all: Vec<ChunkId> = Vec::new();
-        for volume in &self.volumes {
-            let failed = volume.check().is_err();
-            let elsewhere = |chunk: &ChunkId| failed && self.find(*chunk).is_some_and(|(home, _)| home.check().is_ok());
-            all.extend(lost(volume).into_iter().filter(|chunk| !elsewhere(chunk)));
-        }
-        all.sort_unstable();
-        all.dedup();
         all
     }
 

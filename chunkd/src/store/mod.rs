@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! request.rs  error.rs     the words spoken with the service
-//! chunk_store.rs           ChunkStore: the async door; queues, waits with a deadline      homes.rs  which disk      pool.rs  a disk's threads
+//! chunk_store.rs           ChunkStore: the async door; queues, waits with a deadline      homes.rs  which disk     lost.rs  R3 R4      pool.rs  a disk's threads
 //! start.rs  scan.rs        opening: whose folders, incarnation (F3), index, dirty set      folder.rs  identity, fence, clean mark
 //! volume.rs                one data folder at work: index, open files, fdatasync (W6), failure
 //!   write.rs  read.rs      W2 W3 F3 · R1          recover.rs  verify.rs    V1 V2        retire.rs  R4       upkeep.rs  ticks, stop
@@ -35,6 +35,7 @@ mod format;
 mod homes;
 mod journal;
 mod layout;
+mod lost;
 pub mod memory;
 mod open_chunk;
 mod pool;

@@ -64,7 +64,9 @@ impl Command {
             },
             ExpireSession { .. } | ForgetSessions { .. } | PurgeOrphans { .. } => false,
             Cancel { .. } | OpenSession { .. } | AddIdle { .. } | InitCluster(_) | RegisterServer(_) => true,
-            ServerDown { .. } | StartIntent(_) | Ready(_) | RepairDone(_) | ReplicaLost { .. } | GarbageDone { .. } => true,
+            ServerDown { .. } | StartIntent(_) | Ready(_) | RepairDone(_) | ReplicaLost { .. } | GarbageDone { .. } => {
+                true
+            }
         }
     }
 }

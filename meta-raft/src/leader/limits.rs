@@ -81,6 +81,9 @@ pub(crate) const GARBAGE_BATCH: usize = 1024;
 /// How often a server's garbage is looked at when no effect said so.
 pub(crate) const GARBAGE_SCAN: Duration = Duration::from_secs(5);
 
+/// How often a server's replicas are compared with what the state says, besides when it attaches.
+pub(crate) const INVENTORY_INTERVAL: Duration = Duration::from_secs(600);
+
 /// New chunks go to servers with at least this much room.
 pub(crate) const MIN_FREE_BYTES: u64 = 128 << 20;
 /// A server's free bytes are committed anew when they have changed by this part of its total.

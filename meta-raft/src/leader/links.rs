@@ -110,8 +110,7 @@ impl Links {
         body: Body,
         purpose: Purpose,
     ) -> bool {
-        let Some(link) = self.links.get_mut(&server).filter(|l| !l.ended.is_cancelled()) else { return false };
-        if link.pending.len() >= limits::COMMANDS_PER_SERVER {
+        if self.links.get(&server).is_none_or(|link| link.pending.len() >= limits::COMMANDS_PER_SERVER) {
             return false;
         }
         let id = self.next_command;
@@ -123,12 +122,20 @@ impl Links {
             chunk: chunk.0,
             body: Some(body),
         };
-        if link.outbox.try_send(ToServer { body: Some(to_server::Body::Command(command)) }).is_err() {
+        if !self.tell(server, to_server::Body::Command(command)) {
             return false;
         }
         self.next_command += 1;
-        link.pending.insert(id, Pending { purpose, due: now + limits::COMMAND_TIMEOUT });
+        if let Some(link) = self.links.get_mut(&server) {
+            link.pending.insert(id, Pending { purpose, due: now + limits::COMMAND_TIMEOUT });
+        }
         true
+    }
+
+    /// Says something that needs no answer; false if there is no stream, or no room.
+    pub(crate) fn tell(&mut self, server: ServerId, body: to_server::Body) -> bool {
+        let link = self.links.get(&server).filter(|l| !l.ended.is_cancelled());
+        link.is_some_and(|l| l.outbox.try_send(ToServer { body: Some(body) }).is_ok())
     }
 
     /// Whom an answer concerns; `None` for one of an older stream, or one that was not asked for.

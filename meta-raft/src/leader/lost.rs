@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId};
 
 use super::context::{Cx, Why};
+use super::limits;
 use crate::fsm::command::Command;
 use crate::fsm::error::Fatal;
 use crate::fsm::tables::chunks;
@@ -16,6 +17,8 @@ use crate::fsm::tables::chunks;
 pub(crate) struct Losses {
     /// What the last heartbeat of each server said.
     said: BTreeMap<ServerId, BTreeMap<ChunkId, ChunkVersion>>,
+    /// Chunks whose last replica is lost, as far as the log has named them.
+    last: BTreeSet<ChunkId>,
 }
 
 impl Losses {
@@ -28,12 +31,16 @@ impl Losses {
             if !at_rest {
                 continue;
             }
-            if before.get(&chunk) == Some(&row.version) && row.replicas.len() > 1 {
+            let again = before.get(&chunk) == Some(&row.version);
+            if again && row.replicas.len() > 1 {
                 tracing::warn!(%chunk, %server, version = %row.version, "a server has lost its replica");
                 cx.propose(Why::Hint, vec![Command::ReplicaLost { chunk, version: row.version, server }]);
-            } else {
-                said.insert(chunk, row.version);
+                continue;
             }
+            if again && self.last.len() < limits::PAGE && self.last.insert(chunk) {
+                tracing::error!(%chunk, %server, version = %row.version, "the last replica of a chunk is damaged or missing");
+            }
+            said.insert(chunk, row.version);
         }
         if !said.is_empty() {
             self.said.insert(server, said);

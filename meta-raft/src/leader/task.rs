@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::{Cx, Proposal, Why};
 use super::deps::{Deps, NotLeader};
 use super::garbage::Collector;
+use super::inventory::Inventories;
 use super::limits;
 use super::links::{Link, Links, Purpose, Room};
 use super::liveness::Liveness;
@@ -62,6 +63,7 @@ pub(crate) struct Leading {
     pub(crate) repair: Repair,
     losses: Losses,
     garbage: Collector,
+    inventories: Inventories,
 }
 
 /// Where events come from.
@@ -88,6 +90,7 @@ impl Leading {
             repair: Repair::new(now),
             losses: Losses::default(),
             garbage: Collector::default(),
+            inventories: Inventories::default(),
         }
     }
 
@@ -159,6 +162,7 @@ impl Leading {
             repair: &mut self.repair,
             losses: &mut self.losses,
             garbage: &mut self.garbage,
+            inventories: &mut self.inventories,
         };
         handle(&mut loops, &mut cx)?;
         loops.detach_ended(&mut cx)?;
@@ -172,7 +176,8 @@ impl Leading {
             loops.recalls.tick(cx)?;
             loops.sessions.tick(cx)?;
             loops.repair.tick(cx, loops.garbage)?;
-            loops.garbage.tick(cx)
+            loops.garbage.tick(cx)?;
+            loops.inventories.tick(cx)
         })
     }
 
@@ -223,6 +228,7 @@ struct Loops<'a> {
     repair: &'a mut Repair,
     losses: &'a mut Losses,
     garbage: &'a mut Collector,
+    inventories: &'a mut Inventories,
 }
 
 impl Loops<'_> {
@@ -253,6 +259,7 @@ impl Loops<'_> {
         self.gave_up(cx, server, given_up)?;
         self.liveness.attached(cx, server, stream, dirty);
         self.garbage.server_attached(cx, server)?;
+        self.inventories.server_attached(cx.now, server);
         self.recovery.server_attached(cx)?;
         self.liveness.open_gates(cx, self.garbage, self.recovery);
         Ok(())
@@ -263,6 +270,7 @@ impl Loops<'_> {
             self.liveness.detached(cx, server);
             self.garbage.server_detached(server);
             self.losses.server_detached(server);
+            self.inventories.server_detached(server);
             self.gave_up(cx, server, given_up)?;
         }
         Ok(())

@@ -318,6 +318,7 @@ async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarnation: u64,
         let mut beat = tokio::time::interval(Duration::from_millis(250));
         let mut stamp = 0;
         let mut held: Vec<WireCommand> = Vec::new();
+        let mut lost: Vec<u64> = Vec::new();
         let mut look = tokio::time::interval(Duration::from_millis(10));
         loop {
             tokio::select! {
@@ -343,12 +344,20 @@ async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarnation: u64,
                         *disks.leases.entry(server).or_insert(0) += 1;
                         disks.told.push((server, "lease".to_owned()));
                     }
+                    Some(to_server::Body::Inventory(inventory)) => {
+                        let mut disks = disks.lock();
+                        disks.told.push((server, format!("inventory of {}", inventory.chunks.len())));
+                        if inventory.first {
+                            lost.clear();
+                        }
+                        lost.extend(inventory.chunks.iter().filter(|c| !disks.replicas.contains_key(&(server, ChunkId(**c)))));
+                    }
                     Some(_) => {}
                     None => break,
                 },
                 _ = beat.tick() => {
                     stamp += 1;
-                    let heartbeat = Heartbeat { stamp, disks: vec![disk()], lost_chunks: Vec::new() };
+                    let heartbeat = Heartbeat { stamp, disks: vec![disk()], lost_chunks: lost.clone() };
                     if sender.send(from_server(from_server::Body::Heartbeat(heartbeat))).await.is_err() {
                         break;
                     }

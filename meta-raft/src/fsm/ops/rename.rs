@@ -9,9 +9,9 @@ use crate::fsm::access::{self, WRITE};
 use crate::fsm::command::Rename;
 use crate::fsm::error::{Errno, Fatal, OpResult};
 use crate::fsm::reply::Body;
+use crate::fsm::tables::Tables;
 use crate::fsm::tables::dentries::{self, Dentry};
 use crate::fsm::tables::inodes::{self, Inode};
-use crate::fsm::tables::Tables;
 use crate::fsm::tables::links::{self, Link};
 
 /// An entry with its inode.

@@ -72,14 +72,8 @@ impl Session {
             2 => SessionState::Ended { since_ns: r.i64()? },
             other => return Err(r.corrupt(&format!("no session state {other}"))),
         };
-        let session = Self {
-            name,
-            open_key,
-            state,
-            idle_ms: r.u64()?,
-            acked_below: Seq(r.u64()?),
-            max_seq: Seq(r.u64()?),
-        };
+        let session =
+            Self { name, open_key, state, idle_ms: r.u64()?, acked_below: Seq(r.u64()?), max_seq: Seq(r.u64()?) };
         r.end()?;
         Ok(session)
     }
