@@ -84,7 +84,7 @@ pub(crate) const MAX_LOG_GROUP_BYTES: usize = 8 << 20;
 pub(crate) const MAX_APPLY_ENTRIES: usize = 256;
 /// Bytes of entries that are applied in one batch.
 pub(crate) const MAX_APPLY_BYTES: usize = 4 << 20;
-/// Groups of brief commands up to this size are applied without a change of threads: less than a millisecond of work.
+/// Groups of brief commands up to this size are applied without a change of threads, from memory alone: about a millisecond of work.
 pub(crate) const MAX_INLINE_APPLY_BYTES: usize = 16 << 10;
 /// How long a read waits for a quorum before it says that this node leads no more.
 pub(crate) const READ_PATIENCE: Duration = Duration::from_secs(1);

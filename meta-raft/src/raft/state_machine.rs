@@ -57,18 +57,21 @@ impl StateMachine {
         Ok(())
     }
 
-    /// Brief work costs less than a change of threads and back. First whoever the last group has woken gets this thread: Raft's core.
+    /// Brief work costs less than a change of threads and back, as long as it finds all in memory: elections and heartbeats are on this thread
+    /// too. First whoever the last group has woken gets it: Raft's core.
     async fn apply_entries(&self, entries: Vec<(LogId, EntryPayload)>, bytes: usize) -> io::Result<Outcome> {
         let state = Arc::clone(&self.state);
         if bytes > MAX_INLINE_APPLY_BYTES {
-            return blocking(move || state.apply(decode(entries)?)).await;
+            return blocking(move || state.apply(&decode(entries)?)).await;
         }
         tokio::task::yield_now().await;
         let work = decode(entries)?;
-        match work.iter().all(|(_, work)| work.is_brief()) {
-            true => Ok(state.apply(work)?),
-            false => blocking(move || state.apply(work)).await,
+        if work.iter().all(|(_, work)| work.is_brief())
+            && let Some(outcome) = state.apply_in_memory(&work)?
+        {
+            return Ok(outcome);
         }
+        blocking(move || state.apply(&work)).await
     }
 }
 

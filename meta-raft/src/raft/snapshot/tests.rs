@@ -22,9 +22,9 @@ fn the_newest_checkpoint_is_kept_and_older_ones_live_as_long_as_they_are_read() 
     let folder = dir.path().join("snapshots");
     let store = SnapshotStore::open(&folder, &state).unwrap();
     assert!(store.current().is_none());
-    state.apply(vec![(log_id(1, 1), Work::Blank)]).unwrap();
+    state.apply(&[(log_id(1, 1), Work::Blank)]).unwrap();
     let first = store.build(&state).unwrap();
-    state.apply(vec![(log_id(2, 2), Work::Blank)]).unwrap();
+    state.apply(&[(log_id(2, 2), Work::Blank)]).unwrap();
     store.build(&state).unwrap();
     assert_eq!(first.meta().last_log_id, Some(log_id(1, 1)));
     let path = first.path().to_owned();

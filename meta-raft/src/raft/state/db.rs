@@ -85,6 +85,14 @@ impl Settings {
     }
 }
 
+/// What a write does while RocksDB's flushes and compactions are behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stall {
+    Wait,
+    /// Fails with `Incomplete`.
+    Refuse,
+}
+
 /// An open instance and its folder, which goes after it if it has become obsolete.
 pub(super) struct StateDb {
     db: DB,
@@ -133,7 +141,7 @@ impl StateDb {
     }
 
     /// One atomic write: the changes and how far they bring the state.
-    pub(super) fn commit(&self, changes: Changes, applied: &AppliedState) -> Result<(), StateError> {
+    pub(super) fn commit(&self, changes: Changes, applied: &AppliedState, stall: Stall) -> Result<(), StateError> {
         let mut batch = WriteBatch::default();
         for ((table, key), value) in changes.into_rows() {
             match value {
@@ -144,6 +152,7 @@ impl StateDb {
         batch.put_cf(self.raft(), APPLIED, entry::encode_applied(applied));
         let mut options = WriteOptions::default();
         options.disable_wal(true);
+        options.set_no_slowdown(stall == Stall::Refuse);
         Ok(self.db.write_opt(batch, &options)?)
     }
 

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use caribou_proto::ids::NodeId;
 
+use super::db::Stall;
 use super::*;
 use crate::fsm::FEATURE_LEVEL;
 use crate::fsm::command::{Command, Entry, InitCluster};
@@ -33,8 +34,8 @@ fn session(index: u64) -> (crate::raft::types::LogId, Work) {
 
 fn filled(dir: &Path, upto: u64) -> StateStore {
     let store = StateStore::open(dir, &config(dir)).unwrap();
-    store.apply(vec![(log_id(1, 1), init())]).unwrap();
-    store.apply((2..=upto).map(session).collect()).unwrap();
+    store.apply(&[(log_id(1, 1), init())]).unwrap();
+    store.apply(&(2..=upto).map(session).collect::<Vec<_>>()).unwrap();
     store
 }
 
@@ -43,10 +44,25 @@ fn grouping_shows_nowhere() {
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let one = filled(a.path(), 50);
     let other = StateStore::open(b.path(), &config(b.path())).unwrap();
-    other.apply(vec![(log_id(1, 1), init())]).unwrap();
-    (2..=50).for_each(|i| drop(other.apply(vec![session(i)]).unwrap()));
+    other.apply(&[(log_id(1, 1), init())]).unwrap();
+    (2..=50).for_each(|i| drop(other.apply(&[session(i)]).unwrap()));
     assert_eq!(one.view().state_hash().unwrap(), other.view().state_hash().unwrap());
     assert_eq!(one.applied(), other.applied());
+}
+
+#[test]
+fn what_is_not_in_memory_is_left_to_a_thread_that_may_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    filled(dir.path(), 50).flush().unwrap();
+    // Opened anew: the rows are on the disk alone. The retried opening looks for one of them.
+    let store = StateStore::open(dir.path(), &config(dir.path())).unwrap();
+    let (before, retried) = (store.view().state_hash().unwrap(), (log_id(1, 51), session(20).1));
+    assert!(store.apply_in_memory(std::slice::from_ref(&retried)).unwrap().is_none());
+    assert_eq!((store.applied_index(), store.view().state_hash().unwrap()), (50, before), "nothing has been done");
+    let waited = store.apply(&[retried]).unwrap();
+    // Now they are in the cache.
+    let again = store.apply_in_memory(&[(log_id(1, 52), session(20).1)]).unwrap().expect("all in memory");
+    assert_eq!((again.replies, store.applied_index()), (waited.replies, 52));
 }
 
 #[test]
@@ -54,7 +70,7 @@ fn the_tables_conform() {
     let dir = tempfile::tempdir().unwrap();
     let settings = db::Settings::new(1 << 20, 4 << 20);
     let mut db = StateDb::open(OwnedDir::new(dir.path().to_owned()), &settings).unwrap();
-    conformance::run(&mut db, |db, changes| db.commit(changes, &AppliedState::default()).unwrap());
+    conformance::run(&mut db, |db, changes| db.commit(changes, &AppliedState::default(), Stall::Wait).unwrap());
 }
 
 /// Each call sees a view of its own.
@@ -74,7 +90,9 @@ impl Tables for Views {
 fn views_conform() {
     let dir = tempfile::tempdir().unwrap();
     let mut views = Views(StateStore::open(dir.path(), &config(dir.path())).unwrap());
-    conformance::run(&mut views, |views, changes| views.0.db().commit(changes, &AppliedState::default()).unwrap());
+    conformance::run(&mut views, |views, changes| {
+        views.0.db().commit(changes, &AppliedState::default(), Stall::Wait).unwrap()
+    });
 }
 
 #[test]
@@ -97,7 +115,7 @@ fn views_stay_as_they_are_even_when_the_state_is_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let store = filled(dir.path(), 10);
     let old = store.view();
-    store.apply(vec![session(11)]).unwrap();
+    store.apply(&[session(11)]).unwrap();
     let hash = old.state_hash().unwrap();
     std::fs::rename(b.path().join("checkpoint"), store.incoming()).unwrap();
     store.install(&store.incoming(), &expected).unwrap();
@@ -114,7 +132,7 @@ fn views_stay_as_they_are_even_when_the_state_is_replaced() {
     assert!(dir.path().join("00000001").exists());
     drop(old);
     assert!(!dir.path().join("00000001").exists(), "the old state goes with its last view");
-    store.apply(vec![session(41)]).unwrap();
+    store.apply(&[session(41)]).unwrap();
     drop(store);
     assert_eq!(StateStore::open(dir.path(), &config(dir.path())).unwrap().applied_index(), 41);
 }
@@ -140,7 +158,7 @@ fn a_damaged_entry_stops_the_node() {
     let above = Entry { feature_level: FEATURE_LEVEL + 1, time_ns: 99, commands: Vec::new() };
     let error = Work::decode(4, payload(encode(above.clone()))).unwrap_err();
     assert!(error.to_string().contains("upgrade this node"), "{error}");
-    let error = store.apply(vec![(log_id(1, 4), Work::Commands(above))]).unwrap_err();
+    let error = store.apply(&[(log_id(1, 4), Work::Commands(above))]).unwrap_err();
     assert!(error.to_string().contains("upgrade this node"), "{error}");
     assert_eq!(store.applied_index(), 3);
     assert!(meta::cluster(&store.view()).unwrap().is_some());

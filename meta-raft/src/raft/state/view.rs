@@ -1,10 +1,11 @@
 //! A consistent view of the state: a RocksDB snapshot together with the instance that it belongs to. Cheap to make and to clone.
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
-use rocksdb::{ReadOptions, Snapshot};
+use rocksdb::{ErrorKind, ReadOptions, ReadTier, Snapshot};
 
 use super::db::StateDb;
 use crate::fsm::error::Fatal;
@@ -54,7 +55,7 @@ impl Tables for StateView {
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), Fatal> {
         let mut rows = self.inner.snapshot.raw_iterator_cf_opt(self.inner.db.family(table), ReadOptions::default());
-        walk(&mut rows, from, visit)
+        walk(&mut rows, from, visit).map_err(fatal)
     }
 }
 
@@ -65,7 +66,49 @@ impl Tables for StateDb {
     }
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), Fatal> {
-        walk(&mut self.db().raw_iterator_cf(self.family(table)), from, visit)
+        walk(&mut self.db().raw_iterator_cf(self.family(table)), from, visit).map_err(fatal)
+    }
+}
+
+/// The newest state as far as it is in memory. A read that would need the disk fails, and is noted.
+pub(super) struct InMemory<'a> {
+    db: &'a StateDb,
+    options: ReadOptions,
+    missed: Cell<bool>,
+}
+
+impl<'a> InMemory<'a> {
+    pub(super) fn new(db: &'a StateDb) -> Self {
+        Self { db, options: in_memory(), missed: Cell::new(false) }
+    }
+
+    /// Whether any read failed for that reason; what was computed from it is worth nothing.
+    pub(super) fn missed(&self) -> bool {
+        self.missed.get()
+    }
+
+    fn fatal(&self, e: rocksdb::Error) -> Fatal {
+        if e.kind() == ErrorKind::Incomplete {
+            self.missed.set(true);
+        }
+        fatal(e)
+    }
+}
+
+fn in_memory() -> ReadOptions {
+    let mut options = ReadOptions::default();
+    options.set_read_tier(ReadTier::BlockCache);
+    options
+}
+
+impl Tables for InMemory<'_> {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, Fatal> {
+        self.db.db().get_cf_opt(self.db.family(table), key, &self.options).map_err(|e| self.fatal(e))
+    }
+
+    fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), Fatal> {
+        let mut rows = self.db.db().raw_iterator_cf_opt(self.db.family(table), in_memory());
+        walk(&mut rows, from, visit).map_err(|e| self.fatal(e))
     }
 }
 
@@ -73,7 +116,7 @@ fn walk(
     rows: &mut rocksdb::DBRawIterator<'_>,
     from: &[u8],
     visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit,
-) -> Result<(), Fatal> {
+) -> Result<(), rocksdb::Error> {
     rows.seek(from);
     while let Some((key, value)) = rows.item() {
         if visit(key, value) == Visit::Stop {
@@ -81,5 +124,5 @@ fn walk(
         }
         rows.next();
     }
-    rows.status().map_err(fatal)
+    rows.status()
 }
