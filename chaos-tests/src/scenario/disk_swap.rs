@@ -40,7 +40,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
 
     lab.cluster.signal(Part::Chunk, 1, Signal::TERM)?;
     let node = lab.cluster.layout().chunk.iter().find(|n| n.number == 1).context("chunk server 1")?;
-    let disk = node.data[1].clone();
+    let (disk, log) = (node.data[1].clone(), node.log.clone());
     let lost =
         walkdir::WalkDir::new(disk.join("chunks")).into_iter().flatten().filter(|e| e.file_type().is_file()).count();
     verdict.figure("replicas on the replaced disk", lost);
@@ -57,6 +57,8 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     verdict.violations.extend(wrong);
+    let log = std::fs::read_to_string(&log)?;
+    verdict.check(log.contains("replicas that the cluster counts on are not here"), || "nobody noticed".to_owned());
     verdict.figure("until every chunk had its copies again, s", format!("{:.1}", back.elapsed().as_secs_f64()));
     drop_caches()?;
     let read = blocking(move || (0..files).try_for_each(|file| check(&mount, file))).await;

@@ -7,8 +7,8 @@ use caribou_proto::ids::ChunkId;
 use super::chunk_store::ChunkStore;
 use super::volume::Volume;
 
-/// Missing replicas that are remembered; the rest is found once these have been copied elsewhere.
-const MISSING: usize = 1 << 20;
+/// Missing replicas that are remembered; the leader's next comparison finds the rest.
+const MISSING: usize = 10_000;
 
 impl ChunkStore {
     /// R4: the leader counts on replicas of these chunks here. `first`: what it said before is out of date.
@@ -24,7 +24,7 @@ impl ChunkStore {
         }
     }
 
-    /// R3, a hint: replicas that are missing, those whose file is damaged or unreadable, at most 10 000 a disk, and all of a disk that
+    /// R3, a hint: replicas that are missing, at most 10 000, those whose file is damaged or unreadable, at most 10 000 a disk, and all of a disk that
     /// failed, except those that have a new place on another one. Ordered.
     pub fn lost_chunks(&self) -> Vec<ChunkId> {
         let lost = |volume: &Arc<Volume>| -> Vec<ChunkId> {
@@ -33,7 +33,10 @@ impl ChunkStore {
                 Err(_) => volume.index.read().keys().copied().collect(),
             }
         };
-        let mut all: Vec<ChunkId> = self.missing.lock().iter().copied().filter(|c| self.find(*c).is_none()).collect();
+        let mut missing = self.missing.lock();
+        missing.retain(|chunk| self.find(*chunk).is_none());
+        let mut all: Vec<ChunkId> = missing.iter().copied().collect();
+        drop(missing);
         for volume in &self.volumes {
             let failed = volume.check().is_err();
             let elsewhere = |chunk: &ChunkId| failed && self.find(*chunk).is_some_and(|(home, _)| home.check().is_ok());

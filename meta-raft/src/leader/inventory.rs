@@ -4,6 +4,7 @@
 //! Nothing else would notice a disk that was replaced by an empty one while its server was stopped: its chunks would stay one copy short.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use caribou_proto::chunk::v1::{Inventory, to_server};
 use caribou_proto::ids::{ChunkId, ServerId};
@@ -12,11 +13,13 @@ use tokio::time::Instant;
 use super::context::Cx;
 use super::limits;
 use crate::fsm::error::Fatal;
-use crate::fsm::tables::server_chunks;
+use crate::fsm::tables::{chunks, server_chunks};
 
 #[derive(Default)]
 pub(crate) struct Inventories {
     servers: BTreeMap<ServerId, Walk>,
+    /// Whose turn it was last.
+    last: Option<ServerId>,
 }
 
 /// How far a server has been told.
@@ -24,32 +27,53 @@ struct Walk {
     /// `None`: the next page is the first.
     after: Option<ChunkId>,
     due: Instant,
+    /// When it had been told everything for the first time on this stream.
+    whole: Option<Instant>,
 }
 
 impl Inventories {
     /// A server has a new stream: it may have come back with other disks.
     pub(crate) fn server_attached(&mut self, now: Instant, server: ServerId) {
-        self.servers.insert(server, Walk { after: None, due: now });
+        self.servers.insert(server, Walk { after: None, due: now, whole: None });
     }
 
     pub(crate) fn server_detached(&mut self, server: ServerId) {
         self.servers.remove(&server);
     }
 
-    /// One page for each server whose turn it is.
+    /// Whether the server has known for long enough what is counted on there: what it has not reported missing by now, it has.
+    pub(crate) fn is_settled(&self, now: Instant, server: ServerId) -> bool {
+        let whole = self.servers.get(&server).and_then(|walk| walk.whole);
+        whole.is_some_and(|whole| now >= whole + limits::INVENTORY_SETTLED)
+    }
+
+    /// One page for one server, in turn.
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
-        for (server, walk) in self.servers.iter_mut().filter(|(_, walk)| walk.due <= cx.now) {
-            let page = server_chunks::page(cx.tables, *server, walk.after, limits::PAGE)?;
-            let chunks = page.iter().map(|chunk| chunk.0).collect();
-            let told = Inventory { first: walk.after.is_none(), chunks };
-            if !cx.links.tell(*server, to_server::Body::Inventory(told)) {
-                continue;
+        let due = |(_, walk): &(&ServerId, &Walk)| walk.due <= cx.now;
+        let later = self.servers.iter().filter(due).map(|(server, _)| *server).find(|s| Some(*s) > self.last);
+        let turn = later.or_else(|| self.servers.iter().find(due).map(|(server, _)| *server));
+        let Some((server, walk)) = turn.and_then(|server| Some((server, self.servers.get_mut(&server)?))) else {
+            return Ok(());
+        };
+        self.last = Some(server);
+        let page = server_chunks::page(cx.tables, server, walk.after, limits::PAGE)?;
+        let mut told = Inventory { first: walk.after.is_none(), chunks: Vec::new() };
+        for chunk in &page {
+            // Under a grant or an Intent a replica may be on its way; whoever works on the chunk finds out.
+            let row = chunks::existing(cx.tables, *chunk)?;
+            if !row.new && row.grant.is_none() && row.intent.is_none() {
+                told.chunks.push(chunk.0);
             }
-            let more = page.len() == limits::PAGE;
-            walk.after = page.last().copied().filter(|_| more);
-            if !more {
-                walk.due = cx.now + limits::INVENTORY_INTERVAL;
-            }
+        }
+        if !cx.links.tell(server, to_server::Body::Inventory(told)) {
+            return Ok(());
+        }
+        let more = page.len() == limits::PAGE;
+        walk.after = page.last().copied().filter(|_| more);
+        if !more {
+            walk.whole.get_or_insert(cx.now);
+            // Not all at once, although all were told at once after an election.
+            walk.due = cx.now + limits::INVENTORY_INTERVAL + Duration::from_secs(server.0 % 60);
         }
         Ok(())
     }
@@ -57,8 +81,11 @@ impl Inventories {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use caribou_proto::ids::ServerId;
 
+    use crate::leader::limits;
     use crate::leader::testing::{Node, Replica};
 
     #[tokio::test(start_paused = true)]
@@ -72,6 +99,7 @@ mod tests {
         let (_, lost) = node.file(session, "lost", &[1, 2]);
         let (_, kept) = node.file(session, "kept", &[3]);
         let gone = node.chunk(lost).replicas[0].server.0;
+        tokio::time::sleep(limits::INVENTORY_SETTLED + Duration::from_secs(1)).await;
         node.disconnect(gone);
         node.disks.lock().replicas.remove(&(gone, lost));
         node.connect(gone, 2, &[]);
@@ -87,6 +115,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nothing_is_given_up_for_a_copy_that_nobody_has_seen() {
+        let mut node = Node::new(2);
+        for server in 1..=3 {
+            node.connect(server, 1, &[]);
+            node.attached(server).await;
+        }
+        let session = node.world.lock().open(1);
+        let (_, chunk) = node.file(session, "f", &[1]);
+        let holders: Vec<u64> = node.chunk(chunk).replicas.iter().map(|r| r.server.0).collect();
+        tokio::time::sleep(limits::INVENTORY_SETTLED + Duration::from_secs(1)).await;
+        // Both come back without their disks: neither copy can stand for the other.
+        let mut disks = Vec::new();
+        for server in &holders {
+            node.disconnect(*server);
+            disks.push(node.disks.lock().replicas.remove(&(*server, chunk)).unwrap());
+        }
+        for server in &holders {
+            node.connect(*server, 2, &[]);
+        }
+        tokio::time::sleep(3 * limits::INVENTORY_SETTLED).await;
+        assert_eq!(node.chunk(chunk).version.0, 1);
+        assert_eq!(node.chunk(chunk).replicas.len(), 2);
+        // One disk is found again.
+        node.disconnect(holders[0]);
+        node.disks.lock().replicas.insert((holders[0], chunk), disks.remove(0));
+        node.connect(holders[0], 3, &[]);
+        node.until("two copies again", |n| {
+            let row = n.chunk(chunk);
+            row.intent.is_none() && row.version.0 > 1 && row.replicas.len() == 2
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_last_replica_stays_named_even_if_it_is_missing() {
         let mut node = Node::new(1);
         node.connect(1, 1, &[]);
@@ -98,7 +160,7 @@ mod tests {
         node.connect(1, 2, &[]);
         let told = node.told().len();
         node.until("it was told", |n| n.told()[told..].iter().any(|(_, text)| text.starts_with("inventory"))).await;
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        tokio::time::sleep(2 * limits::INVENTORY_SETTLED).await;
         assert!(node.chunk(chunk).replica(ServerId(1)).is_some(), "R3: the disk may come back");
     }
 }

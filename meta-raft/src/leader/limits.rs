@@ -83,6 +83,12 @@ pub(crate) const GARBAGE_SCAN: Duration = Duration::from_secs(5);
 
 /// How often a server's replicas are compared with what the state says, besides when it attaches.
 pub(crate) const INVENTORY_INTERVAL: Duration = Duration::from_secs(600);
+/// A server that has been told everything has reported all that is missing after this: it names a part of it in each heartbeat.
+pub(crate) const INVENTORY_SETTLED: Duration = Duration::from_secs(30);
+/// R3: for so long what a server reported as lost is not counted as a copy.
+pub(crate) const LOSS_REMEMBERED: Duration = Duration::from_secs(60);
+/// R3: replicas are given up only while fewer chunks than this are in recovery: until it is over, a chunk is not read.
+pub(crate) const LOSSES_AT_ONCE: usize = 2 * RECOVERIES;
 
 /// New chunks go to servers with at least this much room.
 pub(crate) const MIN_FREE_BYTES: u64 = 128 << 20;

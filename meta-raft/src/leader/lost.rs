@@ -1,55 +1,97 @@
 //! Replicas that a server itself reports as lost (R3).
 //!
 //! A report counts when two heartbeats of one stream in a row say it about the same version of a chunk at rest; anything under way (a grant,
-//! an Intent) finds out by itself. `apply` never removes the last replica.
+//! an Intent) finds out by itself. And only while another holder vouches for its own: what is missing here may lie on a disk that was not
+//! mounted, and must not be given up for a copy that nobody has seen. `apply` never removes the last replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId};
+use tokio::time::Instant;
 
 use super::context::{Cx, Why};
+use super::inventory::Inventories;
 use super::limits;
 use crate::fsm::command::Command;
 use crate::fsm::error::Fatal;
-use crate::fsm::tables::chunks;
+use crate::fsm::tables::chunks::{self, Chunk};
 
 #[derive(Default)]
 pub(crate) struct Losses {
-    /// What the last heartbeat of each server said.
-    said: BTreeMap<ServerId, BTreeMap<ChunkId, ChunkVersion>>,
-    /// Chunks whose last replica is lost, as far as the log has named them.
-    last: BTreeSet<ChunkId>,
+    servers: BTreeMap<ServerId, Reports>,
+    /// Chunks without another copy, as far as the log has named them.
+    alone: BTreeSet<ChunkId>,
+}
+
+/// What one server has said on its stream.
+#[derive(Default)]
+struct Reports {
+    /// In the last heartbeat.
+    last: BTreeMap<ChunkId, ChunkVersion>,
+    /// At all, and when it was said last.
+    at: BTreeMap<ChunkId, Instant>,
 }
 
 impl Losses {
-    pub(crate) fn heartbeat(&mut self, cx: &mut Cx<'_>, server: ServerId, lost: &[ChunkId]) -> Result<(), Fatal> {
-        let before = self.said.remove(&server).unwrap_or_default();
+    pub(crate) fn heartbeat(
+        &mut self,
+        cx: &mut Cx<'_>,
+        (inventories, recovering): (&Inventories, usize),
+        server: ServerId,
+        lost: &[ChunkId],
+    ) -> Result<(), Fatal> {
+        let reports = self.servers.entry(server).or_default();
+        let before = std::mem::take(&mut reports.last);
+        reports.at.retain(|_, at| cx.now < *at + limits::LOSS_REMEMBERED);
+        reports.at.extend(lost.iter().map(|chunk| (*chunk, cx.now)));
         let mut said = BTreeMap::new();
+        let mut commands = Vec::new();
         for chunk in lost.iter().copied().collect::<BTreeSet<_>>() {
             let Some(row) = chunks::get(cx.tables, chunk)? else { continue };
             let at_rest = row.grant.is_none() && row.intent.is_none() && row.replica(server).is_some();
             if !at_rest {
                 continue;
             }
-            let again = before.get(&chunk) == Some(&row.version);
-            if again && row.replicas.len() > 1 {
-                tracing::warn!(%chunk, %server, version = %row.version, "a server has lost its replica");
-                cx.propose(Why::Hint, vec![Command::ReplicaLost { chunk, version: row.version, server }]);
+            said.insert(chunk, row.version);
+            if before.get(&chunk) != Some(&row.version) {
                 continue;
             }
-            if again && self.last.len() < limits::PAGE && self.last.insert(chunk) {
-                tracing::error!(%chunk, %server, version = %row.version, "the last replica of a chunk is damaged or missing");
+            if !self.has_another(cx, inventories, &row, chunk, server) {
+                if self.alone.len() < limits::PAGE && self.alone.insert(chunk) {
+                    tracing::error!(%chunk, %server, version = %row.version, "a replica is damaged or missing, and no other is known to be there");
+                }
+            } else if recovering + commands.len() < limits::LOSSES_AT_ONCE {
+                tracing::warn!(%chunk, %server, version = %row.version, "a server has lost its replica");
+                said.remove(&chunk);
+                self.alone.remove(&chunk);
+                commands.push(Command::ReplicaLost { chunk, version: row.version, server });
             }
-            said.insert(chunk, row.version);
         }
-        if !said.is_empty() {
-            self.said.insert(server, said);
+        self.servers.entry(server).or_default().last = said;
+        if !commands.is_empty() {
+            cx.propose(Why::Hint, commands);
         }
         Ok(())
     }
 
+    /// Whether another holder is attached, knows what is counted on there, and does not say that it lacks this chunk.
+    fn has_another(
+        &self,
+        cx: &Cx<'_>,
+        inventories: &Inventories,
+        row: &Chunk,
+        chunk: ChunkId,
+        server: ServerId,
+    ) -> bool {
+        let vouches = |other: ServerId| {
+            let reported = self.servers.get(&other).is_some_and(|reports| reports.at.contains_key(&chunk));
+            cx.links.get(other).is_some() && inventories.is_settled(cx.now, other) && !reported
+        };
+        row.replicas.iter().map(|replica| replica.server).any(|other| other != server && vouches(other))
+    }
+
     pub(crate) fn server_detached(&mut self, server: ServerId) {
-        self.said.remove(&server);
+        self.servers.remove(&server);
     }
 }
 
@@ -61,17 +103,22 @@ mod tests {
     use caribou_proto::ids::{ChunkVersion, ServerId};
     use futures::StreamExt;
 
+    use crate::leader::limits;
     use crate::leader::testing::{Node, dial, from_server, registration};
 
     #[tokio::test(start_paused = true)]
     async fn r3_a_loss_counts_when_it_is_said_twice_about_a_chunk_at_rest() {
         let mut node = Node::new(2);
-        node.connect(1, 1, &[]);
-        node.attached(1).await;
+        for server in [1, 2] {
+            node.connect(server, 1, &[]);
+            node.attached(server).await;
+        }
         let session = node.world.lock().open(1);
         let (_, chunk) = node.file(session, "f", &[1]);
+        tokio::time::sleep(limits::INVENTORY_SETTLED + Duration::from_secs(1)).await;
+        node.disconnect(2);
         let (sender, mut answers) = dial(node.host());
-        sender.send(from_server(from_server::Body::Register(registration(2, 1, &[])))).await.unwrap();
+        sender.send(from_server(from_server::Body::Register(registration(2, 2, &[])))).await.unwrap();
         answers.next().await.unwrap();
         node.attached(2).await;
         let lost = |stamp| Heartbeat { stamp, lost_chunks: vec![chunk.0, 999], ..Heartbeat::default() };

@@ -205,7 +205,8 @@ impl Leading {
                     return Ok(());
                 }
                 loops.liveness.room(cx, server, room)?;
-                loops.losses.heartbeat(cx, server, &lost)
+                let about = (&*loops.inventories, loops.recovery.len());
+                loops.losses.heartbeat(cx, about, server, &lost)
             }),
             Event::Result { server, stream, result } => self.with(|loops, cx| {
                 let Some(purpose) = cx.links.answered(server, stream, &result) else { return Ok(()) };

@@ -46,20 +46,27 @@ pub(crate) fn remove(txn: &mut Txn<'_>, id: InodeId, inode: &mut Inode, link: Li
         txn.delete(Table::Links, key(id, link));
         return Ok(());
     }
-    inode.link = others(txn, id, inode, 1)?.first().copied();
+    // From the one that goes on: those before it are often gone, and a search from the front would pass over all that they left.
+    let after = others(txn, id, inode, link, 1)?;
+    let next = if after.is_empty() { others(txn, id, inode, FRONT, 1)? } else { after };
+    inode.link = next.first().copied();
     if let Some(next) = inode.link {
         txn.delete(Table::Links, key(id, next));
     }
     Ok(())
 }
 
-fn others(tables: &dyn Tables, id: InodeId, inode: &Inode, limit: usize) -> Result<Vec<Link>, Fatal> {
+/// Before every name.
+const FRONT: Link = Link { parent: InodeId(0), cookie: Cookie(0) };
+
+/// Names that have a row, from `from` on.
+fn others(tables: &dyn Tables, id: InodeId, inode: &Inode, from: Link, limit: usize) -> Result<Vec<Link>, Fatal> {
     let mut links = Vec::new();
     if inode.is_dir() || inode.nlink < 2 || limit == 0 {
         return Ok(links);
     }
     let prefix = key1(id.0);
-    scan_prefix(tables, Table::Links, &prefix, &prefix, &mut |key, _| {
+    scan_prefix(tables, Table::Links, &prefix, &key(id, from), &mut |key, _| {
         links.push(decode(key)?.1);
         Ok(if links.len() == limit { Visit::Stop } else { Visit::Next })
     })?;
@@ -69,7 +76,7 @@ fn others(tables: &dyn Tables, id: InodeId, inode: &Inode, limit: usize) -> Resu
 /// The first `limit` names of an inode.
 pub fn of(tables: &dyn Tables, id: InodeId, inode: &Inode, limit: usize) -> Result<Vec<Link>, Fatal> {
     let mut links: Vec<Link> = inode.link.into_iter().take(limit).collect();
-    links.extend(others(tables, id, inode, limit - links.len())?);
+    links.extend(others(tables, id, inode, FRONT, limit - links.len())?);
     Ok(links)
 }
 

@@ -46,7 +46,7 @@ pub enum Table {
     /// `(inode, index) → chunk`.
     FileChunks = 8,
     Sessions = 9,
-    /// `(session, seq) → reply`.
+    /// `(session, slot) → (seq, reply)`.
     Replies = 10,
     /// `open key → session`.
     SessionKeys = 11,
