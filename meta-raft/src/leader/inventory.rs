@@ -115,6 +115,32 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn few_chunks_are_out_of_reach_at_once() {
+        let mut node = Node::new(2);
+        for server in 1..=2 {
+            node.connect(server, 1, &[]);
+            node.attached(server).await;
+        }
+        let session = node.world.lock().open(1);
+        let files: Vec<_> = (0..300).map(|n| node.file(session, &format!("f{n}"), &[1]).1).collect();
+        tokio::time::sleep(limits::INVENTORY_SETTLED + Duration::from_secs(1)).await;
+        node.disconnect(2);
+        node.disks.lock().replicas.retain(|(server, _), _| *server == 1);
+        node.disks.lock().mute.push((1, "prepare"));
+        node.connect(2, 2, &[]);
+        let rows = |n: &Node| files.iter().map(|chunk| n.chunk(*chunk)).collect::<Vec<_>>();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        // No recovery gets on: the rest of the chunks is read meanwhile.
+        let out_of_reach = rows(&node).iter().filter(|row| row.intent.is_some()).count();
+        assert!((1..=limits::LOSSES_AT_ONCE).contains(&out_of_reach), "{out_of_reach}");
+        node.disks.lock().mute.clear();
+        node.until("all are whole again", |n| {
+            rows(n).iter().all(|row| row.intent.is_none() && row.version.0 > 1 && row.replicas.len() == 2)
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nothing_is_given_up_for_a_copy_that_nobody_has_seen() {
         let mut node = Node::new(2);
         for server in 1..=3 {

@@ -357,6 +357,7 @@ async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarnation: u64,
                 },
                 _ = beat.tick() => {
                     stamp += 1;
+                    lost.retain(|chunk| !disks.lock().replicas.contains_key(&(server, ChunkId(*chunk))));
                     let heartbeat = Heartbeat { stamp, disks: vec![disk()], lost_chunks: lost.clone() };
                     if sender.send(from_server(from_server::Body::Heartbeat(heartbeat))).await.is_err() {
                         break;
