@@ -83,23 +83,34 @@ impl Inventories {
 mod tests {
     use std::time::Duration;
 
-    use caribou_proto::ids::ServerId;
+    use caribou_proto::ids::{ServerId, SessionId};
 
     use crate::leader::limits;
     use crate::leader::testing::{Node, Replica};
 
-    #[tokio::test(start_paused = true)]
-    async fn r4_what_vanished_with_a_disk_is_copied_again() {
+    /// A leader of chunks with two copies, servers 1 to `servers`, and a session.
+    async fn attached(servers: u64) -> (Node, SessionId) {
         let mut node = Node::new(2);
-        for server in 1..=3 {
+        for server in 1..=servers {
             node.connect(server, 1, &[]);
             node.attached(server).await;
         }
         let session = node.world.lock().open(1);
+        (node, session)
+    }
+
+    /// Until every server vouches for what it has not reported, on the paused clock.
+    async fn settled() {
+        tokio::time::sleep(limits::INVENTORY_SETTLED + Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r4_what_vanished_with_a_disk_is_copied_again() {
+        let (mut node, session) = attached(3).await;
         let (_, lost) = node.file(session, "lost", &[1, 2]);
         let (_, kept) = node.file(session, "kept", &[3]);
         let gone = node.chunk(lost).replicas[0].server.0;
-        tokio::time::sleep(limits::INVENTORY_SETTLED + Duration::from_secs(1)).await;
+        settled().await;
         node.disconnect(gone);
         node.disks.lock().replicas.remove(&(gone, lost));
         node.connect(gone, 2, &[]);
@@ -116,14 +127,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn few_chunks_are_out_of_reach_at_once() {
-        let mut node = Node::new(2);
-        for server in 1..=2 {
-            node.connect(server, 1, &[]);
-            node.attached(server).await;
-        }
-        let session = node.world.lock().open(1);
+        let (mut node, session) = attached(2).await;
         let files: Vec<_> = (0..300).map(|n| node.file(session, &format!("f{n}"), &[1]).1).collect();
-        tokio::time::sleep(limits::INVENTORY_SETTLED + Duration::from_secs(1)).await;
+        settled().await;
         node.disconnect(2);
         node.disks.lock().replicas.retain(|(server, _), _| *server == 1);
         node.disks.lock().mute.push((1, "prepare"));
@@ -142,15 +148,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nothing_is_given_up_for_a_copy_that_nobody_has_seen() {
-        let mut node = Node::new(2);
-        for server in 1..=3 {
-            node.connect(server, 1, &[]);
-            node.attached(server).await;
-        }
-        let session = node.world.lock().open(1);
+        let (mut node, session) = attached(3).await;
         let (_, chunk) = node.file(session, "f", &[1]);
         let holders: Vec<u64> = node.chunk(chunk).replicas.iter().map(|r| r.server.0).collect();
-        tokio::time::sleep(limits::INVENTORY_SETTLED + Duration::from_secs(1)).await;
+        settled().await;
         // Both come back without their disks: neither copy can stand for the other.
         let mut disks = Vec::new();
         for server in &holders {
