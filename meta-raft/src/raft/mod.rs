@@ -25,7 +25,7 @@ mod state;
 mod state_machine;
 mod status;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod types;
 mod upkeep;
 

@@ -146,6 +146,17 @@ impl RaftNode {
         ready && self.inner.reads.lease_holds(&self.inner.raft)
     }
 
+    /// Returns once a quorum has answered within the lease: what is proposed then is taken.
+    pub async fn quorum(&self) {
+        let mut metrics = self.inner.raft.metrics();
+        while !self.lease_holds() {
+            if metrics.changed().await.is_err() {
+                // Raft has ended, and with it this node's part in the term.
+                std::future::pending().await
+            }
+        }
+    }
+
     /// A view that observes every write acknowledged before the call.
     pub async fn read(&self) -> Result<StateView, NotLeader> {
         self.inner.reads.confirm(&self.inner.raft).await?;

@@ -1,13 +1,14 @@
 //! gRPC: what clients, operators and chunk servers ask of this node (STYLE: request → authorise → command → propose → reply).
 //!
 //! `node` what all services share · `session` one client's stream · `burst` requests that came together · `queries` calls that are not logged · `wire` conversions ·
-//! `waiters` who waits for a chunk · `registry` the open streams · `admin` operators.
+//! `waiters` who waits for a chunk · `registry` the open streams · `seam` Raft for the leader's loops · `admin` operators.
 
 pub(crate) mod admin;
 mod burst;
 pub(crate) mod node;
 mod queries;
 mod registry;
+mod seam;
 mod session;
 mod waiters;
 mod wire;

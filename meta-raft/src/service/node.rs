@@ -11,17 +11,16 @@ use std::time::Duration;
 use caribou_proto::cluster::v1::{ClusterId, MetaNode};
 use caribou_proto::ids::{ServerId, SessionId};
 use caribou_proto::meta::v1::{RecallGrant, server_message};
-use futures::future::BoxFuture;
 use parking_lot::RwLock;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use super::registry::Registry;
+use super::seam::{Seam, is_over};
 use super::waiters::ChunkWaiters;
 use crate::config::LimitsConfig;
-use crate::fsm::command::Command;
 use crate::fsm::error::Fatal;
-use crate::fsm::reply::{Effect, Reply};
-use crate::fsm::tables::{Tables, chunks, servers, session_grants};
+use crate::fsm::reply::Effect;
+use crate::fsm::tables::{chunks, servers, session_grants};
 use crate::leader::{self, Deps, Leader, LeaderHandle};
 use crate::raft::{FatalError, RaftNode, StateEvent};
 
@@ -220,7 +219,9 @@ impl Node {
         let node = self.clone();
         tokio::spawn(async move {
             match task.await {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) if is_over(&node.raft().leader().borrow(), term) => {}
+                // Nobody would start them again before the next term.
+                Ok(Ok(())) => node.stop(&Fatal(format!("the leader's loops have ended within term {term}"))),
                 Ok(Err(fatal)) => node.stop(&fatal),
                 Err(error) => node.stop(&Fatal(format!("the leader's task failed: {error}"))),
             }
@@ -243,66 +244,5 @@ impl leader::control::Host for Node {
 
     fn nodes(&self) -> Vec<MetaNode> {
         self.meta_nodes()
-    }
-}
-
-type Queued = (Vec<Command>, oneshot::Sender<Result<Vec<Reply>, leader::NotLeader>>);
-
-/// Raft as the leader's loops of one term see it.
-struct Seam {
-    raft: RaftNode,
-    term: u64,
-    queue: mpsc::UnboundedSender<Queued>,
-}
-
-impl Seam {
-    /// The queue keeps the order of calls; its length is bounded by what the loops have under way.
-    fn start(raft: RaftNode, term: u64) -> Self {
-        let (queue, mut queued) = mpsc::unbounded_channel::<Queued>();
-        let to = raft.clone();
-        tokio::spawn(async move {
-            while let Some((commands, reply)) = queued.recv().await {
-                let is_term = to.leader().borrow().term == term;
-                match if is_term { to.enqueue(commands).await.ok() } else { None } {
-                    Some(replies) => {
-                        tokio::spawn(async move { reply.send(replies.await.map_err(|_| leader::NotLeader)) });
-                    }
-                    // Whoever has stopped waiting needs no answer.
-                    None => drop(reply.send(Err(leader::NotLeader))),
-                }
-            }
-        });
-        Self { raft, term, queue }
-    }
-}
-
-impl leader::Proposer for Seam {
-    fn propose(&self, commands: Vec<Command>) -> BoxFuture<'static, Result<Vec<Reply>, leader::NotLeader>> {
-        let (reply, replies) = oneshot::channel();
-        let queued = self.queue.send((commands, reply)).is_ok();
-        Box::pin(async move {
-            if !queued {
-                return Err(leader::NotLeader);
-            }
-            replies.await.unwrap_or(Err(leader::NotLeader))
-        })
-    }
-}
-
-impl leader::View for Seam {
-    fn tables(&self) -> Box<dyn Tables + '_> {
-        Box::new(self.raft.view())
-    }
-
-    fn applied_index(&self) -> u64 {
-        *self.raft.applied().borrow()
-    }
-}
-
-impl leader::LeaderLease for Seam {
-    fn is_valid(&self) -> bool {
-        // The guard of the first look must be gone before the second: two at once, with a change of leader waiting in between, stop the node.
-        let term = self.raft.leader().borrow().term;
-        term == self.term && self.raft.lease_holds()
     }
 }

@@ -17,10 +17,10 @@ use crate::fsm::reply::Reply;
 use crate::raft::{LeaderState, ProposeError, RaftConfig, RaftNode, StartError};
 
 /// The longest that anything here may take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Settings small enough that a test reaches snapshots and purges.
-pub(super) fn config(id: u64, dir: &Path) -> RaftConfig {
+pub(crate) fn config(id: u64, dir: &Path) -> RaftConfig {
     let mut config = RaftConfig::new(NodeId(id), dir);
     (config.block_cache_bytes, config.write_buffer_bytes) = (8 << 20, 8 << 20);
     config.log_tail_bytes = 1 << 20;
@@ -32,8 +32,8 @@ pub(super) fn config(id: u64, dir: &Path) -> RaftConfig {
 }
 
 /// One running node: Raft and its server.
-pub(super) struct Running {
-    pub(super) node: RaftNode,
+pub(crate) struct Running {
+    pub(crate) node: RaftNode,
     server: Option<Runtime>,
 }
 
@@ -47,7 +47,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    pub(super) async fn start(config: RaftConfig, address: SocketAddr) -> Result<Self, StartError> {
+    pub(crate) async fn start(config: RaftConfig, address: SocketAddr) -> Result<Self, StartError> {
         let node = RaftNode::start(config, Arc::new(|_| {})).await?;
         let server = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let service = node.service();
@@ -71,17 +71,17 @@ impl Running {
 }
 
 /// Folders, addresses and the nodes that run.
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     dir: TempDir,
     folders: BTreeMap<u64, PathBuf>,
-    pub(super) addresses: BTreeMap<u64, SocketAddr>,
-    pub(super) running: BTreeMap<u64, Running>,
+    pub(crate) addresses: BTreeMap<u64, SocketAddr>,
+    pub(crate) running: BTreeMap<u64, Running>,
     tune: fn(&mut RaftConfig),
 }
 
 impl Cluster {
     /// Nodes 1 to `count`, running and empty.
-    pub(super) async fn empty(count: u64, tune: fn(&mut RaftConfig)) -> Self {
+    pub(crate) async fn empty(count: u64, tune: fn(&mut RaftConfig)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // All at once, so that no two get the same port.
         let listeners: Vec<TcpListener> =
@@ -97,34 +97,34 @@ impl Cluster {
     }
 
     /// Three nodes, initialised, with a ready leader.
-    pub(super) async fn three(tune: fn(&mut RaftConfig)) -> Self {
+    pub(crate) async fn three(tune: fn(&mut RaftConfig)) -> Self {
         let cluster = Self::empty(3, tune).await;
         cluster.node(1).init(cluster.nodes(), 2).await.unwrap();
         cluster.leader().await;
         cluster
     }
 
-    pub(super) fn nodes(&self) -> Vec<(NodeId, String)> {
+    pub(crate) fn nodes(&self) -> Vec<(NodeId, String)> {
         self.addresses.iter().map(|(id, a)| (NodeId(*id), a.to_string())).collect()
     }
 
-    pub(super) fn node(&self, id: u64) -> &RaftNode {
+    pub(crate) fn node(&self, id: u64) -> &RaftNode {
         &self.running[&id].node
     }
 
-    pub(super) fn config(&self, id: u64) -> RaftConfig {
+    pub(crate) fn config(&self, id: u64) -> RaftConfig {
         let mut config = config(id, &self.folders[&id]);
         (self.tune)(&mut config);
         config
     }
 
-    pub(super) async fn start(&mut self, id: u64) {
+    pub(crate) async fn start(&mut self, id: u64) {
         let running = Running::start(self.config(id), self.addresses[&id]).await.unwrap();
         self.running.insert(id, running);
     }
 
     /// kill -9: what is on disk at this moment is all that the next start finds.
-    pub(super) async fn crash(&mut self, id: u64) {
+    pub(crate) async fn crash(&mut self, id: u64) {
         let node = self.running.remove(&id).unwrap().halt().await;
         let copy = self.dir.path().join(format!("{id}-{}", uuid::Uuid::new_v4()));
         let old = std::mem::replace(self.folders.get_mut(&id).unwrap(), copy.clone());
@@ -137,7 +137,7 @@ impl Cluster {
     }
 
     /// The ready leader's number.
-    pub(super) async fn leader(&self) -> u64 {
+    pub(crate) async fn leader(&self) -> u64 {
         eventually("a ready leader", async || {
             self.running.iter().find(|(_, r)| r.node.leader().borrow().ready).map(|(id, _)| *id)
         })
@@ -145,7 +145,7 @@ impl Cluster {
     }
 
     /// Proposes through whichever node leads until it is answered. Only for commands that may be carried out twice.
-    pub(super) async fn propose(&self, command: Command) -> Reply {
+    pub(crate) async fn propose(&self, command: Command) -> Reply {
         eventually("a reply", async || {
             let leader = self.leader().await;
             match self.node(leader).propose(vec![command.clone()]).await {
@@ -158,7 +158,7 @@ impl Cluster {
     }
 
     /// Waits until all running nodes have applied the same entries, and checks that their states are the same.
-    pub(super) async fn assert_equal_states(&self) {
+    pub(crate) async fn assert_equal_states(&self) {
         let hashes = eventually("equal applied indices", async || {
             let views: Vec<_> = self
                 .running
@@ -174,14 +174,14 @@ impl Cluster {
 }
 
 /// A new session's first command; each key makes one session.
-pub(super) fn open_session(key: u64) -> Command {
+pub(crate) fn open_session(key: u64) -> Command {
     let mut bytes = [0; 16];
     bytes[..8].copy_from_slice(&key.to_be_bytes());
     Command::OpenSession { key: bytes, name: format!("client {key}") }
 }
 
 /// Asks until there is an answer.
-pub(super) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn() -> F) -> T {
     let asking = async {
         let mut beat = tokio::time::interval(Duration::from_millis(10));
         loop {
@@ -195,7 +195,7 @@ pub(super) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask
 }
 
 /// The next leader in a term above `term`.
-pub(super) async fn leader_after(cluster: &Cluster, term: u64) -> (u64, LeaderState) {
+pub(crate) async fn leader_after(cluster: &Cluster, term: u64) -> (u64, LeaderState) {
     eventually("a new leader", async || {
         cluster.running.iter().find_map(|(id, r)| {
             let state = r.node.leader().borrow().clone();
