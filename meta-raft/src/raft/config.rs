@@ -53,11 +53,21 @@ impl RaftConfig {
         self.lease() * 3 / 5
     }
 
+    /// Size of the log's files: small enough that it is purged in steps.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        (self.log_keep_bytes / PURGE_STEPS).clamp(*SEGMENT_BYTES.start(), *SEGMENT_BYTES.end())
+    }
+
     /// A restarted node has forgotten its promise: it stays silent until that has run out (STACK, openraft 1).
     pub(crate) fn restart_wait(&self) -> Duration {
         self.election_timeout_max * 5 / 4 + self.heartbeat
     }
 }
+
+/// The log is purged once this part of `log_keep_bytes` can go.
+pub(crate) const PURGE_STEPS: u64 = 8;
+/// Bytes of one file of the log: it can be dropped in these steps, and one is always ready and empty.
+const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=32 << 20;
 
 /// Threads of Raft's own runtime, so that client load cannot starve its ticks (STACK, openraft 5). Its core is one task, and the log's writer
 /// and long work have threads of their own: a second one here would mostly be woken to find nothing to do.

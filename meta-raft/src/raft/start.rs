@@ -77,7 +77,8 @@ fn open(config: &RaftConfig) -> Result<Opened, StartError> {
     let lock = DirLock::take(dir)?;
     let identity = Arc::new(Identity::load(dir, config.node_id)?);
     let log_dir = dir.join("log");
-    let log = LogStore::open(&log_dir, config.log_tail_bytes).map_err(|e| store(&log_dir, e.to_string()))?;
+    let log = LogStore::open(&log_dir, config.log_tail_bytes, config.segment_bytes())
+        .map_err(|e| store(&log_dir, e.to_string()))?;
     if identity.member_of().is_none() && !log.handle().is_pristine() {
         return Err(StartError::NoIdentity { path: dir.clone() });
     }

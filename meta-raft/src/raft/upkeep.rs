@@ -6,12 +6,9 @@
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::watch;
 
-use super::config::RaftConfig;
+use super::config::{PURGE_STEPS, RaftConfig};
 use super::log_store::LogHandle;
 use super::types::Raft;
-
-/// The log is purged once this part of `log_keep_bytes` can go.
-const PURGE_STEPS: u64 = 8;
 
 /// Runs until the node stops.
 pub(crate) async fn run(raft: Raft, log: LogHandle, config: RaftConfig, mut applied: watch::Receiver<u64>) {

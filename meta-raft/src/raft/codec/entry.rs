@@ -56,14 +56,15 @@ fn memory_membership(m: disk::Membership) -> Result<Membership, RecordError> {
     Membership::new(configs, nodes).map_err(|e| RecordError::Membership(e.to_string()))
 }
 
-/// The disk form of a log entry.
-pub(crate) fn encode_entry(entry: &Entry) -> Vec<u8> {
+/// Adds the disk form of a log entry to `to`.
+pub(crate) fn encode_entry(entry: &Entry, to: &mut Vec<u8>) {
     let payload = match &entry.payload {
         EntryPayload::Blank => disk::entry::Payload::Blank(disk::Blank {}),
         EntryPayload::Normal(p) => disk::entry::Payload::Normal(p.0.clone()),
         EntryPayload::Membership(m) => disk::entry::Payload::Membership(disk_membership(m)),
     };
-    disk::Entry { log_id: Some(disk_log_id(entry.log_id)), payload: Some(payload) }.encode_to_vec()
+    let entry = disk::Entry { log_id: Some(disk_log_id(entry.log_id)), payload: Some(payload) };
+    entry.encode(to).expect("a vector grows as needed");
 }
 
 /// The entry stored under `index`.
@@ -146,7 +147,9 @@ mod tests {
             EntryPayload::Membership(membership()),
         ] {
             let entry = Entry { log_id: log_id(4, 9), payload };
-            let bytes = Bytes::from(encode_entry(&entry));
+            let mut bytes = Vec::new();
+            encode_entry(&entry, &mut bytes);
+            let bytes = Bytes::from(bytes);
             assert_eq!(decode_entry(9, bytes.clone()).unwrap(), entry);
             assert!(matches!(decode_entry(8, bytes), Err(RecordError::WrongIndex { index: 8, found: 9 })));
         }

@@ -1,11 +1,17 @@
-//! The Raft log: a RocksDB instance of its own whose write-ahead log is fsynced.
+//! The Raft log: segments of a fixed size in files that exist before they are written, and so one short fsync for each group (docs/adr/0004).
 //!
-//! `append`, `truncate` and `purge` queue and return; a writer thread puts what has queued into one batch and one fsync, in order,
+//! `append`, `truncate` and `purge` queue and return; a writer thread puts what has queued into one frame and one fsync, in order,
 //! and then reports it flushed. A vote is awaited: the library counts it as durable once `save_vote` returns. What has been queued can
 //! be read at once: the newest entries stay in memory ([`tail`]), and entries leave it only after they have been written.
 
-mod db;
+#[cfg(test)]
+mod crash_tests;
+mod disk;
+mod format;
+mod index;
 mod reader;
+mod replay;
+mod segment;
 mod sizes;
 mod tail;
 #[cfg(test)]
@@ -48,7 +54,7 @@ pub(crate) struct Counters {
 
 #[derive(Debug)]
 struct Shared {
-    db: db::LogDb,
+    disk: disk::Disk,
     memory: RwLock<Memory>,
     queue: Queue,
     counters: Counters,
@@ -68,16 +74,13 @@ pub(crate) struct LogHandle {
 }
 
 impl LogStore {
-    /// Opens or creates the log in `dir`; `tail_bytes` bounds the entries kept in memory.
-    pub(crate) fn open(dir: &Path, tail_bytes: usize) -> io::Result<Self> {
-        let db = db::LogDb::open(dir)?;
-        let (purged, vote) = (db.purged()?, db.vote()?);
-        let mut sizes = Sizes::default();
-        let last = db.scan(purged, |index, bytes| sizes.push(index, bytes))?.or(purged);
+    /// Opens or creates the log in `dir`; `tail_bytes` bounds the entries kept in memory, files have `segment_bytes`.
+    pub(crate) fn open(dir: &Path, tail_bytes: usize, segment_bytes: u64) -> io::Result<Self> {
+        let (disk, disk::Stored { purged, vote, last, sizes }) = disk::Disk::open(dir, segment_bytes)?;
         let next = last.map_or(0, |id| id.index() + 1);
         let memory = Memory { purged, last, vote, tail: Tail::new(tail_bytes, next), sizes, version: 0 };
         let shared = Arc::new(Shared {
-            db,
+            disk,
             memory: RwLock::new(memory),
             queue: Queue::default(),
             counters: Counters::default(),

@@ -39,11 +39,13 @@ impl LogReader {
                 }
                 ((start, end.min(memory.tail.first())), memory.version)
             };
-            let entries = self.read_cold(cold.0, cold.1, max_bytes).await?;
+            let entries = self.read_cold(cold.0, cold.1, max_bytes).await;
             let memory = self.shared.memory.read();
+            // Then an error may come of it too: a segment whose entries are purged is soon written over.
             if memory.version != version {
                 continue;
             }
+            let entries = entries?;
             let next = cold.0 + entries.len() as u64;
             // An empty store may begin anywhere (its first entry came with index > 0): that is no hole.
             if entries.is_empty() && memory.purged.is_none() {
@@ -71,7 +73,7 @@ impl LogReader {
 
     async fn read_cold(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || shared.db.read(start, end, max_bytes)).await.map_err(io::Error::other)?
+        tokio::task::spawn_blocking(move || shared.disk.read(start, end, max_bytes)).await.map_err(io::Error::other)?
     }
 }
 

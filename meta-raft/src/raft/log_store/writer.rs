@@ -1,4 +1,4 @@
-//! The writer thread: everything that has queued becomes one batch and one fsync (group commit), off Raft's task.
+//! The writer thread: everything that has queued becomes one frame and one fsync (group commit), off Raft's task.
 //!
 //! After a failed write nothing more is written: what follows would leave a hole, and the node stops anyway (STACK, openraft 8).
 
@@ -11,6 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
 
 use super::Shared;
+use super::format::Frame;
 use super::tail::entry_bytes;
 use crate::raft::config::{MAX_LOG_GROUP_BYTES, MAX_LOG_QUEUE_BYTES};
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
@@ -141,26 +142,23 @@ pub(super) fn run(shared: &Shared) {
 }
 
 fn write(shared: &Shared, group: &[Op]) -> io::Result<()> {
-    let mut batch = shared.db.batch();
+    let mut frame = Frame::new();
     for op in group {
         match op {
-            Op::Append { entries, .. } => entries.iter().for_each(|e| batch.put(e)),
-            Op::Vote { vote, .. } => batch.put_vote(vote),
-            Op::Truncate { from } => batch.truncate(*from),
-            Op::Purge { upto } => batch.purge(*upto),
+            Op::Append { entries, .. } => entries.iter().for_each(|e| frame.put(e)),
+            Op::Vote { vote, .. } => frame.put_vote(vote),
+            Op::Truncate { from } => frame.truncate(*from),
+            Op::Purge { upto } => frame.purge(*upto),
             Op::Sync { .. } => {}
         }
     }
     // A group of nothing but `Sync` follows groups that have been fsynced already.
-    if batch.bytes() > EMPTY_BATCH_BYTES {
-        batch.commit()?;
+    if !frame.is_empty() {
+        shared.disk.commit(frame)?;
         shared.counters.fsyncs.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())
 }
-
-/// Size of a RocksDB batch without rows: its header.
-const EMPTY_BATCH_BYTES: usize = 12;
 
 fn report(shared: &Shared, group: Vec<Op>, failed: Option<&str>) {
     let result = || failed.map_or(Ok(()), |reason| Err(io::Error::other(reason.to_owned())));
@@ -176,9 +174,9 @@ fn report(shared: &Shared, group: Vec<Op>, failed: Option<&str>) {
             Op::Vote { ack, .. } | Op::Sync { ack } => drop(ack.send(result())),
             Op::Purge { upto } => {
                 if failed.is_none()
-                    && let Err(error) = shared.db.drop_files_below(upto.index())
+                    && let Err(error) = shared.disk.drop_below(upto.index())
                 {
-                    tracing::warn!(%error, "files of the purged log could not be dropped yet");
+                    tracing::warn!(%error, "segments of the purged log could not be dropped");
                 }
             }
             Op::Truncate { .. } => {}

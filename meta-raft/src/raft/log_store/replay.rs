@@ -1,0 +1,119 @@
+//! Opening a log: every frame of every segment is read once.
+//!
+//! The last frame may be torn: what was being written when the power went was never acknowledged. Anything else that does not fit is
+//! damage, and then the node must not start: it could have lost entries that it once said were on its disk.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::format::{self, FIRST_FRAME, Frames, HEADER_BYTES, Record, Shape, damaged, records};
+use super::index::Index;
+use super::segment::{self, Segment};
+use super::sizes::Sizes;
+use crate::raft::types::{LogId, Vote};
+
+/// What a log holds.
+#[derive(Debug, Default)]
+pub(super) struct Replayed {
+    pub(super) purged: Option<LogId>,
+    pub(super) vote: Option<Vote>,
+    /// The first and the last entry that no record has cut off or purged since.
+    pub(super) span: Option<(u64, u64)>,
+    pub(super) sizes: Sizes,
+    pub(super) index: Index,
+    /// Number of the next frame.
+    pub(super) frame: u64,
+    /// A segment that is there but has no frames yet.
+    pub(super) next: Option<Segment>,
+}
+
+/// Reads the segments in `dir`.
+pub(super) fn run(dir: &Path) -> io::Result<Replayed> {
+    let mut replayed = Replayed { frame: FIRST_FRAME, ..Replayed::default() };
+    let mut before = None;
+    for number in segment::list(dir)? {
+        let told = |e: io::Error| io::Error::new(e.kind(), format!("segment {number:016x} of the Raft log: {e}"));
+        if before.is_some_and(|before| before + 1 != number) {
+            return Err(told(damaged("the one before it is missing")));
+        }
+        before = Some(number);
+        replayed.take_segment(dir, number).map_err(told)?;
+    }
+    replayed.check()?;
+    Ok(replayed)
+}
+
+impl Replayed {
+    fn take_segment(&mut self, dir: &Path, number: u64) -> io::Result<()> {
+        let (segment, bytes) = Segment::open(dir, number)?;
+        let is_first = self.index.end().is_none();
+        let mut frames = Frames::new(&bytes, segment.salt(), (!is_first).then_some(self.frame)).peekable();
+        let is_used = frames.peek().is_some();
+        if is_used && self.next.is_some() {
+            return Err(damaged("it has frames, but the one before it has none"));
+        }
+        let salt = segment.salt();
+        if is_used || is_first {
+            self.index.push_segment(Arc::new(segment));
+        } else if self.next.is_none() {
+            self.next = Some(segment);
+        } else {
+            // Begun and not used, and another one made ready after it.
+            segment.remove(dir)?;
+        }
+        let mut at = 0;
+        for frame in frames {
+            let shape = self.take_frame(frame.payload)?;
+            self.index.push_frame(shape, frame.len);
+            self.frame = frame.number + 1;
+            at += frame.len;
+        }
+        if format::is_followed(&bytes[at as usize..], salt, self.frame) {
+            let at = HEADER_BYTES + at;
+            return Err(damaged(format!("byte {at}: a frame that others follow is damaged or missing")));
+        }
+        Ok(())
+    }
+
+    fn take_frame(&mut self, payload: &[u8]) -> io::Result<Shape> {
+        let mut shape = Shape::default();
+        for record in records(payload) {
+            match record? {
+                Record::Entry { index, bytes } => {
+                    if let Some((_, last)) = self.span.filter(|(_, last)| last + 1 != index) {
+                        return Err(damaged(format!("entry {index} follows entry {last}")));
+                    }
+                    self.span = Some((self.span.map_or(index, |(first, _)| first), index));
+                    self.sizes.push(index, bytes.len() as u64);
+                    shape.entry(index);
+                }
+                Record::Truncate { from } => {
+                    self.span =
+                        self.span.filter(|(first, _)| *first < from).map(|(first, last)| (first, last.min(from - 1)));
+                    self.sizes.truncate(from);
+                    shape.truncate(from);
+                }
+                Record::Purged(upto) => {
+                    self.purged = self.purged.max(Some(upto));
+                    let first = upto.index() + 1;
+                    self.span =
+                        self.span.filter(|(_, last)| *last >= first).map(|(from, last)| (from.max(first), last));
+                    self.sizes.purge(upto.index());
+                }
+                Record::Vote(vote) => self.vote = Some(vote),
+            }
+        }
+        Ok(shape)
+    }
+
+    /// Nothing may be missing between what is purged and the first entry.
+    fn check(&self) -> io::Result<()> {
+        match (self.purged, self.span) {
+            (Some(purged), Some((first, _))) if first > purged.index() + 1 => {
+                Err(damaged(format!("the Raft log lacks entries {} to {}", purged.index() + 1, first - 1)))
+            }
+            _ => Ok(()),
+        }
+    }
+}

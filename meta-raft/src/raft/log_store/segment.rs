@@ -1,0 +1,141 @@
+//! One file of the log: as large as it will ever be before its first frame is written.
+//!
+//! A write into blocks that exist already and have been written before changes no inode, so that its fsync is one write and one flush.
+//! Files are therefore filled with zeros, and used again once what they held is purged.
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use super::format::{HEADER_BYTES, Header, damaged};
+use crate::raft::files;
+
+const SUFFIX: &str = "seg";
+/// What is not finished; removed at the next start.
+const UNFINISHED: &str = "new";
+/// What waits to be used again, or is being made into another segment; removed at the next start.
+const RETIRED: &str = "used";
+/// Zeros are written and synced in steps, so that an append that comes meanwhile waits for one of them at most.
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// An open segment; every write is on disk when it returns.
+#[derive(Debug)]
+pub(super) struct Segment {
+    header: Header,
+    path: PathBuf,
+    file: File,
+}
+
+fn path_of(dir: &Path, number: u64, suffix: &str) -> PathBuf {
+    dir.join(format!("{number:016x}.{suffix}"))
+}
+
+/// The numbers of the segments in `dir`, rising; removes what is none, or none yet.
+pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let part = |part: Option<&OsStr>| part.and_then(OsStr::to_str).unwrap_or_default().to_owned();
+        match part(path.extension()).as_str() {
+            UNFINISHED | RETIRED => fs::remove_file(&path)?,
+            SUFFIX => {
+                let number = u64::from_str_radix(&part(path.file_stem()), 16)
+                    .map_err(|_| damaged(format!("{} is not the name of a segment", path.display())))?;
+                numbers.push(number);
+            }
+            _ => {}
+        }
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+impl Segment {
+    /// Makes segment `number` of `bytes`, out of a retired one if there is one.
+    pub(super) fn create(dir: &Path, number: u64, bytes: u64, retired: Option<PathBuf>) -> io::Result<Self> {
+        let unfinished = retired.unwrap_or_else(|| path_of(dir, number, UNFINISHED));
+        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&unfinished)?;
+        let have = file.metadata()?.len();
+        if have > bytes {
+            file.set_len(bytes)?;
+        }
+        fill(&file, have.min(bytes), bytes)?;
+        let header = Header { number, salt: rand::random() };
+        file.write_all_at(&header.encode(), 0)?;
+        file.sync_all()?;
+        let path = path_of(dir, number, SUFFIX);
+        files::rename_into(dir, &unfinished, &path)?;
+        Ok(Self { header, file: open(&path)?, path })
+    }
+
+    /// Opens segment `number`; its bytes after the header.
+    pub(super) fn open(dir: &Path, number: u64) -> io::Result<(Self, Vec<u8>)> {
+        let path = path_of(dir, number, SUFFIX);
+        let mut bytes = fs::read(&path)?;
+        let header = Header::decode(&bytes)?;
+        if header.number != number {
+            return Err(damaged(format!("it says that it is segment {:x}", header.number)));
+        }
+        let segment = Self { header, file: open(&path)?, path };
+        Ok((segment, bytes.split_off(bytes.len().min(HEADER_BYTES as usize))))
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.header.number
+    }
+
+    pub(super) fn salt(&self) -> u64 {
+        self.header.salt
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes it out of the log; its file can be used again. Durably, so that the names that are left have no gap.
+    pub(super) fn retire(&self, dir: &Path) -> io::Result<PathBuf> {
+        let retired = path_of(dir, self.number(), RETIRED);
+        files::rename_into(dir, &self.path, &retired)?;
+        Ok(retired)
+    }
+
+    /// Takes it out of the log for good, as durably.
+    pub(super) fn remove(&self, dir: &Path) -> io::Result<()> {
+        fs::remove_file(&self.path)?;
+        files::sync_dir(dir)
+    }
+
+    /// Writes and syncs.
+    pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, at)
+    }
+
+    pub(super) fn read(&self, from: u64, to: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; (to - from) as usize];
+        self.file.read_exact_at(&mut bytes, from)?;
+        Ok(bytes)
+    }
+
+    /// Makes durable what is in memory only: after a process's death its last write may be.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_all()
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).custom_flags(libc::O_DSYNC).open(path)
+}
+
+fn fill(file: &File, from: u64, to: u64) -> io::Result<()> {
+    let zeros = vec![0; ZEROS_BYTES];
+    let mut at = from;
+    while at < to {
+        let step = (to - at).min(ZEROS_BYTES as u64);
+        file.write_all_at(&zeros[..step as usize], at)?;
+        file.sync_data()?;
+        at += step;
+    }
+    Ok(())
+}
