@@ -3,7 +3,7 @@
 #
 #   moosefs.sh up ROOT MOUNT       fresh; SYNCED=1: CHANGELOG_SAVE_MODE = 2 and HDD_FSYNC_BEFORE_CLOSE = 1, else as Debian ships it
 #   moosefs.sh goal COPIES DIR     copies of what will be made in a directory of the mount, and no trash (Caribou has none)
-#   moosefs.sh down ROOT MOUNT     stops everything that `up` started, and removes ROOT; also after a crash
+#   moosefs.sh down MOUNT          stops everything that `up` started, also after a crash; ROOT stays, to be looked at or removed
 #
 # A master refuses chunk servers that come from loopback, so all of them live in a network namespace with a dummy device. The namespace is
 # this script's own: whatever runs in it was started here.
@@ -94,7 +94,9 @@ goal() {
 
 up() {
   local root=$1 mount=$2
-  down "$root" "$mount"
+  [ ! -e "$root" ] || fail "$root is there already"
+  # What a crashed run left in the namespace.
+  down "$mount"
   make_namespace
   write_configs "$root"
   start "$root/master.log" mfsmaster -c "$root/etc/master.cfg"
@@ -120,20 +122,19 @@ end_all() {
 }
 
 down() {
-  local root=$1 mount=$2
+  local mount=$1
   # Never looked at with stat: a mount whose master is dead hangs.
   if is_mounted "$mount"; then timeout 10 umount "$mount" 2>/dev/null || umount -l "$mount"; fi
   if [ -e "/run/netns/$namespace" ]; then
     end_all
     ip netns del "$namespace"
   fi
-  rm -rf "$root"
 }
 
 [ "$(id -u)" = 0 ] || fail 'namespaces and mounts need root'
 case ${1:-} in
   up) up "$2" "$3" ;;
   goal) goal "$2" "$3" ;;
-  down) down "$2" "$3" ;;
-  *) fail 'usage: moosefs.sh up ROOT MOUNT | goal COPIES DIR | down ROOT MOUNT' ;;
+  down) down "$2" ;;
+  *) fail 'usage: moosefs.sh up ROOT MOUNT | goal COPIES DIR | down MOUNT' ;;
 esac

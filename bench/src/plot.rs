@@ -28,25 +28,33 @@ const WIDEST_RANGE: (f64, f64) = (0.01, 1000.0);
 /// Steps of the scale within a power of ten.
 const STEPS: [f64; 3] = [1.0, 2.0, 5.0];
 
+/// Colours without variables, which not every program that draws SVG knows.
 const STYLE: &str = "\
-text { font: 12px system-ui, sans-serif; fill: var(--ink) }
+text { font: 12px system-ui, sans-serif; fill: #0b0b0b }
 .title { font-size: 16px; font-weight: 600 }
-.muted { fill: var(--muted) }
 .head { font-weight: 600 }
 .value { text-anchor: end; font-variant-numeric: tabular-nums }
-.paper { fill: var(--paper) }
-.grid { stroke: var(--grid); stroke-width: 1 }
-.one { stroke: var(--muted); stroke-width: 1.5 }
-.stripe { fill: var(--stripe) }
-.shipped { fill: var(--shipped); stroke: var(--shipped) }
-.synced { fill: var(--synced); stroke: var(--synced) }
-.mark { stroke: var(--paper); stroke-width: 1 }
+.miss { font-weight: 700 }
 .spread { stroke-width: 2; opacity: .45 }
 .floor { stroke-width: 2 }
-.miss { font-weight: 700 }
-svg { --paper: #fcfcfb; --ink: #0b0b0b; --muted: #52514e; --grid: #e1e0d9; --stripe: #f3f2ee; --shipped: #2a78d6; --synced: #c2541b }
+.paper { fill: #fcfcfb }
+.stripe { fill: #f3f2ee }
+.muted { fill: #52514e }
+.grid { stroke: #e1e0d9 }
+.one { stroke: #52514e; stroke-width: 1.5 }
+.shipped { fill: #2a78d6; stroke: #2a78d6 }
+.synced { fill: #c2541b; stroke: #c2541b }
+.mark { stroke: #fcfcfb }
 @media (prefers-color-scheme: dark) {
-svg { --paper: #1a1a19; --ink: #ffffff; --muted: #c3c2b7; --grid: #383835; --stripe: #222221; --shipped: #5a9ef0; --synced: #f08850 }
+text { fill: #ffffff }
+.paper { fill: #1a1a19 }
+.stripe { fill: #232322 }
+.muted { fill: #c3c2b7 }
+.grid { stroke: #3c3c39 }
+.one { stroke: #c3c2b7 }
+.shipped { fill: #5a9ef0; stroke: #5a9ef0 }
+.synced { fill: #f08850; stroke: #f08850 }
+.mark { stroke: #1a1a19 }
 }";
 
 /// The plot of all rows that were compared with MooseFS.
@@ -85,8 +93,8 @@ pub fn svg(rows: &[Row]) -> String {
 fn legend() -> String {
     format!(
         "<text class=\"title\" x=\"16\" y=\"28\">How many times faster Caribou is than MooseFS</text>\n\
-         <text class=\"muted\" x=\"16\" y=\"48\">Right of 1× Caribou is faster. Marks are ratios of medians, bars reach over the single rounds, \
-         small ticks are the floors.</text>\n\
+         <text class=\"muted\" x=\"16\" y=\"48\">Right of 1× Caribou is faster. Marks are ratios of medians, bars reach over \
+         single rounds, ticks are floors, ▾ is below one.</text>\n\
          {}<text x=\"30\" y=\"72\">MooseFS as shipped: it syncs nothing</text>\n\
          {}<text x=\"290\" y=\"72\">MooseFS synced</text>\n\
          <text class=\"value muted\" x=\"868\" y=\"{label}\">shipped</text>\n\
@@ -234,7 +242,7 @@ mod tests {
         let svg = svg(&rows(&[(0.5, 8.0), (2.0, 3.0)]));
         assert_eq!(svg.matches("<circle").count(), 3, "two rows and the legend");
         assert_eq!(svg.matches("<polygon").count(), 3);
-        assert_eq!(svg.matches("▾").count(), 1, "0.5 is below the floor of 4 KiB files");
+        assert_eq!(svg.matches(">▾ ").count(), 1, "0.5 is below the floor of 4 KiB files");
         assert!(svg.contains("write 0 &lt;&amp;&gt;, 16 threads, private"), "{svg}");
         assert!(svg.contains("prefers-color-scheme: dark"));
     }

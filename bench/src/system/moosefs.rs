@@ -11,7 +11,6 @@ const SCRIPT: &str = include_str!("../../moosefs.sh");
 
 /// A MooseFS that is up.
 pub struct MooseFs {
-    data: PathBuf,
     mount: PathBuf,
     down: bool,
 }
@@ -19,19 +18,19 @@ pub struct MooseFs {
 impl MooseFs {
     pub fn up(data: &Path, mount: &Path, synced: bool) -> Result<Self> {
         // Whatever of it was started is taken down, also if the rest was not.
-        let this = Self { data: data.to_owned(), mount: mount.to_owned(), down: false };
-        script("up", [data.as_os_str(), mount.as_os_str()], synced)?;
+        let this = Self { mount: mount.to_owned(), down: false };
+        script("up", &[data.as_os_str(), mount.as_os_str()], synced)?;
         Ok(this)
     }
 
     /// How many copies there are of what will be made in a folder.
     pub fn keep_copies(&self, folder: &Path, copies: u32) -> Result<()> {
-        script("goal", [OsStr::new(&copies.to_string()), folder.as_os_str()], false)
+        script("goal", &[OsStr::new(&copies.to_string()), folder.as_os_str()], false)
     }
 
     pub fn down(mut self) -> Result<()> {
         self.down = true;
-        take_down(&self.data, &self.mount)
+        take_down(&self.mount)
     }
 }
 
@@ -39,16 +38,16 @@ impl Drop for MooseFs {
     /// After an error.
     fn drop(&mut self) {
         if !self.down
-            && let Err(error) = take_down(&self.data, &self.mount)
+            && let Err(error) = take_down(&self.mount)
         {
             eprintln!("caribou-bench: {error:#}");
         }
     }
 }
 
-/// Ends whatever of MooseFS runs from these folders, also of a run that crashed.
-pub fn take_down(data: &Path, mount: &Path) -> Result<()> {
-    script("down", [data.as_os_str(), mount.as_os_str()], false)
+/// Ends whatever of MooseFS is mounted there or was started for a comparison, also by a run that crashed.
+pub fn take_down(mount: &Path) -> Result<()> {
+    script("down", &[mount.as_os_str()], false)
 }
 
 /// The version that is installed.
@@ -61,7 +60,7 @@ pub fn version() -> Result<String> {
     Ok(String::from_utf8_lossy(&query.stdout).into_owned())
 }
 
-fn script(verb: &str, args: [&OsStr; 2], synced: bool) -> Result<()> {
+fn script(verb: &str, args: &[&OsStr], synced: bool) -> Result<()> {
     let mut command = Command::new("bash");
     command.args(["-c", SCRIPT, "moosefs.sh", verb]).args(args).env("SYNCED", if synced { "1" } else { "0" });
     // A file, not a pipe: daemons inherit it, and a pipe would have no end before theirs.
