@@ -59,18 +59,11 @@ async fn measure(load: &Load, progress: &Arc<Progress>) -> Result<Vec<Commits>> 
         let mkdir = Mkdir { parent: ROOT_INODE, name: name.clone().into(), mode: 0o755 };
         let made = client.meta().mutate(&caller(), Op::Mkdir(mkdir)).await?;
         let folder = Folder { client: client.clone(), inode: made.attr.context("attributes of a folder")?.inode };
-
-        progress.begin(&format!("creates, {in_flight} in flight"), 0);
-        let (creates, created) = folder.create(in_flight, load.time, progress).await?;
-        let unlinks = if load.remove {
-            progress.begin(&format!("unlinks, {in_flight} in flight"), created);
-            let unlinks = folder.unlink(in_flight, created, progress).await?;
+        let commits = folder.measure(in_flight, load, progress).await;
+        all.push(commits.with_context(|| format!("the folder {name} of the root was left behind"))?);
+        if load.remove {
             client.meta().mutate(&caller(), Op::Rmdir(Rmdir { parent: ROOT_INODE, name: name.into() })).await?;
-            Some(unlinks)
-        } else {
-            None
-        };
-        all.push(Commits { in_flight, creates, unlinks });
+        }
     }
     client.shutdown().await;
     Ok(all)
@@ -84,6 +77,18 @@ struct Folder {
 }
 
 impl Folder {
+    async fn measure(&self, in_flight: usize, load: &Load, progress: &Arc<Progress>) -> Result<Commits> {
+        progress.begin(&format!("creates, {in_flight} in flight"), 0);
+        let (creates, created) = self.create(in_flight, load.time, progress).await?;
+        let unlinks = if load.remove {
+            progress.begin(&format!("unlinks, {in_flight} in flight"), created);
+            Some(self.unlink(in_flight, created, progress).await?)
+        } else {
+            None
+        };
+        Ok(Commits { in_flight, creates, unlinks })
+    }
+
     /// The figure, and how many files there are.
     async fn create(&self, in_flight: usize, time: Duration, progress: &Arc<Progress>) -> Result<(Figure, u64)> {
         let (next, started) = (Arc::new(AtomicU64::new(0)), Instant::now());
