@@ -3,14 +3,15 @@
 #
 #   moosefs.sh up ROOT MOUNT       fresh; SYNCED=1: CHANGELOG_SAVE_MODE = 2 and HDD_FSYNC_BEFORE_CLOSE = 1, else as Debian ships it
 #   moosefs.sh goal COPIES DIR     copies of what will be made in a directory of the mount, and no trash (Caribou has none)
-#   moosefs.sh down MOUNT          stops everything that `up` started, also after a crash; ROOT stays, to be looked at or removed
+#   moosefs.sh down                stops everything that the last `up` started, also after a crash; ROOT stays, to be looked at or removed
 #
-# A master refuses chunk servers that come from loopback, so all of them live in a network namespace with a dummy device. The namespace is
-# this script's own: whatever runs in it was started here.
+# A master refuses chunk servers that come from loopback, so all of them live in a network namespace of their own with a dummy device.
+# Processes are ended by the pids that they wrote down.
 set -euo pipefail
 
 namespace=caribou-bench
 device=bench0
+state=/run/caribou-bench.moosefs # ROOT and MOUNT of the last `up`
 master=10.77.0.1
 servers=3
 patience=300 # tenths of a second
@@ -96,45 +97,56 @@ up() {
   local root=$1 mount=$2
   [ ! -e "$root" ] || fail "$root is there already"
   # What a crashed run left in the namespace.
-  down "$mount"
+  down
+  printf '%s\n' "$root" "$mount" > "$state"
   make_namespace
   write_configs "$root"
   start "$root/master.log" mfsmaster -c "$root/etc/master.cfg"
   for i in $(seq "$servers"); do start "$root/chunk$i.log" mfschunkserver -c "$root/etc/chunk$i.cfg"; done
   wait_for "registration of $servers chunk servers" all_registered
-  inside mfsmount "$mount" -H "$master" > "$root/mount.log" 2>&1 || { cat "$root/mount.log" >&2; fail "not mounted: $mount"; }
+  # In the foreground of a session of its own, so that its pid is known and Ctrl-C does not reach it.
+  setsid nsenter --net="/run/netns/$namespace" -- mfsmount -f "$mount" -H "$master" > "$root/mount.log" 2>&1 &
+  echo $! > "$root/mount.pid"
   wait_for "mount at $mount" is_mounted "$mount"
   wait_for "write of $servers copies" writes_work "$mount"
   rm -r "$mount/.probe"
 }
 
-# Everything that still runs in the namespace, by pid. Nothing of it is kept, so nobody is given time to save anything.
-end_all() {
-  local pids
-  for _ in $(seq "$patience"); do
-    pids=$(ip netns pids "$namespace")
-    [ -n "$pids" ] || return 0
-    # A process that ended in between is what is wanted.
-    for pid in $pids; do kill -KILL "$pid" 2>/dev/null || true; done
-    sleep 0.1
-  done
-  fail "still running in the namespace $namespace: $(tr '\n' ' ' <<< "$pids")"
+# Ends one daemon of MooseFS and its children. Nothing of it is kept, so nobody is given time to save anything.
+end() {
+  local pid children
+  pid=$(tr -dc 0-9 < "$1")
+  is_ours "$pid" || return 0
+  children=$(cat "/proc/$pid/task/$pid/children" 2>/dev/null || true)
+  # A process that ended in between is what is wanted.
+  for one in $pid $children; do kill -KILL "$one" 2>/dev/null || true; done
+  for one in $pid $children; do wait_for "end of process $one" is_gone "$one"; done
 }
 
+# A pid that was used again belongs to somebody else.
+is_ours() { [ -n "$1" ] && grep -qs '^mfs' "/proc/$1/comm"; }
+
+# A zombie is gone, whenever it is reaped.
+is_gone() { ! is_ours "$1" || grep -qs '^State:.Z' "/proc/$1/status"; }
+
 down() {
-  local mount=$1
-  # Never looked at with stat: a mount whose master is dead hangs.
-  if is_mounted "$mount"; then timeout 10 umount "$mount" 2>/dev/null || umount -l "$mount"; fi
-  if [ -e "/run/netns/$namespace" ]; then
-    end_all
-    ip netns del "$namespace"
+  local root mount
+  if [ -e "$state" ]; then
+    { read -r root; read -r mount; } < "$state"
+    # Never looked at with stat: a mount whose master is dead hangs.
+    if is_mounted "$mount"; then timeout 10 umount "$mount" 2>/dev/null || umount -l "$mount"; fi
+    for pid in "$root/mount.pid" "$root"/chunk*/state/.mfschunkserver.lock "$root/master/.mfsmaster.lock"; do
+      if [ -e "$pid" ]; then end "$pid"; fi
+    done
+    rm "$state"
   fi
+  if [ -e "/run/netns/$namespace" ]; then ip netns del "$namespace"; fi
 }
 
 [ "$(id -u)" = 0 ] || fail 'namespaces and mounts need root'
 case ${1:-} in
   up) up "$2" "$3" ;;
   goal) goal "$2" "$3" ;;
-  down) down "$2" ;;
-  *) fail 'usage: moosefs.sh up ROOT MOUNT | goal COPIES DIR | down MOUNT' ;;
+  down) down ;;
+  *) fail 'usage: moosefs.sh up ROOT MOUNT | goal COPIES DIR | down' ;;
 esac

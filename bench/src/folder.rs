@@ -90,7 +90,7 @@ fn clean(folder: &Path, binaries: Option<&Binaries>) -> Result<()> {
         let binaries = binaries.cloned().map_or_else(|| Binaries::find(None), Ok)?;
         LocalCluster::open(&data, binaries)?.kill_all();
     } else if moosefs::version().is_ok() {
-        moosefs::take_down(&mount)?;
+        moosefs::take_down()?;
     }
     // A mount whose process is gone: nothing else can be done with it.
     let _ = rustix::mount::unmount(&mount, UnmountFlags::DETACH);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use caribou_cli::bench::figure::rounded;
 use caribou_cli::bench::{Caches, Figure, Progress};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Setting;
 use crate::folder::Folder;
@@ -19,6 +20,8 @@ use crate::{differences, turn::Work};
 
 /// Above this share of busy processors before a turn, somebody else is at work.
 const QUIET_PERCENT: f64 = 5.0;
+/// What shells say of a program that Ctrl-C ended.
+const EXIT_SIGNALLED: i32 = 130;
 
 /// Measures everything and writes the results.
 ///
@@ -35,7 +38,7 @@ pub fn run(setting: &Setting) -> Result<()> {
     let source = pack_source(setting, &folder)?;
 
     let progress = Arc::new(Progress::default());
-    end_at_ctrl_c(progress.clone())?;
+    end_at_signal(progress.clone())?;
     let mut report = Report::new(setting, Machine::look(&setting.dir)?, moosefs, &source);
     let mut runs = Runs::default();
     let started = Instant::now();
@@ -69,7 +72,7 @@ fn take(
     progress: &Progress,
 ) -> Result<(Vec<Figure>, f64)> {
     if progress.is_stopped() {
-        bail!("stopped by Ctrl-C");
+        bail!("stopped by a signal");
     }
     // What the turn before has left to write must not be written in this one.
     Caches::Dropped.drop_now().context("the kernel's caches cannot be dropped")?;
@@ -152,16 +155,18 @@ fn minutes(time: Duration) -> String {
     format!("{:.1}", time.as_secs_f64() / 60.0)
 }
 
-/// The first Ctrl-C ends the workload and takes everything down, the second ends the program as it is; the next run cleans up.
-fn end_at_ctrl_c(progress: Arc<Progress>) -> Result<()> {
+/// The first Ctrl-C or SIGTERM ends the workload and takes everything down, the second ends the program as it is; the next run cleans up.
+fn end_at_signal(progress: Arc<Progress>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::spawn(move || {
         runtime.block_on(async {
-            if tokio::signal::ctrl_c().await.is_ok() {
-                progress.stop();
-                if tokio::signal::ctrl_c().await.is_ok() {
-                    std::process::exit(130);
+            let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+            for is_first in [true, false] {
+                tokio::select! {
+                    _ = tokio::signal::ctrl_c() => {}
+                    _ = terminate.recv() => {}
                 }
+                if is_first { progress.stop() } else { std::process::exit(EXIT_SIGNALLED) }
             }
         });
     });

@@ -1,7 +1,7 @@
 //! MooseFS through the script beside this crate's sources, which is a part of the program.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -11,14 +11,13 @@ const SCRIPT: &str = include_str!("../../moosefs.sh");
 
 /// A MooseFS that is up.
 pub struct MooseFs {
-    mount: PathBuf,
     down: bool,
 }
 
 impl MooseFs {
     pub fn up(data: &Path, mount: &Path, synced: bool) -> Result<Self> {
         // Whatever of it was started is taken down, also if the rest was not.
-        let this = Self { mount: mount.to_owned(), down: false };
+        let this = Self { down: false };
         script("up", &[data.as_os_str(), mount.as_os_str()], synced)?;
         Ok(this)
     }
@@ -30,7 +29,7 @@ impl MooseFs {
 
     pub fn down(mut self) -> Result<()> {
         self.down = true;
-        take_down(&self.mount)
+        take_down()
     }
 }
 
@@ -38,16 +37,16 @@ impl Drop for MooseFs {
     /// After an error.
     fn drop(&mut self) {
         if !self.down
-            && let Err(error) = take_down(&self.mount)
+            && let Err(error) = take_down()
         {
             eprintln!("caribou-bench: {error:#}");
         }
     }
 }
 
-/// Ends whatever of MooseFS is mounted there or was started for a comparison, also by a run that crashed.
-pub fn take_down(mount: &Path) -> Result<()> {
-    script("down", &[mount.as_os_str()], false)
+/// Ends whatever of MooseFS was started for a comparison, also by a run that crashed.
+pub fn take_down() -> Result<()> {
+    script("down", &[], false)
 }
 
 /// The version that is installed.
