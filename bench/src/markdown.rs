@@ -130,11 +130,12 @@ fn compared(row: &Row, system: System) -> String {
 pub fn sentence(key: &Key, judged: &Judged) -> String {
     let folder = key.placement.map_or_else(String::new, |placement| format!(", {}", placement.name()));
     format!(
-        "{} {}: {}, {} threads{folder}: {} times {}, floor {}",
+        "{} {}: {}, {} thread{}{folder}: {} times {}, floor {}",
         if judged.ok { "ok  " } else { "miss" },
         key.group.title(),
         key.workload,
         key.threads,
+        if key.threads == 1 { "" } else { "s" },
         rounded(judged.ratio),
         judged.against.title(),
         judged.floor

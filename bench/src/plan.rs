@@ -54,12 +54,12 @@ impl Group {
     /// About how long a full turn takes, bringing up and down included.
     fn seconds(self, system: System) -> u64 {
         let [local, caribou, shipped, synced] = match self {
-            Self::Metadata => [10, 60, 30, 50],
-            Self::Small => [6, 15, 15, 20],
+            Self::Metadata => [10, 75, 30, 50],
+            Self::Small => [6, 30, 20, 35],
             Self::Big => [20, 40, 40, 45],
             Self::OneCopy => [7, 16, 12, 16],
-            Self::ThreeCopies => [7, 30, 16, 25],
-            Self::Programs => [10, 130, 90, 150],
+            Self::ThreeCopies => [7, 35, 20, 25],
+            Self::Programs => [12, 220, 90, 150],
         };
         match system {
             System::Local => local,
@@ -90,7 +90,7 @@ pub struct Sizes {
 impl Sizes {
     pub const FULL: Self = Self {
         metadata_files: [1000, 4000, 8000],
-        small_files: [400, 2400],
+        small_files: [400, 1600],
         big_bytes: 1 << 30,
         random_time: Duration::from_secs(3),
         random_writes: 20_000,

@@ -94,7 +94,7 @@ fn legend() -> String {
     format!(
         "<text class=\"title\" x=\"16\" y=\"28\">How many times faster Caribou is than MooseFS</text>\n\
          <text class=\"muted\" x=\"16\" y=\"48\">Right of 1× Caribou is faster. Marks are ratios of medians, bars reach over \
-         single rounds, ticks are floors, ▾ is below one.</text>\n\
+         single rounds, ticks are floors, ▾ marks what is below its floor.</text>\n\
          {}<text x=\"30\" y=\"72\">MooseFS as shipped: it syncs nothing</text>\n\
          {}<text x=\"290\" y=\"72\">MooseFS synced</text>\n\
          <text class=\"value muted\" x=\"868\" y=\"{label}\">shipped</text>\n\

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use super::caches::Caches;
 use super::close::close;
@@ -102,17 +102,15 @@ impl Steps<'_> {
         })
     }
 
-    /// Not measured: `metadata.rs` does unlinks.
+    /// By all threads, because it takes time; its figure is not told, `metadata.rs` measures unlinks.
     fn remove(&self, folders: &Folders, kind: char) -> Result<()> {
-        self.progress.begin("removing", (self.each * self.load.threads) as u64);
-        for thread in 0..self.load.threads {
-            for index in 0..self.each {
-                let path = folders.path(kind, thread, index);
-                fs::remove_file(&path).with_context(|| path.display().to_string())?;
-                self.progress.add(1);
-            }
-        }
-        Ok(())
+        measure(&self.spec("removing"), self.progress, |worker| {
+            let thread = worker.number;
+            (0..self.each).try_for_each(|index| {
+                worker.operation(|| fs::remove_file(folders.path(kind, thread, index)).map(|()| 1))
+            })
+        })
+        .map(drop)
     }
 
     /// A number of each file, for its stamp.
