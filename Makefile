@@ -8,7 +8,7 @@ export ROCKSDB_STATIC   := 1
 RELEASE          := $(CARGO_TARGET_DIR)/release
 SMOKE_BIN        := $(RELEASE)
 
-.PHONY: help setup build demo check fix golden test unit smoke chaos-smoke pjdfstest aarch64 clean-leftovers
+.PHONY: help setup build demo check fix golden test unit smoke chaos-smoke pjdfstest bench aarch64 clean-leftovers
 
 help:
 	@echo 'make demo    build, then: a cluster, a mount, a tree copied while the leader is killed again and again'
@@ -16,6 +16,7 @@ help:
 	@echo 'make check   the fast part: format, lints, unit tests, tidy'
 	@echo 'make fix     format the code and apply lint suggestions'
 	@echo 'make pjdfstest  the POSIX test suite on ext4 and on mounts'
+	@echo 'make bench   Caribou, MooseFS and the local disk measured with the same workloads (up to an hour; BENCH=--quick: minutes)'
 	@echo 'make golden  write the expected output of the golden scripts anew'
 
 # Debian packages that are missing, and librocksdb.
@@ -54,5 +55,10 @@ smoke: build
 pjdfstest: build
 	program=$$(CARIBOU_CACHE=$(CACHE) ./xtask/pjdfstest.sh) && \
 	  $(RELEASE)/caribou-chaos pjdfstest --ext4 --program "$$program" --bin $(SMOKE_BIN)
+
+# Installs MooseFS to compare with, and leaves none of it running. Needs root and /dev/fuse, and a machine with nothing else to do.
+bench: build
+	./bench/setup.sh
+	$(RELEASE)/caribou-bench --bin $(RELEASE) --revision "$$(git describe --always --dirty 2>/dev/null || echo unknown)" $(BENCH)
 
 test: check aarch64 smoke

@@ -5,6 +5,7 @@
 //! | `cmd/` | one file per noun or verb of the command line |
 //! | `local/` | whole clusters on this machine, every process a real one; the chaos harness uses it too |
 //! | `demo/` | the story that `make demo` tells |
+//! | `bench/` | measures mounted directories and clusters; the comparison with other systems uses it too |
 //! | `probe.rs` | the longest gap that a mounted client feels |
 //! | `tree.rs` | trees of files: choosing, copying, comparing byte by byte |
 //! | `colour.rs` | colours, on terminals only |
@@ -12,6 +13,7 @@
 //! | `failure.rs` | what a person reads when something is wrong, and the exit code |
 
 pub mod admin;
+pub mod bench;
 pub mod cmd;
 mod colour;
 pub mod demo;

@@ -1,5 +1,6 @@
 //! The command line's verbs and nouns, one file each.
 
+mod bench;
 pub mod file;
 mod init;
 mod leader;
@@ -24,6 +25,8 @@ pub enum Command {
     File(file::Args),
     /// A whole cluster on this machine, in one folder
     Local(local::Args),
+    /// Measure a mounted directory, or the metadata nodes
+    Bench(bench::Args),
     /// Show what Caribou promises: copy a tree while the leader is killed again and again
     Demo(crate::demo::Args),
 }
@@ -36,6 +39,7 @@ impl Command {
             Self::Leader(args) => args.run().await,
             Self::File(args) => args.run().await,
             Self::Local(args) => args.run().await,
+            Self::Bench(args) => args.run().await,
             Self::Demo(args) => args.run().await,
         }
     }

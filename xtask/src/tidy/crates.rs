@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{MEMBERS, root};
 
 /// Who may depend on whom; nothing else.
-const EDGES: [(&str, &[&str]); 8] = [
+const EDGES: [(&str, &[&str]); 9] = [
     ("proto", &[]),
     ("meta-raft", &["proto"]),
     ("chunkd", &["proto", "client"]),
@@ -13,6 +13,7 @@ const EDGES: [(&str, &[&str]); 8] = [
     ("fuse-client", &["client"]),
     ("cli", &["proto", "client"]),
     ("chaos-tests", &["client", "cli"]),
+    ("bench", &["cli"]),
     ("xtask", &[]),
 ];
 

@@ -14,7 +14,8 @@ fn root() -> PathBuf {
 }
 
 /// Members of the workspace, by folder.
-const MEMBERS: [&str; 8] = ["proto", "meta-raft", "chunkd", "client", "fuse-client", "cli", "chaos-tests", "xtask"];
+const MEMBERS: [&str; 9] =
+    ["proto", "meta-raft", "chunkd", "client", "fuse-client", "cli", "chaos-tests", "bench", "xtask"];
 
 /// All Rust files below a folder of the root, with their text.
 fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {
