@@ -171,11 +171,12 @@ async fn suites(smoke: &mut Smoke<'_>) -> Result<()> {
     }
     if smoke.wants("fsx", &["fuse", "fsx"]) {
         let program = PathBuf::from("fsx");
-        let args = fsx::Args { ops: 10_000, seeds: vec![1, 2], kill_every: None, program: program.clone() };
-        smoke.done(fsx::run(setting, &args).await?);
-        let kill_every = Some(Duration::from_secs(8));
-        let args = fsx::Args { ops: 10_000, seeds: vec![3, 4], kill_every, program };
-        smoke.done(fsx::run(setting, &args).await?);
+        let short = fsx::Args { ops: 5000, seeds: vec![1, 2], file_kib: 256, kill_every: None, program };
+        smoke.done(fsx::run(setting, &short).await?);
+        let two_chunks = fsx::Args { ops: 1000, file_kib: 72 << 10, ..short.clone() };
+        smoke.done(fsx::run(setting, &two_chunks).await?);
+        let kill_every = Some(Duration::from_secs(6));
+        smoke.done(fsx::run(setting, &fsx::Args { ops: 10_000, seeds: vec![3, 4], kill_every, ..short }).await?);
     }
     if smoke.wants("fio", &["fuse", "fio"]) {
         smoke.done(fio::run(setting, &fio::Args { small_mib: 4, kill_every: None }).await?);

@@ -34,11 +34,15 @@ pub(super) const MODES: [Mode; 6] = [
 pub(super) const SETUP_ANSWERS: usize = 3;
 
 impl Mode {
-    /// The first statements of each process. The first answer is the journal's name.
+    /// The first lines of each process, which are answered with [`SETUP_ANSWERS`] lines, the journal's name in front.
     pub(super) fn setup(&self) -> String {
+        format!(".timeout 60000\n{}", self.pragmas())
+    }
+
+    pub(super) fn pragmas(&self) -> String {
         let (journal, mapped) = (self.journal, self.mapped);
         format!(
-            ".timeout 60000\npragma journal_mode={journal};\npragma wal_autocheckpoint=40;\npragma mmap_size={mapped};\n\
+            "pragma journal_mode={journal};\npragma wal_autocheckpoint=40;\npragma mmap_size={mapped};\n\
              pragma synchronous=full;\n"
         )
     }

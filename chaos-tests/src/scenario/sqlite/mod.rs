@@ -92,7 +92,8 @@ impl Bank {
     async fn found(mode: Mode, mount: &Path) -> Result<Self> {
         let db = mount.join(format!("bank-{}.db", mode.name));
         let mut bank = Self { mode, db, last: 0, acknowledged: 0, sent: 0, reads: 0, violations: Vec::new() };
-        let ended = bank.ask(bank::found()).await?;
+        // The journal first: a database that others use does not go over to WAL.
+        let ended = bank.ask(mode.pragmas() + &bank::found()).await?;
         if !ended.is_success() {
             bank.violations.push(format!("{}: no database can be made: {}", mode.name, ended.words()));
         }
