@@ -8,7 +8,7 @@ export ROCKSDB_STATIC   := 1
 RELEASE          := $(CARGO_TARGET_DIR)/release
 SMOKE_BIN        := $(RELEASE)
 
-.PHONY: help setup build demo check fix golden test unit smoke chaos-smoke pjdfstest bench aarch64 clean-leftovers
+.PHONY: help setup build demo check fix golden test smoke scenario pjdfstest bench aarch64
 
 help:
 	@echo 'make demo    build, then: a cluster, a mount, a tree copied while the leader is killed again and again'
@@ -16,6 +16,7 @@ help:
 	@echo 'make check   the fast part: format, lints, unit tests, tidy'
 	@echo 'make fix     format the code and apply lint suggestions'
 	@echo 'make pjdfstest  the POSIX test suite on ext4 and on mounts'
+	@echo 'make scenario RUN=...  a scenario of caribou-chaos in full length'
 	@echo 'make bench   Caribou, MooseFS and the local disk measured with the same workloads (up to an hour; BENCH=--quick: minutes)'
 	@echo 'make golden  write the expected output of the golden scripts anew'
 
@@ -47,14 +48,20 @@ aarch64: setup
 	  cargo check --workspace --locked --target aarch64-unknown-linux-gnu; \
 	else echo 'aarch64: the target is not installed (rustup target add aarch64-unknown-linux-gnu): not checked'; fi
 
-# Real processes: mounts, kills, power cuts. Needs root and /dev/fuse; CARIBOU_TEST_WITHOUT=fuse leaves it out by name.
+# Real processes: mounts, kills, power cuts, and the suites of others. Needs root and /dev/fuse; CARIBOU_TEST_WITHOUT=fuse leaves it
+# out by name.
 smoke: build
-	$(RELEASE)/caribou-chaos smoke --bin $(SMOKE_BIN)
+	suites=$$(CARIBOU_CACHE=$(CACHE) ./xtask/suites.sh) && \
+	  PATH="$${suites:+$$suites:}$$PATH" $(RELEASE)/caribou-chaos smoke --bin $(SMOKE_BIN)
+
+# One scenario in full length, as in: make scenario RUN='fsx --ops 200000 --kill-every 20s'
+scenario: build
+	suites=$$(CARIBOU_CACHE=$(CACHE) ./xtask/suites.sh) && \
+	  PATH="$${suites:+$$suites:}$$PATH" $(RELEASE)/caribou-chaos $(RUN) --bin $(SMOKE_BIN)
 
 # The POSIX test suite, compared with chaos-tests/pjdfstest-expected.txt. Needs root and /dev/fuse.
-pjdfstest: build
-	program=$$(CARIBOU_CACHE=$(CACHE) ./xtask/pjdfstest.sh) && \
-	  $(RELEASE)/caribou-chaos pjdfstest --ext4 --program "$$program" --bin $(SMOKE_BIN)
+pjdfstest:
+	$(MAKE) scenario RUN='pjdfstest --ext4'
 
 # Installs MooseFS to compare with, and leaves none of it running. Needs root and /dev/fuse, and a machine with nothing else to do.
 bench: build

@@ -7,17 +7,7 @@ cd "$(dirname "$0")/.."
 : "${ROCKSDB_LIB_DIR:=$HOME/.cache/caribou/rocksdb}"
 : "${CARGO_TARGET_DIR:=$HOME/.cache/caribou/target}"
 
-packages=(g++ make libclang-dev fuse3 e2fsprogs python3)
-missing=()
-for package in "${packages[@]}"; do
-  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
-done
-if [ ${#missing[@]} -gt 0 ]; then
-  echo "setup: installing ${missing[*]}"
-  sudo=(); [ "$(id -u)" = 0 ] || sudo=(sudo)
-  "${sudo[@]}" apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq "${missing[@]}" >/dev/null
-fi
+./xtask/packages.sh g++ make libclang-dev fuse3 e2fsprogs python3
 
 if ! command -v cargo-nextest >/dev/null; then
   echo 'setup: installing cargo-nextest (once per machine)'

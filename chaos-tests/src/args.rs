@@ -57,6 +57,16 @@ enum Scenario {
     Posix(scenario::posix::Args),
     /// The POSIX test suite pjdfstest on a mount
     Pjdfstest(scenario::pjdfstest::Args),
+    /// The file system exerciser fsx on a mount
+    Fsx(scenario::fsx::Args),
+    /// fio on a mount, every block verified
+    Fio(scenario::fio::Args),
+    /// The stressors of stress-ng that are about files, on a mount
+    StressNg(scenario::stress_ng::Args),
+    /// SQLite on a mount: its writer and the leader are killed
+    Sqlite(scenario::sqlite::Args),
+    /// git on a mount: commit, gc, fsck and clone of a real tree
+    Git(scenario::git::Args),
     /// Committed creates per second through one client process
     Creates(scenario::creates::Args),
     /// A short form of everything, for CI
@@ -118,6 +128,11 @@ impl Args {
             Scenario::NoQuorum(args) => scenario::no_quorum::run(&setting, args).await?,
             Scenario::Posix(args) => scenario::posix::run(&setting, args).await?,
             Scenario::Pjdfstest(args) => scenario::pjdfstest::run(&setting, args).await?,
+            Scenario::Fsx(args) => scenario::fsx::run(&setting, args).await?,
+            Scenario::Fio(args) => scenario::fio::run(&setting, args).await?,
+            Scenario::StressNg(args) => scenario::stress_ng::run(&setting, args).await?,
+            Scenario::Sqlite(args) => scenario::sqlite::run(&setting, args).await?,
+            Scenario::Git(args) => scenario::git::run(&setting, args).await?,
             Scenario::Creates(args) => scenario::creates::run(&setting, args).await?,
             Scenario::Worker(_) => return Ok(Vec::new()),
             Scenario::Smoke(args) => return scenario::smoke::run(&setting, args).await,

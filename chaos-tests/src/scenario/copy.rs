@@ -1,7 +1,7 @@
 //! The main job: `cp -a` of a real tree while the leader is killed again and again; then `rm -rf` under the same kills.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,11 @@ use super::blocking;
 use crate::args::Setting;
 use crate::lab::Lab;
 use crate::nemesis::kills;
+use crate::program;
 use crate::report::Verdict;
+
+/// How long `cp` or `rm` may take before it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -73,15 +77,14 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
 
 /// Runs a program; its time and what it complained of.
 async fn command(program: &str, args: Vec<PathBuf>) -> Result<(Duration, Vec<String>)> {
-    let started = std::time::Instant::now();
-    let mut command = tokio::process::Command::new(program);
-    let output =
-        command.args(args).stdin(Stdio::null()).kill_on_drop(true).output().await.context(program.to_owned())?;
-    let mut complaints: Vec<String> = String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned).collect();
-    if !output.status.success() {
-        complaints.push(format!("{program} ended with {}", output.status));
+    let mut command = Command::new(program);
+    command.args(args);
+    let ended = program::run(command, PATIENCE).await?;
+    let mut complaints: Vec<String> = ended.stderr.lines().map(str::to_owned).collect();
+    if !ended.is_success() {
+        complaints.push(format!("{program}: {}", ended.words()));
     }
-    Ok((started.elapsed(), complaints))
+    Ok((ended.took, complaints))
 }
 
 /// A tree of `files` files and at least `bytes` bytes, with links of both kinds and odd modes.

@@ -6,6 +6,9 @@ pub mod creates;
 pub mod disk_swap;
 pub mod exactly_once;
 pub mod failover;
+pub mod fio;
+pub mod fsx;
+pub mod git;
 pub mod kill_all;
 pub mod live_power_cut;
 pub mod no_quorum;
@@ -16,6 +19,8 @@ mod replicas;
 mod round;
 pub mod smoke;
 pub mod snapshot;
+pub mod sqlite;
+pub mod stress_ng;
 pub mod writers;
 
 use std::time::Duration;

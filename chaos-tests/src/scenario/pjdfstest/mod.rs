@@ -18,6 +18,7 @@ use caribou_cli::local::Options;
 use super::blocking;
 use crate::args::Setting;
 use crate::lab::Lab;
+use crate::program;
 use crate::report::Verdict;
 use expected::Expected;
 use outcome::Outcomes;
@@ -38,8 +39,8 @@ const HELPERS: [&str; 2] = ["/sbin/mount.fuse.caribou", "/sbin/mount.fuse"];
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// The suite's program, as `make pjdfstest` installs it
-    #[arg(long, env = "CARIBOU_PJDFSTEST", default_value = "pjdfstest")]
+    /// The suite's program, as `make smoke` installs it
+    #[arg(long, default_value = "pjdfstest")]
     pub program: PathBuf,
     /// Run it on ext4 first, to tell what is wrong with the suite or this machine from what is wrong with Caribou
     #[arg(long)]
@@ -50,7 +51,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let mut verdict = Verdict::new("pjdfstest");
     let expected = Expected::parse(EXPECTED)?;
     check_machine()?;
-    check_program(&args.program, &expected)?;
+    program::require_release(&args.program, &expected.version)?;
     let mut lab = Lab::up(setting, &Options::default()).await?;
     let suite = Suite::new(&args.program, &setting.binaries.path("caribou-mount"), lab.folder())?;
     if args.ext4 {
@@ -167,21 +168,6 @@ fn check_machine() -> Result<()> {
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         bail!("no mount namespace can be made ({words}): run with CAP_SYS_ADMIN (in a container: --privileged)");
-    }
-    Ok(())
-}
-
-fn check_program(program: &Path, expected: &Expected) -> Result<()> {
-    let advice = "`make pjdfstest` installs it; or name it with --program";
-    let output = Command::new(program).arg("--version").output();
-    let output = output.with_context(|| format!("{} cannot be started: {advice}", program.display()))?;
-    let text = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned();
-    if text.split_whitespace().last() != Some(&expected.version) {
-        bail!(
-            "{} is {text:?}, and the list of known differences is for {}: {advice}",
-            program.display(),
-            expected.version
-        );
     }
     Ok(())
 }
