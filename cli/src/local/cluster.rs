@@ -11,6 +11,7 @@ use rustix::process::Signal;
 
 use super::layout::{Layout, MountEntry, Node, Part};
 use super::process::{self, Binaries, ProcessId};
+use super::starter::Starter;
 use crate::admin;
 use crate::cmd::status::ClusterStatus;
 use crate::failure::usage;
@@ -54,6 +55,7 @@ pub struct LocalCluster {
     dir: PathBuf,
     binaries: Binaries,
     layout: Layout,
+    starter: Starter,
 }
 
 impl LocalCluster {
@@ -68,7 +70,7 @@ impl LocalCluster {
         std::fs::create_dir_all(dir).map_err(|e| usage(format!("{} cannot be made: {e}", dir.display())))?;
         let dir = std::fs::canonicalize(dir)?;
         let layout = plan(&dir, options)?;
-        let mut cluster = Self { dir, binaries, layout };
+        let mut cluster = Self { dir, binaries, layout, starter: Starter::new()? };
         cluster.write_configs(options)?;
         cluster.save()?;
         let result = async {
@@ -90,7 +92,7 @@ impl LocalCluster {
     /// A cluster that is there, as it is.
     pub fn open(dir: &Path, binaries: Binaries) -> Result<Self> {
         let layout = Layout::read(dir)?;
-        Ok(Self { dir: std::fs::canonicalize(dir)?, binaries, layout })
+        Ok(Self { dir: std::fs::canonicalize(dir)?, binaries, layout, starter: Starter::new()? })
     }
 
     pub fn dir(&self) -> &Path {
@@ -135,8 +137,9 @@ impl LocalCluster {
         if node.process.is_some_and(ProcessId::is_alive) {
             return Ok(());
         }
-        let args = ["--config".to_owned(), node.config.display().to_string()];
-        node.process = Some(process::start(&program, &args, &node.log)?);
+        let (args, log) = (["--config".to_owned(), node.config.display().to_string()], node.log.clone());
+        let process = self.starter.start(&program, &args, &log)?;
+        self.node_mut(part, number)?.process = Some(process);
         self.save()
     }
 
@@ -221,7 +224,7 @@ impl LocalCluster {
         let log = self.dir.join(format!("mount{number}.log"));
         let mut args = vec!["--meta".to_owned(), self.meta_addresses().join(","), found.display().to_string()];
         args.extend_from_slice(options);
-        let process = process::start(&self.binaries.path("caribou-mount"), &args, &log)?;
+        let process = self.starter.start(&self.binaries.path("caribou-mount"), &args, &log)?;
         self.layout.mounts.retain(|m| m.path != found);
         self.layout.mounts.push(MountEntry { path: found.clone(), log: log.clone(), process: Some(process) });
         self.save()?;

@@ -1,12 +1,9 @@
-//! Processes that outlive their starter: started in a session of their own, found again by pid and start time.
+//! Processes that outlive their starter, found again by pid and start time; and the programs they run.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +21,7 @@ pub struct ProcessId {
 }
 
 impl ProcessId {
-    fn of(pid: i32) -> Option<Self> {
+    pub(super) fn of(pid: i32) -> Option<Self> {
         let (state, start_ticks) = stat(pid)?;
         // The first thread may be a zombie while others still hold files open.
         let threads = || std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, |tasks| tasks.count());
@@ -52,18 +49,9 @@ impl ProcessId {
             if Instant::now() >= end {
                 return false;
             }
-            reap(self.pid);
             std::thread::sleep(POLL);
         }
-        reap(self.pid);
         true
-    }
-}
-
-/// If it was our own child, take its exit status so that no zombie stays.
-fn reap(pid: i32) {
-    if let Some(pid) = Pid::from_raw(pid) {
-        let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::NOHANG);
     }
 }
 
@@ -102,25 +90,6 @@ impl Binaries {
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
-}
-
-/// Starts a program in the background with both outputs appended to `log`.
-pub fn start(program: &Path, args: &[String], log: &Path) -> Result<ProcessId> {
-    let output = open_log(log)?;
-    let mut command = Command::new(program);
-    command.args(args).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-    // A group of its own: Ctrl-C at the terminal reaches the launcher only, which then stops its parts in order.
-    command.process_group(0);
-    let child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
-    let pid = i32::try_from(child.id()).context("pids fit into 31 bits")?;
-    match ProcessId::of(pid) {
-        Some(id) => Ok(id),
-        None => bail!("{} ended at once: its log {} says why", program.display(), log.display()),
-    }
-}
-
-fn open_log(log: &Path) -> Result<File> {
-    OpenOptions::new().create(true).append(true).open(log).with_context(|| log.display().to_string())
 }
 
 /// The last lines of a log, for a person.
