@@ -73,6 +73,10 @@ pub enum StartError {
     #[error("{path} holds data but no identity file: choose an empty data folder, or restore this one")]
     NoIdentity { path: PathBuf },
     #[error(
+        "{path} holds no Raft log, but this node has a state that came from one: mount or restore it (a node without its log could vote twice)"
+    )]
+    NoLog { path: PathBuf },
+    #[error(
         "{path} holds the state of cluster {found}, its identity file says {expected}: the folder has been mixed up with another, restore it"
     )]
     OtherCluster { path: PathBuf, found: String, expected: String },

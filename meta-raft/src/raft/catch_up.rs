@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use super::log_store::LogHandle;
 use super::state::StateStore;
 use super::types::Raft;
 
@@ -31,7 +32,7 @@ pub(super) async fn stand_again(raft: Raft, last_log: u64, mut applied: watch::R
 }
 
 /// Flushes what has changed, for as long as the node runs.
-pub(super) async fn flush_regularly(state: Arc<StateStore>, applied: watch::Receiver<u64>) {
+pub(super) async fn flush_regularly(state: Arc<StateStore>, log: LogHandle, applied: watch::Receiver<u64>) {
     let mut beat = tokio::time::interval(FLUSH_EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut flushed = *applied.borrow();
@@ -43,6 +44,10 @@ pub(super) async fn flush_regularly(state: Arc<StateStore>, applied: watch::Rece
         }
         if now == flushed {
             continue;
+        }
+        // What was applied may not be in the log on disk yet; the state must not be ahead of it.
+        if log.sync().await.is_err() {
+            return;
         }
         let store = Arc::clone(&state);
         match tokio::task::spawn_blocking(move || store.flush()).await {

@@ -77,7 +77,7 @@ fn open(config: &RaftConfig) -> Result<Opened, StartError> {
     let lock = DirLock::take(dir)?;
     let identity = Arc::new(Identity::load(dir, config.node_id)?);
     let log_dir = dir.join("log");
-    let log = LogStore::open(&log_dir, config.log_tail_bytes, config.segment_bytes())
+    let mut log = LogStore::open(&log_dir, config.log_tail_bytes, config.segment_bytes())
         .map_err(|e| store(&log_dir, e.to_string()))?;
     if identity.member_of().is_none() && !log.handle().is_pristine() {
         return Err(StartError::NoIdentity { path: dir.clone() });
@@ -89,6 +89,13 @@ fn open(config: &RaftConfig) -> Result<Opened, StartError> {
     if let Some(found) = found.filter(|found| identity.member_of() != Some(*found)) {
         let expected = identity.member_of().map_or_else(|| "none".to_owned(), |c| c.to_string());
         return Err(StartError::OtherCluster { path: state_dir, found: found.to_string(), expected });
+    }
+    if let Some(applied) = state.applied().log_id {
+        // The library saves a vote before it takes in any entry or snapshot.
+        if log.handle().is_pristine() {
+            return Err(StartError::NoLog { path: log_dir });
+        }
+        log.drop_conflicting(applied).map_err(|e| store(&log_dir, e.to_string()))?;
     }
     let snapshot_dir = dir.join("snapshots");
     let snapshots = SnapshotStore::open(&snapshot_dir, &state).map_err(|e| store(&snapshot_dir, e.to_string()))?;
@@ -172,7 +179,7 @@ async fn run(
     }));
     let gathering = Gathering::new(state.incoming());
     tokio::spawn(upkeep::run(raft.clone(), log_handle.clone(), config, applied.clone()));
-    tokio::spawn(catch_up::flush_regularly(Arc::clone(&state), applied.clone()));
+    tokio::spawn(catch_up::flush_regularly(Arc::clone(&state), log_handle.clone(), applied.clone()));
     if behind {
         tokio::spawn(catch_up::stand_again(raft.clone(), last_log, applied.clone()));
     }

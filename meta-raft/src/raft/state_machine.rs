@@ -136,7 +136,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { state: Arc::clone(&self.state), snapshots: Arc::clone(&self.snapshots) }
+        Builder { state: Arc::clone(&self.state), snapshots: Arc::clone(&self.snapshots), log: self.log.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
@@ -160,12 +160,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 pub(crate) struct Builder {
     state: Arc<StateStore>,
     snapshots: Arc<SnapshotStore>,
+    log: LogHandle,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        // A checkpoint makes the state durable, which must not be ahead of the log.
+        self.log.sync().await?;
         let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
         let checkpoint = blocking(move || snapshots.build(&state)).await?;
         Ok(Snapshot { meta: checkpoint.meta(), snapshot: SnapshotData::Checkpoint(checkpoint) })

@@ -92,6 +92,92 @@ async fn a_missing_segment_is_refused() {
     assert!(refused.contains("the one before it is missing"), "{refused}");
 }
 
+/// Entries of 1000 bytes until the log is in its sixth segment; the segments' paths and the last index in each.
+async fn six_segments(log: &mut LogStore) -> Vec<(PathBuf, u64)> {
+    let mut segments = vec![(end(log).0, 0)];
+    for index in 0.. {
+        log.blocking_append([entry(1, index, 1000)]).await.unwrap();
+        let now = end(log).0;
+        if segments[segments.len() - 1].0 != now {
+            segments.push((now, index));
+        }
+        if segments.len() == 6 {
+            break;
+        }
+        let newest = segments.len() - 1;
+        segments[newest].1 = index;
+    }
+    segments
+}
+
+/// A segment whose name cannot be taken away stays, and so do those after it until that works: no name goes before an older one.
+#[tokio::test]
+async fn a_segment_that_could_not_be_dropped_leaves_no_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    let segments = six_segments(&mut log).await;
+    let in_the_way = segments[0].0.with_extension("used");
+    std::fs::create_dir(&in_the_way).unwrap();
+    for (_, last) in &segments[..2] {
+        log.purge(log_id(1, *last)).await.unwrap();
+        log.handle().sync().await.unwrap();
+    }
+    // The writer drops after it has answered; the next answer comes after that.
+    log.handle().sync().await.unwrap();
+    assert!(segments.iter().all(|(path, _)| path.exists()), "nothing goes before the first one");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    drop(log);
+    let mut log = open(dir.path()).unwrap();
+    log.purge(log_id(1, segments[2].1)).await.unwrap();
+    for _ in 0..2 {
+        log.handle().sync().await.unwrap();
+    }
+    let left: Vec<bool> = segments.iter().map(|(path, _)| path.exists()).collect();
+    assert_eq!(left, [false, false, false, true, true, true]);
+    drop(log);
+    assert_eq!(all(&mut open(dir.path()).unwrap()).await[0].log_id, log_id(1, segments[2].1 + 1));
+}
+
+#[tokio::test]
+async fn a_log_without_its_first_segments_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    let segments = six_segments(&mut log).await;
+    drop(log);
+    std::fs::remove_file(&segments[0].0).unwrap();
+    let refused = open(dir.path()).unwrap_err().to_string();
+    assert!(refused.contains("the first segments of the Raft log are missing"), "{refused}");
+}
+
+#[test]
+fn a_log_of_another_form_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("CURRENT"), "MANIFEST-000004\n").unwrap();
+    let refused = open(dir.path()).unwrap_err().to_string();
+    assert!(refused.contains("RocksDB"), "{refused}");
+}
+
+/// The state was flushed while the truncation of what it had replaced was still queued, and then the power went.
+#[tokio::test]
+async fn entries_in_the_place_of_applied_ones_are_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut log = open(dir.path()).unwrap();
+    log.blocking_append((0..=10).map(|index| entry(1, index, 100))).await.unwrap();
+    for applied in [log_id(1, 5), log_id(1, 10), log_id(2, 11), log_id(3, 20)] {
+        log.drop_conflicting(applied).unwrap();
+        assert_eq!(all(&mut log).await.len(), 11, "{applied}");
+    }
+    log.drop_conflicting(log_id(2, 5)).unwrap();
+    for _ in 0..2 {
+        assert_eq!(log.get_log_state().await.unwrap().last_log_id, Some(log_id(1, 4)));
+        assert_eq!(all(&mut log).await.len(), 5);
+        drop(log);
+        log = open(dir.path()).unwrap();
+    }
+    log.blocking_append([entry(2, 5, 100)]).await.unwrap();
+    assert_eq!(all(&mut log).await.pop().unwrap().log_id, log_id(2, 5));
+}
+
 /// What the log must be.
 #[derive(Default)]
 struct Model {

@@ -3,6 +3,7 @@
 //! Each segment begins with the vote and with what is purged, so that older segments can go as a whole. One segment that nothing needs any
 //! more is kept to be used again.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,13 +15,11 @@ use parking_lot::{Mutex, RwLock};
 use super::format::{Frame, Frames, HEADER_BYTES, Record, damaged, records};
 use super::index::{Index, Stretch};
 use super::replay::{self, Replayed};
-use super::segment::Segment;
+use super::segment::{FIRST_SEGMENT, Segment};
 use super::sizes::Sizes;
 use crate::raft::codec::entry;
 use crate::raft::files;
 use crate::raft::types::{Entry, LogId, Vote};
-
-const FIRST_SEGMENT: u64 = 1;
 
 /// The store; all methods block.
 #[derive(Debug)]
@@ -49,6 +48,8 @@ struct Writer {
     vote: Option<Vote>,
     purged: Option<LogId>,
     next: Next,
+    /// Segments that the log does not need any more and that may still be in the folder, oldest first: their names must go in order.
+    dropped: VecDeque<Arc<Segment>>,
     /// A file that can be used again.
     retired: Option<PathBuf>,
 }
@@ -66,20 +67,23 @@ impl Disk {
     /// Opens or creates the log in `dir`, with segments of `segment_bytes`.
     pub(super) fn open(dir: &Path, segment_bytes: u64) -> io::Result<(Self, Stored)> {
         files::create_dir(dir)?;
-        let Replayed { purged, vote, span, sizes, mut index, frame, next } = replay::run(dir)?;
+        let Replayed { purged, vote, span, sizes, mut index, frame, last_frame, next } = replay::run(dir)?;
         if index.end().is_none() {
             index.push_segment(Arc::new(Segment::create(dir, FIRST_SEGMENT, segment_bytes, None)?));
         }
-        let (segment, _) = index.end().expect("there is a segment");
-        segment.sync()?;
+        let (segment, end) = index.end().expect("there is a segment");
+        segment.settle(end, last_frame)?;
         let next = match next {
             Some(segment) => Next::Ready(segment),
             None => prepare(dir, segment.number() + 1, segment_bytes, None)?,
         };
-        let writer = Mutex::new(Writer { frame, vote, purged, next, retired: None });
+        let writer = Mutex::new(Writer { frame, vote, purged, next, dropped: VecDeque::new(), retired: None });
         let disk = Self { dir: dir.to_owned(), segment_bytes, writer, index: RwLock::new(index) };
         let last = match span {
-            Some((_, last)) => disk.read(last, last + 1, usize::MAX)?.pop().map(|e| e.log_id),
+            Some((_, last)) => {
+                let entry = disk.read(last, last + 1, usize::MAX)?.pop();
+                Some(entry.ok_or_else(|| damaged(format!("the Raft log lacks its last entry, {last}")))?.log_id)
+            }
             None => purged,
         };
         Ok((disk, Stored { purged, vote, last, sizes }))
@@ -124,16 +128,18 @@ impl Disk {
         if head.is_empty() { Ok(()) } else { self.write(writer, head) }
     }
 
-    /// Gives segments that hold only purged entries back.
+    /// Gives segments that hold only purged entries back, and those that an earlier call failed to give back.
     pub(super) fn drop_below(&self, index: u64) -> io::Result<()> {
         let dropped = self.index.write().drop_below(index);
         let mut writer = self.writer.lock();
-        for segment in dropped {
+        writer.dropped.extend(dropped);
+        while let Some(segment) = writer.dropped.front().cloned() {
             if writer.retired.is_none() {
-                writer.retired = Some(segment.retire(&self.dir)?);
+                writer.retired = segment.retire(&self.dir)?;
             } else {
                 segment.remove(&self.dir)?;
             }
+            writer.dropped.pop_front();
         }
         Ok(())
     }

@@ -231,11 +231,14 @@ impl<'a> Iterator for Frames<'a> {
 }
 
 /// Whether a frame of a higher number than `next` is somewhere in `bytes`, where frame `next` should be. That one had been fsynced before
-/// the higher one was written: then this is damage, and not the torn end of a write.
+/// the higher one was written: then this is damage, and not the torn end of a write. Numbers have no gaps, so only those count that the
+/// frames of one segment can reach: what an earlier use of the file left behind is not checksummed all over.
 pub(super) fn is_followed(bytes: &[u8], salt: u64, next: u64) -> bool {
+    let possible = next + 1..=next + (bytes.len() / FRAME_HEADER) as u64;
     (0..bytes.len()).step_by(FRAME_ALIGN).any(|at| {
         let rest = &bytes[at..];
-        rest.get(8..FRAME_HEADER).is_some_and(|number| u64_at(number, 0) > next) && frame_at(rest, salt).is_some()
+        rest.get(8..FRAME_HEADER).is_some_and(|number| possible.contains(&u64_at(number, 0)))
+            && frame_at(rest, salt).is_some()
     })
 }
 

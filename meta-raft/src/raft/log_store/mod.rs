@@ -95,6 +95,36 @@ impl LogStore {
     }
 }
 
+impl LogStore {
+    /// For the start: cuts off entries that a power cut has brought back although the state holds committed ones in their place (their
+    /// truncation was still queued when the state was flushed).
+    pub(crate) fn drop_conflicting(&mut self, applied: LogId) -> io::Result<()> {
+        let last = self.shared.memory.read().last;
+        let from = applied.index();
+        if last.is_none_or(|last| last >= applied || last.index() < from) {
+            return Ok(());
+        }
+        tracing::warn!(?last, ?applied, "the Raft log ends in entries that were never committed; they are cut off");
+        let before = self.shared.disk.read(from.saturating_sub(1), from, usize::MAX)?.pop().map(|e| e.log_id);
+        self.truncate(from, before)
+    }
+
+    /// Entries from `from` on go; `last` is the one before.
+    fn truncate(&mut self, from: u64, last: Option<LogId>) -> io::Result<()> {
+        {
+            let mut memory = self.shared.memory.write();
+            memory.tail.truncate(from);
+            memory.sizes.truncate(from);
+            // After the end there is nothing to drop.
+            if memory.last.is_some_and(|last| last.index() >= from) {
+                memory.last = last.or(memory.purged);
+            }
+            memory.version += 1;
+        }
+        self.shared.queue.push(Op::Truncate { from })
+    }
+}
+
 impl Drop for LogStore {
     fn drop(&mut self) {
         self.shared.queue.close();
@@ -199,18 +229,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
-        let from = last_log_id.map_or(0, |id| id.index() + 1);
-        {
-            let mut memory = self.shared.memory.write();
-            memory.tail.truncate(from);
-            memory.sizes.truncate(from);
-            // After the end there is nothing to drop.
-            if memory.last.is_some_and(|last| last.index() >= from) {
-                memory.last = last_log_id;
-            }
-            memory.version += 1;
-        }
-        self.shared.queue.push(Op::Truncate { from })
+        self.truncate(last_log_id.map_or(0, |id| id.index() + 1), last_log_id)
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::format::{self, FIRST_FRAME, Frames, HEADER_BYTES, Record, Shape, damaged, records};
 use super::index::Index;
-use super::segment::{self, Segment};
+use super::segment::{self, FIRST_SEGMENT, Segment};
 use super::sizes::Sizes;
 use crate::raft::types::{LogId, Vote};
 
@@ -24,6 +24,8 @@ pub(super) struct Replayed {
     pub(super) index: Index,
     /// Number of the next frame.
     pub(super) frame: u64,
+    /// Bytes of the last frame; 0 if the last segment has none.
+    pub(super) last_frame: u64,
     /// A segment that is there but has no frames yet.
     pub(super) next: Option<Segment>,
 }
@@ -32,7 +34,8 @@ pub(super) struct Replayed {
 pub(super) fn run(dir: &Path) -> io::Result<Replayed> {
     let mut replayed = Replayed { frame: FIRST_FRAME, ..Replayed::default() };
     let mut before = None;
-    for number in segment::list(dir)? {
+    let numbers = segment::list(dir)?;
+    for &number in &numbers {
         let told = |e: io::Error| io::Error::new(e.kind(), format!("segment {number:016x} of the Raft log: {e}"));
         if before.is_some_and(|before| before + 1 != number) {
             return Err(told(damaged("the one before it is missing")));
@@ -41,6 +44,9 @@ pub(super) fn run(dir: &Path) -> io::Result<Replayed> {
         replayed.take_segment(dir, number).map_err(told)?;
     }
     replayed.check()?;
+    if numbers.first().is_some_and(|first| *first != FIRST_SEGMENT) && replayed.purged.is_none() {
+        return Err(damaged("the first segments of the Raft log are missing, and nothing was purged"));
+    }
     Ok(replayed)
 }
 
@@ -63,13 +69,19 @@ impl Replayed {
             segment.remove(dir)?;
         }
         let mut at = 0;
+        if is_used || is_first {
+            self.last_frame = 0;
+        }
         for frame in frames {
             let shape = self.take_frame(frame.payload)?;
             self.index.push_frame(shape, frame.len);
             self.frame = frame.number + 1;
+            self.last_frame = frame.len;
             at += frame.len;
         }
-        if format::is_followed(&bytes[at as usize..], salt, self.frame) {
+        // A file that was cut by hand may end within the last frame's padding.
+        let rest = bytes.get(at as usize..).unwrap_or_default();
+        if format::is_followed(rest, salt, self.frame) {
             let at = HEADER_BYTES + at;
             return Err(damaged(format!("byte {at}: a frame that others follow is damaged or missing")));
         }

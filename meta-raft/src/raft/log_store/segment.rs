@@ -12,11 +12,15 @@ use std::path::{Path, PathBuf};
 use super::format::{HEADER_BYTES, Header, damaged};
 use crate::raft::files;
 
+/// Number of a log's first segment.
+pub(super) const FIRST_SEGMENT: u64 = 1;
 const SUFFIX: &str = "seg";
 /// What is not finished; removed at the next start.
 const UNFINISHED: &str = "new";
 /// What waits to be used again, or is being made into another segment; removed at the next start.
 const RETIRED: &str = "used";
+/// Found in a log of another form.
+const FOREIGN: &str = "CURRENT";
 /// Zeros are written and synced in steps, so that an append that comes meanwhile waits for one of them at most.
 const ZEROS_BYTES: usize = 1 << 20;
 
@@ -44,6 +48,9 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
                 let number = u64::from_str_radix(&part(path.file_stem()), 16)
                     .map_err(|_| damaged(format!("{} is not the name of a segment", path.display())))?;
                 numbers.push(number);
+            }
+            _ if path.ends_with(FOREIGN) => {
+                return Err(damaged("it is a RocksDB instance, which this version does not read"));
             }
             _ => {}
         }
@@ -94,16 +101,18 @@ impl Segment {
         &self.path
     }
 
-    /// Takes it out of the log; its file can be used again. Durably, so that the names that are left have no gap.
-    pub(super) fn retire(&self, dir: &Path) -> io::Result<PathBuf> {
+    /// Takes it out of the log; its file can be used again, unless an earlier try has renamed it. Durably, so that the names that are left
+    /// have no gap.
+    pub(super) fn retire(&self, dir: &Path) -> io::Result<Option<PathBuf>> {
         let retired = path_of(dir, self.number(), RETIRED);
-        files::rename_into(dir, &self.path, &retired)?;
-        Ok(retired)
+        let is_there = done_before(fs::rename(&self.path, &retired))?;
+        files::sync_dir(dir)?;
+        Ok(is_there.then_some(retired))
     }
 
     /// Takes it out of the log for good, as durably.
     pub(super) fn remove(&self, dir: &Path) -> io::Result<()> {
-        fs::remove_file(&self.path)?;
+        done_before(fs::remove_file(&self.path))?;
         files::sync_dir(dir)
     }
 
@@ -118,9 +127,21 @@ impl Segment {
         Ok(bytes)
     }
 
-    /// Makes durable what is in memory only: after a process's death its last write may be.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    /// Makes durable what is in memory only: after a process's death its last write, the frame of `len` bytes that ends at `end`, may be. It
+    /// is written again, not only synced: if its first write has failed, the page cache holds it as if it were on disk, and a sync does nothing.
+    pub(super) fn settle(&self, end: u64, len: u64) -> io::Result<()> {
+        let frame = self.read(end - len, end)?;
+        self.write(&frame, end - len)?;
         self.file.sync_all()
+    }
+}
+
+/// Whether a change of a name was made now; an earlier try may have made it and then failed.
+fn done_before(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -162,6 +162,7 @@ fn write(shared: &Shared, group: &[Op]) -> io::Result<()> {
 
 fn report(shared: &Shared, group: Vec<Op>, failed: Option<&str>) {
     let result = || failed.map_or(Ok(()), |reason| Err(io::Error::other(reason.to_owned())));
+    let mut purged = None;
     for op in group {
         match op {
             Op::Append { seq, callback, .. } => {
@@ -172,14 +173,14 @@ fn report(shared: &Shared, group: Vec<Op>, failed: Option<&str>) {
             }
             // The receiver is gone if its task was ended: nobody waits any more.
             Op::Vote { ack, .. } | Op::Sync { ack } => drop(ack.send(result())),
-            Op::Purge { upto } => {
-                if failed.is_none()
-                    && let Err(error) = shared.disk.drop_below(upto.index())
-                {
-                    tracing::warn!(%error, "segments of the purged log could not be dropped");
-                }
-            }
+            Op::Purge { upto } => purged = purged.max(Some(upto.index())),
             Op::Truncate { .. } => {}
         }
+    }
+    // After the answers: it waits for the folder.
+    if let (Some(upto), None) = (purged, failed)
+        && let Err(error) = shared.disk.drop_below(upto)
+    {
+        tracing::warn!(%error, "segments of the purged log could not be dropped; tried again at the next purge");
     }
 }
