@@ -128,15 +128,22 @@ impl RaftNode {
 
     /// Replies in the order of the commands, once their entry has been committed and applied here.
     pub async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Reply>, ProposeError> {
-        self.inner.proposer.propose(commands).await
+        self.inner.proposer.propose(commands, None).await
     }
 
-    /// Queues the commands: calls one after the other are proposed in that order. What is returned gives the replies.
+    /// As [`Self::propose`], refused in any other term than `term`.
+    pub async fn propose_in(&self, term: u64, commands: Vec<Command>) -> Result<Vec<Reply>, ProposeError> {
+        self.inner.proposer.propose(commands, Some(term)).await
+    }
+
+    /// Queues the commands: calls one after the other are proposed in that order, in `term` only if there is one. What is returned gives the
+    /// replies.
     pub async fn enqueue(
         &self,
         commands: Vec<Command>,
+        term: Option<u64>,
     ) -> Result<impl Future<Output = Result<Vec<Reply>, ProposeError>> + Send + 'static, ProposeError> {
-        let replies = self.inner.proposer.enqueue(commands).await?;
+        let replies = self.inner.proposer.enqueue(commands, term).await?;
         Ok(async move { replies.await.unwrap_or(Err(ProposeError::Unavailable)) })
     }
 

@@ -33,6 +33,8 @@ struct Proposal {
     commands: Vec<Command>,
     count: usize,
     bytes: usize,
+    /// The only term in which they may be proposed.
+    term: Option<u64>,
     reply: oneshot::Sender<Result<Vec<Reply>, ProposeError>>,
     /// Set once a leader without a valid lease has turned it down: it waits for the quorum only once.
     retried: bool,
@@ -84,18 +86,19 @@ impl Proposer {
     }
 
     /// The replies, in the order of the commands, once the entry has been applied here.
-    pub(crate) async fn propose(&self, commands: Vec<Command>) -> Result<Vec<Reply>, ProposeError> {
-        self.enqueue(commands).await?.await.unwrap_or(Err(ProposeError::Unavailable))
+    pub(crate) async fn propose(&self, commands: Vec<Command>, term: Option<u64>) -> Result<Vec<Reply>, ProposeError> {
+        self.enqueue(commands, term).await?.await.unwrap_or(Err(ProposeError::Unavailable))
     }
 
     /// Queues the commands; whoever calls one after the other has them proposed in that order. The replies come later.
-    pub(crate) async fn enqueue(&self, commands: Vec<Command>) -> Result<Replies, ProposeError> {
+    /// With a term, they are refused in any other.
+    pub(crate) async fn enqueue(&self, commands: Vec<Command>, term: Option<u64>) -> Result<Replies, ProposeError> {
         let bytes = commands.iter().map(estimate).sum();
         if bytes > MAX_PROPOSAL_BYTES {
             return Err(ProposeError::TooLarge { bytes, limit: MAX_PROPOSAL_BYTES });
         }
         let (reply, replies) = oneshot::channel();
-        let proposal = Proposal { count: commands.len(), commands, bytes, reply, retried: false };
+        let proposal = Proposal { count: commands.len(), commands, bytes, term, reply, retried: false };
         self.queue.send(proposal).await.map_err(|_| NotLeader { hint: None })?;
         Ok(replies)
     }
@@ -185,8 +188,14 @@ impl Task {
 
     async fn submit(&mut self, mut group: Vec<Proposal>, permit: OwnedSemaphorePermit) {
         let leader = self.parts.leader.borrow().clone();
+        let not_leader = || ProposeError::NotLeader(NotLeader { hint: hint(&self.parts.raft) });
         if !leader.ready {
-            return fail(group, &ProposeError::NotLeader(NotLeader { hint: hint(&self.parts.raft) }));
+            return fail(group, &not_leader());
+        }
+        let is_of_another = |p: &mut Proposal| p.term.is_some_and(|term| term != leader.term);
+        fail(group.extract_if(.., is_of_another).collect(), &not_leader());
+        if group.is_empty() {
+            return;
         }
         let state = &self.parts.state;
         let time_ns = match self.stamp.next(leader.term, || meta::last_time_ns(&state.view())) {

@@ -58,7 +58,7 @@ pub(super) async fn enqueue(
             Err(error) => goodbye = Some(error),
         }
     }
-    let replies = call.node.raft().enqueue(commands).await?;
+    let replies = call.node.raft().enqueue(commands, None).await?;
     Ok(Burst { asked, replies, goodbye })
 }
 

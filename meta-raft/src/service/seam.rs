@@ -3,6 +3,8 @@
 //! The loops end with their term and with nothing else: a record that Raft turns down while the term goes on is proposed again. (Loops that
 //! ended earlier would not be started again before the next term, and every chunk server would be sent away.)
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
@@ -11,6 +13,9 @@ use crate::fsm::reply::Reply;
 use crate::fsm::tables::Tables;
 use crate::leader;
 use crate::raft::{LeaderState, ProposeError, RaftNode};
+
+/// Between two proposals of a record that is turned down.
+const AGAIN: Duration = Duration::from_millis(10);
 
 type Queued = (Vec<Command>, oneshot::Sender<Result<Vec<Reply>, leader::NotLeader>>);
 
@@ -33,8 +38,11 @@ impl Seam {
         let to = raft.clone();
         tokio::spawn(async move {
             while let Some((commands, reply)) = queued.recv().await {
-                let replies =
-                    if is_over(&to.leader().borrow(), term) { None } else { Some(to.enqueue(commands.clone()).await) };
+                let replies = if is_over(&to.leader().borrow(), term) {
+                    None
+                } else {
+                    Some(to.enqueue(commands.clone(), Some(term)).await)
+                };
                 let raft = to.clone();
                 tokio::spawn(async move {
                     let outcome = match replies {
@@ -55,7 +63,9 @@ impl Seam {
 }
 
 /// A record that was not carried out, as far as one knows here. That alone does not end a term: while a quorum is silent for longer than the
-/// lease, Raft turns everything down, and leads on once it hears from one again. Proposed twice, a record does nothing the second time (S6).
+/// lease, Raft turns everything down, and leads on once it hears from one again. Within its term, what was turned down was not appended, so
+/// nothing is carried out twice; in another term it is not proposed at all. Its place among the others is lost: S6's conditions refuse what
+/// no longer fits.
 async fn propose_again(
     raft: &RaftNode,
     term: u64,
@@ -73,10 +83,12 @@ async fn propose_again(
             _ = leader.wait_for(|now| is_over(now, term)) => return Err(leader::NotLeader),
             () = raft.quorum() => {}
         }
-        match raft.propose(commands.clone()).await {
+        match raft.propose_in(term, commands.clone()).await {
             Ok(replies) => return Ok(replies),
             Err(again) => error = again,
         }
+        // Turned down although a quorum answers: the end of the term is about to show, or the state cannot be read.
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
@@ -113,8 +125,6 @@ impl leader::LeaderLease for Seam {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::leader::Proposer as _;
     use crate::raft::tests::cluster::{Cluster, eventually, open_session};

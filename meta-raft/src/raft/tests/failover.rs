@@ -214,3 +214,32 @@ async fn too_large_a_proposal_is_refused_at_once() {
     assert_eq!(leader.propose(commands).await.unwrap().len(), 5_000);
     cluster.assert_equal_states().await;
 }
+
+/// Nobody else answers it, ever: its own voice is the quorum.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_one_node_keeps_its_lease() {
+    let cluster = Cluster::empty(1, |_| {}).await;
+    let node = cluster.node(1);
+    node.init(cluster.nodes(), 1).await.unwrap();
+    cluster.leader().await;
+    tokio::time::sleep(2 * cluster.config(1).lease()).await;
+    assert!(node.lease_holds());
+    tokio::time::timeout(PATIENCE, node.quorum()).await.unwrap();
+    assert!(matches!(cluster.propose(open_session(1)).await, Reply::SessionOpened { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_belongs_to_one_term_is_not_proposed_in_another() {
+    let cluster = Cluster::three(|_| {}).await;
+    let leader = cluster.node(cluster.leader().await);
+    let term = leader.leader().borrow().term;
+    let replies = leader.propose_in(term, vec![open_session(1)]).await.unwrap();
+    assert!(matches!(replies[..], [Reply::SessionOpened { .. }]));
+    let (other, own) = tokio::join!(
+        leader.propose_in(term - 1, vec![open_session(2)]),
+        leader.propose_in(term, vec![open_session(3)])
+    );
+    assert!(matches!(other, Err(ProposeError::NotLeader(_))), "{other:?}");
+    assert!(own.is_ok(), "what shares its entry goes on: {own:?}");
+    assert_eq!(meta::counter(&leader.view(), Counter::LiveSessions).unwrap(), 2);
+}

@@ -6,6 +6,7 @@ use caribou_proto::raft::v1::raft_service_client::RaftServiceClient;
 
 use super::cluster::{Cluster, Running, config};
 use crate::fsm::tables::meta;
+use crate::raft::network::peers;
 use crate::raft::{InitError, StartError};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -62,7 +63,7 @@ async fn wrong_lists_of_nodes_are_refused() {
 async fn a_foreign_message_is_refused_in_words() {
     let cluster = Cluster::three(|_| {}).await;
     let own = cluster.node(1).cluster().unwrap();
-    let mut client = RaftServiceClient::connect(format!("http://{}", cluster.addresses[&1])).await.unwrap();
+    let mut client = RaftServiceClient::new(peers::connect(&cluster.addresses[&1].to_string()).unwrap());
     let vote = |cluster: crate::raft::ClusterIdentity, to_node| wire::VoteRequest {
         header: Some(wire::Header { cluster: Some(cluster.into()), from_node: 2, to_node }),
         vote: Some(wire::Vote { term: 1000, node_id: 2, committed: false }),
@@ -97,6 +98,24 @@ async fn another_node_s_folder_is_refused() {
     let refused = Running::start(config(1, &folder), cluster.addresses[&1]).await.err().unwrap();
     assert!(matches!(refused, StartError::NoIdentity { .. }), "{refused}");
     std::fs::write(&identity, bytes).unwrap();
+    cluster.start(1).await;
+    cluster.assert_equal_states().await;
+}
+
+/// The state alone does not say how it voted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_has_lost_its_log_does_not_start() {
+    let mut cluster = Cluster::three(|_| {}).await;
+    cluster.assert_equal_states().await;
+    cluster.node(1).shutdown().await;
+    cluster.crash(1).await;
+    let log = cluster.config(1).dir.join("log");
+    let away = cluster.config(1).dir.join("away");
+    std::fs::rename(&log, &away).unwrap();
+    let refused = Running::start(cluster.config(1), cluster.addresses[&1]).await.err().unwrap();
+    assert!(matches!(refused, StartError::NoLog { .. }), "{refused}");
+    std::fs::remove_dir_all(&log).unwrap();
+    std::fs::rename(&away, &log).unwrap();
     cluster.start(1).await;
     cluster.assert_equal_states().await;
 }
