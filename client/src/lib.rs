@@ -22,5 +22,5 @@ pub use caribou_proto as proto;
 pub use client::Client;
 pub use config::ClientConfig;
 pub use error::Error;
-pub use file::{Files, OpenFile};
+pub use file::{Created, Files, OpenFile};
 pub use meta::MetaClient;

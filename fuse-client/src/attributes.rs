@@ -22,10 +22,16 @@ impl Fs {
 
     pub(crate) async fn setattr(&self, caller: Caller, setattr: SetAttr) -> Result<Attr, Error> {
         self.changed();
+        let (inode, began) = (setattr.inode, self.directories.began());
         let result = self.client.files().setattr(&caller, setattr).await;
         self.changed();
-        if let Ok(attr) = &result {
-            self.mode_seen(attr);
+        match &result {
+            Ok(attr) => {
+                self.mode_seen(attr);
+                self.directories.learn(began, [*attr]);
+            }
+            // Its outcome may be unknown (S5).
+            Err(_) => self.directories.forget(inode),
         }
         result
     }
@@ -72,12 +78,20 @@ impl Fs {
 
     pub(crate) async fn setxattr(&self, caller: Caller, setxattr: SetXattr) -> Result<(), Error> {
         supported(&setxattr.name)?;
-        self.mutate(&caller, Op::Setxattr(setxattr)).await.map(drop)
+        self.mutate_xattr(&caller, setxattr.inode, Op::Setxattr(setxattr)).await
     }
 
     pub(crate) async fn removexattr(&self, caller: Caller, inode: u64, name: Bytes) -> Result<(), Error> {
         supported(&name)?;
-        self.mutate(&caller, Op::Removexattr(RemoveXattr { inode, name })).await.map(drop)
+        self.mutate_xattr(&caller, inode, Op::Removexattr(RemoveXattr { inode, name })).await
+    }
+
+    /// A change of ctime that the reply does not tell.
+    async fn mutate_xattr(&self, caller: &Caller, inode: u64, op: Op) -> Result<(), Error> {
+        self.directories.forget(inode);
+        let result = self.mutate(caller, op).await;
+        self.directories.forget(inode);
+        result.map(drop)
     }
 }
 

@@ -12,6 +12,7 @@ use caribou_client::{Client, Error, OpenFile};
 
 use crate::convert::{SET_ID_BITS, access_of_flags};
 use crate::dir::Scan;
+use crate::directories::Directories;
 use crate::handles::{FileHandle, Handles};
 
 /// One mounted file system.
@@ -23,11 +24,20 @@ pub(crate) struct Fs {
     changes: AtomicU64,
     /// How long the kernel may keep attributes.
     pub(crate) keep: Duration,
+    pub(crate) directories: Directories,
 }
 
 impl Fs {
     pub(crate) fn new(client: Client, keep: Duration) -> Self {
-        Self { client, files: Handles::default(), dirs: Handles::default(), changes: AtomicU64::new(0), keep }
+        let directories = Directories::new(keep);
+        Self {
+            client,
+            files: Handles::default(),
+            dirs: Handles::default(),
+            changes: AtomicU64::new(0),
+            keep,
+            directories,
+        }
     }
 
     /// Call before and after a change: a page read in between is not to be trusted either.
@@ -48,9 +58,11 @@ impl Fs {
     pub(crate) async fn create(&self, caller: Caller, create: Create) -> Result<(Attr, u64), Error> {
         let writes = create.access & 2 != 0;
         self.changed();
-        let (attr, file, _) = self.client.files().create(&caller, create).await?;
+        let began = self.directories.began();
+        let created = self.client.files().create(&caller, create).await?;
         self.changed();
-        Ok(self.register(attr, file, writes))
+        self.directories.learn(began, created.directories);
+        Ok(self.register(created.attr, created.file, writes))
     }
 
     pub(crate) async fn open(&self, caller: Caller, inode: u64, flags: i32) -> Result<u64, Error> {

@@ -61,6 +61,10 @@ impl Filesystem for Adapter {
     fn forget(&self, _request: &Request, _inode: INodeNo, _lookups: u64) {}
 
     fn getattr(&self, request: &Request, inode: INodeNo, _handle: Option<FileHandle>, reply: ReplyAttr) {
+        if let Some((attr, left)) = self.fs.directories.get(inode.0) {
+            reply.attr(&left, &file_attr(&attr));
+            return;
+        }
         let (fs, caller, timeout) = (self.fs.clone(), self.caller(request), self.settings.attr_timeout);
         let work = async move { fs.getattr(caller, inode.0).await };
         self.answer(request, reply, work, move |reply, attr| reply.attr(&timeout, &file_attr(&attr)));

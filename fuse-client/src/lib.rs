@@ -25,6 +25,7 @@ mod config;
 mod convert;
 mod daemon;
 mod dir;
+mod directories;
 mod fs;
 mod fuse;
 mod handles;

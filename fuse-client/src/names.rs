@@ -72,7 +72,7 @@ impl Fs {
     }
 
     pub(crate) async fn rename(&self, caller: Caller, rename: Rename) -> Result<(), Error> {
-        if !rename.exchange {
+        if !rename.exchange && self.client.files().may_have_buffered() {
             self.flush_before_rename(&caller, &rename).await?;
         }
         self.mutate(&caller, Op::Rename(rename)).await.map(drop)
@@ -94,8 +94,12 @@ impl Fs {
     /// A change, with the pages of directories read before and during it made worthless.
     pub(crate) async fn mutate(&self, caller: &Caller, op: Op) -> Result<ReplyBody, Error> {
         self.changed();
-        let result = self.client.meta().mutate(caller, op).await;
+        let began = self.directories.began();
+        let mut result = self.client.meta().mutate(caller, op).await;
         self.changed();
+        if let Ok(body) = &mut result {
+            self.directories.learn(began, body.directories.drain(..));
+        }
         result
     }
 

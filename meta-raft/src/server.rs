@@ -3,6 +3,7 @@
 //! Order matters: configuration and socket first, then the data folder, so that what is wrong with the former changes nothing on disk.
 //! A node that leads hands over before it stops.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,11 +14,14 @@ use caribou_proto::ids::NodeId;
 use caribou_proto::meta::v1::meta_service_server::MetaServiceServer;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config};
 use crate::leader::control::Control;
-use crate::listen;
+use crate::listen::{self, Doors};
 use crate::raft::{FatalError, RaftConfig, RaftNode, StartError};
 use crate::service::Meta;
 use crate::service::admin::Admin;
@@ -27,6 +31,8 @@ use crate::service::node::Node;
 const CLIENT_MESSAGE_BYTES: usize = 1 << 20;
 /// Largest message of a chunk server: a registration with a full list of dirty chunks.
 const CONTROL_MESSAGE_BYTES: usize = 16 << 20;
+/// Connections that have been accepted and not yet taken over by their server.
+const ARRIVING: usize = 64;
 
 /// Why the node does not run.
 #[derive(Debug, thiserror::Error)]
@@ -89,15 +95,24 @@ async fn serve(
     closing: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let control = Control::new(node.clone());
-    listen::builder()
-        .add_service(node.raft().service())
+    let (clients, arriving) = mpsc::channel(ARRIVING);
+    let (peers, arriving_peers) = mpsc::channel(ARRIVING);
+    node.raft().serve(arriving_peers);
+    let doors = Doors { clients, peers };
+    let serving = listen::builder()
         .add_service(
             MetaServiceServer::new(Meta { node: node.clone() }).max_decoding_message_size(CLIENT_MESSAGE_BYTES),
         )
         .add_service(ControlServiceServer::new(control).max_decoding_message_size(CONTROL_MESSAGE_BYTES))
         .add_service(AdminServiceServer::new(Admin::new(node)))
-        .serve_with_incoming_shutdown(listen::accepted(listener, connections), closing.cancelled_owned())
-        .await
+        .serve_with_incoming_shutdown(
+            ReceiverStream::new(arriving).map(Ok::<_, Infallible>),
+            closing.cancelled_owned(),
+        );
+    tokio::select! {
+        served = serving => served,
+        () = listen::accept(listener, connections, &doors) => unreachable!("accepts without end"),
+    }
 }
 
 /// A planned stop of the leader is a hand-over, not an outage.

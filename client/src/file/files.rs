@@ -15,6 +15,8 @@ use crate::{ClientConfig, Error, MetaClient};
 
 /// Access of an open: may write.
 const WRITE: u32 = 2;
+/// Files that are looked at one by one before it is cheaper to ask for the one that is meant.
+const MAX_LOOKED_AT: usize = 64;
 /// How often attributes are asked for again because this client changed them meanwhile.
 const MAX_ASKS: u32 = 4;
 
@@ -22,6 +24,16 @@ const MAX_ASKS: u32 = 4;
 #[derive(Clone)]
 pub struct Files {
     pub(crate) context: Arc<Context>,
+}
+
+/// What [`Files::create`] brings.
+pub struct Created {
+    pub attr: Attr,
+    pub file: Arc<OpenFile>,
+    /// The file was not there before.
+    pub is_new: bool,
+    /// The directory's attributes after it.
+    pub directories: Vec<Attr>,
 }
 
 impl Files {
@@ -39,11 +51,11 @@ impl Files {
     }
 
     /// Creates a file or opens the one that is there. `create.access` is that of the handle; the grant of the first chunk
-    /// comes with the creation when the handle may write (W1). The last value tells whether the file is new.
+    /// comes with the creation when the handle may write (W1).
     ///
     /// # Errors
     /// As the file system decides (EEXIST, ENOENT, EACCES, …); [`Error::Unavailable`] after the soft timeout.
-    pub async fn create(&self, caller: &Caller, mut create: Create) -> Result<(Attr, Arc<OpenFile>, bool), Error> {
+    pub async fn create(&self, caller: &Caller, mut create: Create) -> Result<Created, Error> {
         let writer = create.access & WRITE != 0;
         // An existing file is cut by `setattr`, which knows what this client has buffered of it.
         let truncate = std::mem::take(&mut create.truncate);
@@ -65,7 +77,7 @@ impl Files {
             }
         }
         inode.overlay(&mut attr);
-        Ok((attr, file, body.created))
+        Ok(Created { attr, file, is_new: body.created, directories: body.directories })
     }
 
     /// Opens a file (S7: the leader registers a claim). `access`: bits 4 read, 2 write, 1 execute.
@@ -146,6 +158,12 @@ impl Files {
         let seen = inode.peek(|state| state.sticky.now());
         let write = inode.change(0, |state| state.write.want_flush());
         inode.wait_untold(seen, |state| state.write.is_flushed(write)).await
+    }
+
+    /// Whether this client may have bytes of any file that it has not told the others of.
+    pub fn may_have_buffered(&self) -> bool {
+        let files = self.context.all();
+        files.len() > MAX_LOOKED_AT || files.iter().any(|inode| inode.peek(|state| !state.write.is_flushed(u64::MAX)))
     }
 
     /// Syncs everything that this client has written (W5).

@@ -33,6 +33,6 @@ mod tests;
 mod write_chunk;
 mod write_state;
 
-pub use files::Files;
+pub use files::{Created, Files};
 pub use handle::OpenFile;
 pub use ports::{Metadata, Ports, SystemClock, WallClock};

@@ -35,6 +35,7 @@ pub use api::{
 };
 pub use config::RaftConfig;
 pub use identity::ClusterIdentity;
+pub(crate) use network::door;
 pub use network::server::Server as RaftServer;
 pub use node::RaftNode;
 pub use state::StateView;

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use caribou_proto::ids::NodeId;
-use caribou_proto::raft::v1::raft_service_server::RaftServiceServer;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::ForwardToLeader;
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::api::*;
-use super::config::{MAX_MESSAGE_BYTES, RaftConfig, TRANSFER_TIMEOUT};
+use super::config::{RaftConfig, TRANSFER_TIMEOUT};
 use super::identity::{ClusterIdentity, DirLock, Identity};
 use super::init::Init;
 use super::log_store::LogHandle;
+use super::network::door;
 use super::network::peers::Peers;
 use super::network::server::Server;
 use super::proposer::Proposer;
@@ -28,6 +28,7 @@ use super::state::{StateStore, StateView};
 use super::types::{Raft, TypeConfig};
 use crate::fsm::command::Command;
 use crate::fsm::reply::Reply;
+use crate::listen::Connection;
 
 /// A follower further behind than this is not handed the leadership.
 const MAX_TRANSFER_LAG_ENTRIES: u64 = 10_000;
@@ -97,11 +98,11 @@ impl RaftNode {
         start::start(config, events).await.map(|inner| Self { inner: Arc::new(inner) })
     }
 
-    /// The service for the other metadata nodes; goes on the node's gRPC server.
-    pub fn service(&self) -> RaftServiceServer<Server> {
-        RaftServiceServer::new(self.inner.server.clone())
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    /// Serves the other metadata nodes on these connections, on Raft's own runtime, until it ends.
+    pub(crate) fn serve(&self, connections: mpsc::Receiver<Connection>) {
+        if let Some(runtime) = &*self.inner.runtime.lock() {
+            runtime.spawn(door::serve(self.inner.server.clone(), connections));
+        }
     }
 
     pub fn node_id(&self) -> NodeId {

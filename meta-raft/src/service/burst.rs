@@ -4,11 +4,12 @@
 //! something before they are proposed come alone (`session`), so that nobody else waits with them.
 
 use caribou_proto::ids::{InodeId, Seq, SessionId};
-use caribou_proto::meta::v1::{Request, mutation, refused};
+use caribou_proto::meta::v1::{Answer, Request, mutation, refused, server_message};
 
 use super::session::{Call, Goodbye, stop};
 use super::wire;
 use crate::fsm::command::{ClientCommand, Command};
+use crate::fsm::read;
 use crate::fsm::reply::{Body, ClientReply, Outcome, Reply};
 use crate::fsm::tables::classes::DEFAULT_CLASS;
 use crate::leader::{CreateTicket, LeaderHandle};
@@ -28,9 +29,17 @@ pub(super) fn is_ready(request: &Request) -> bool {
     }
 }
 
+/// A request in the proposer's queue.
+struct Asked {
+    seq: u64,
+    /// The directories that it names.
+    directories: Vec<InodeId>,
+    create: Option<Creating>,
+}
+
 /// Requests that are in the proposer's queue.
 pub(super) struct Burst<F> {
-    asked: Vec<(u64, Option<Creating>)>,
+    asked: Vec<Asked>,
     replies: F,
     /// What the stream is told at the end: one of the requests made no sense.
     goodbye: Option<Goodbye>,
@@ -50,9 +59,10 @@ pub(super) async fn enqueue(
         // S7: no orphan that this create may have opened is purged before its claim is registered.
         let is_create = matches!(operation(&request), Some(mutation::Op::Create(_)));
         let create = is_create.then(|| Creating::begin(call.leading.clone()));
+        let directories = operation(&request).map(directories).unwrap_or_default();
         match command(call, request) {
             Ok(command) => {
-                asked.push((seq, create));
+                asked.push(Asked { seq, directories, create });
                 commands.push(command);
             }
             Err(error) => goodbye = Some(error),
@@ -64,6 +74,23 @@ pub(super) async fn enqueue(
 
 fn operation(request: &Request) -> Option<&mutation::Op> {
     request.mutation.as_ref().and_then(|m| m.op.as_ref())
+}
+
+/// The directories in which an operation changes names.
+fn directories(op: &mutation::Op) -> Vec<InodeId> {
+    let named = match op {
+        mutation::Op::Create(op) => vec![op.parent],
+        mutation::Op::Mkdir(op) => vec![op.parent],
+        mutation::Op::Mknod(op) => vec![op.parent],
+        mutation::Op::Symlink(op) => vec![op.parent],
+        mutation::Op::Link(op) => vec![op.parent],
+        mutation::Op::Unlink(op) => vec![op.parent],
+        mutation::Op::Rmdir(op) => vec![op.parent],
+        mutation::Op::Rename(op) if op.parent == op.new_parent => vec![op.parent],
+        mutation::Op::Rename(op) => vec![op.parent, op.new_parent],
+        _ => Vec::new(),
+    };
+    named.into_iter().map(InodeId).collect()
 }
 
 fn command(call: &Call, request: Request) -> Result<Command, Goodbye> {
@@ -83,22 +110,29 @@ fn command(call: &Call, request: Request) -> Result<Command, Goodbye> {
 }
 
 impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
-    /// Answers each request from what `apply` said.
-    pub(super) async fn answer(self, call: &Call) -> Result<(), Goodbye> {
+    /// Answers each request from what `apply` said, and then sends `along`: what came with them and is not urgent.
+    pub(super) async fn answer(self, call: &Call, along: Vec<Answer>) -> Result<(), Goodbye> {
         let replies = self.replies.await?;
         let mut answers = Vec::with_capacity(replies.len());
         // S7: all claims before the first reply leaves; a client that does not read must not hold them back.
-        for ((seq, create), reply) in self.asked.into_iter().zip(replies) {
+        for (Asked { seq, directories, create }, reply) in self.asked.into_iter().zip(replies) {
             let reply = client_reply(reply)?;
             if let ClientReply { outcome: Outcome::Executed, result: Ok(Body { attr: Some(attr), .. }), .. } = &reply
                 && let Some(create) = create
             {
                 create.opened(call.session, attr.inode);
             }
-            answers.push((seq, reply));
+            answers.push((seq, reply, directories));
         }
-        for (seq, reply) in answers {
-            call.answer(seq, reply).await;
+        // One view for all: what each of them changed is in it.
+        let view = call.node.raft().view();
+        let attr = |inode: InodeId| read::getattr(&view, inode).ok().map(|attr| wire::reply::attr(&attr));
+        for (seq, reply, directories) in answers {
+            let directories = directories.into_iter().filter_map(attr).collect();
+            call.answer(seq, reply, directories).await;
+        }
+        for answer in along {
+            call.send(server_message::Body::Answer(answer)).await;
         }
         self.goodbye.map_or(Ok(()), Err)
     }

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use caribou_proto::ids::{InodeId, SESSION_WINDOW, Seq, SessionId};
 use caribou_proto::meta::v1::{
-    Cancel, ClientMessage, Hello, Query, Redirect, Refused, Renew, Renewed, Request, ServerMessage, SessionExpired,
-    SetAttr, Welcome, client_message, mutation, refused, server_message,
+    Attr, Cancel, ClientMessage, Hello, Query, Redirect, Refused, Renew, Renewed, Request, ServerMessage,
+    SessionExpired, SetAttr, Welcome, client_message, mutation, refused, server_message,
 };
 use futures::FutureExt as _;
 use prost::Message as _;
@@ -219,6 +219,8 @@ async fn work(
         };
         // What is there already comes along: requests that arrived together are proposed together.
         let (mut requests, mut bytes) = (Vec::new(), 0);
+        // Answers about claims: nobody waits for a release, so they go along with replies where there will be some.
+        let mut along = Vec::new();
         let (mut next, mut is_over) = (Some(message), false);
         for taken in 1.. {
             let Some(message) = next else { break };
@@ -233,8 +235,7 @@ async fn work(
                 }
                 client_message::Body::Query(query) if queries::is_of_claims(&query) => {
                     // In the order of the stream, and never after it: a late release must not undo a claim asserted on a newer one (S7).
-                    let answer = queries::claims(&call.leading, session, &query);
-                    send(outbox, server_message::Body::Answer(answer)).await;
+                    along.push(queries::claims(&call.leading, session, &query));
                 }
                 body => {
                     let work = call.clone();
@@ -243,7 +244,11 @@ async fn work(
             }
             next = if taken < burst && bytes < BURST_BYTES { inbox.next().now_or_never() } else { None };
         }
-        if !requests.is_empty() {
+        if requests.is_empty() {
+            for answer in along {
+                send(outbox, server_message::Body::Answer(answer)).await;
+            }
+        } else {
             let count = requests.len();
             let queued = async { (admit(&room, count).await, burst::enqueue(&call, requests).await) };
             let (permit, burst) = tokio::select! {
@@ -255,7 +260,7 @@ async fn work(
                 Err(goodbye) => return goodbye,
             };
             let work = call.clone();
-            begin(permit, &failed, async move { burst.answer(&work).await });
+            begin(permit, &failed, async move { burst.answer(&work, along).await });
         }
         if is_over {
             return Goodbye::Silent;
@@ -317,7 +322,7 @@ impl Call {
             }
             _ => {}
         }
-        burst::enqueue(self, vec![request]).await?.answer(self).await
+        burst::enqueue(self, vec![request]).await?.answer(self, Vec::new()).await
     }
 
     /// S5.
@@ -325,17 +330,21 @@ impl Call {
         let command = Command::Cancel { session: self.session, seq: Seq(cancel.seq) };
         let replies = self.node.raft().propose(vec![command]).await?;
         for reply in replies {
-            self.answer(cancel.seq, burst::client_reply(reply)?).await;
+            self.answer(cancel.seq, burst::client_reply(reply)?, Vec::new()).await;
         }
         Ok(())
     }
 
-    pub(super) async fn answer(&self, seq: u64, reply: ClientReply) {
+    pub(super) async fn send(&self, body: server_message::Body) {
+        send(&self.outbox, body).await;
+    }
+
+    pub(super) async fn answer(&self, seq: u64, reply: ClientReply, directories: Vec<Attr>) {
         if reply.from_table {
             self.node.counters.replies_from_table.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
-        if let Some(reply) = wire::reply::reply(seq, reply, &|server| self.node.address_of(server)) {
-            send(&self.outbox, server_message::Body::Reply(reply)).await;
+        if let Some(reply) = wire::reply::reply(seq, reply, directories, &|server| self.node.address_of(server)) {
+            self.send(server_message::Body::Reply(reply)).await;
         }
     }
 
@@ -350,7 +359,7 @@ impl Call {
             Err(queries::Failure::Fatal(fatal)) => return Err(stop(&self.node, &fatal)),
         };
         assert_eq!(answer.id, id, "an answer names its query");
-        send(&self.outbox, server_message::Body::Answer(answer)).await;
+        self.send(server_message::Body::Answer(answer)).await;
         Ok(())
     }
 

@@ -54,7 +54,7 @@ impl Rig {
 
     pub(super) async fn create(&self) -> Arc<OpenFile> {
         let create = Create { access: READ_WRITE, ..Create::default() };
-        self.files.create(&Caller::default(), create).await.expect("creates").1
+        self.files.create(&Caller::default(), create).await.expect("creates").file
     }
 
     pub(super) async fn open(&self, inode: u64) -> Arc<OpenFile> {

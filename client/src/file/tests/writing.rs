@@ -7,7 +7,7 @@ use caribou_proto::ids::CHUNK_BYTES;
 use caribou_proto::meta::v1::{Caller, Create, SetAttr};
 
 use super::rig::{Rig, assert_same, pattern, read_all};
-use crate::ClientConfig;
+use crate::{ClientConfig, Created};
 
 #[tokio::test(start_paused = true)]
 async fn a_small_file_is_one_grant_one_write_end_and_a_batched_end() {
@@ -162,8 +162,8 @@ async fn a_write_shows_its_own_time_even_before_one_that_was_set() {
 async fn a_file_that_is_only_created_leaves_nothing_behind() {
     let rig = Rig::new();
     let create = Create { access: 2, ..Create::default() };
-    let (_, file, created) = rig.files.create(&Caller::default(), create).await.expect("creates");
-    assert!(created);
+    let Created { file, is_new, .. } = rig.files.create(&Caller::default(), create).await.expect("creates");
+    assert!(is_new);
     file.flush().await.expect("flushes");
     file.release().await;
     rig.until("the unused grant has ended", |rig| rig.live_grants() == 0).await;

@@ -18,6 +18,7 @@ use openraft::raft::{
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
+use super::company::in_company;
 use super::peers::{Peers, Purpose};
 use super::snapshot_client;
 use crate::raft::codec::wire::{self as convert, WireError};
@@ -184,7 +185,8 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             let mut client = self.client(self.purpose)?;
             let sent = Arc::new(AtomicU64::new(0));
             let counter = Arc::clone(&sent);
-            let requests = futures::stream::iter([first]).chain(input).map(move |request| {
+            let input = futures::stream::iter([first]).chain(input);
+            let requests = in_company(input, |request| request.entries.is_empty()).map(move |request| {
                 counter.fetch_add(1, Ordering::Release);
                 convert::to_append(header.clone(), request)
             });

@@ -1,7 +1,10 @@
-//! Raft over gRPC: [`client`] speaks to a peer, [`server`] answers. Replication, heartbeats with votes, and snapshots have connections of
+//! Raft over gRPC: [`client`] speaks to a peer, [`server`] answers, [`door`] tells its connections
+//! from those of others. Replication, heartbeats with votes, and snapshots have connections of
 //! their own per peer, so that bulk never delays what keeps a leader alive (STACK, openraft 10).
 
 mod client;
+mod company;
+pub(crate) mod door;
 pub(crate) mod peers;
 pub(crate) mod server;
 mod snapshot_client;

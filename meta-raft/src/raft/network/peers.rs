@@ -9,6 +9,7 @@ use caribou_proto::raft::v1::raft_service_client::RaftServiceClient;
 use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
+use super::door;
 use crate::raft::config::{CONNECT_TIMEOUT, MAX_MESSAGE_BYTES};
 use crate::raft::identity::Identity;
 
@@ -92,16 +93,15 @@ impl Drop for SendingSnapshot {
     }
 }
 
-fn connect(address: &str) -> Result<Channel, String> {
+pub(crate) fn connect(address: &str) -> Result<Channel, String> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|e| format!("\"{address}\" is no address of a metadata node: {e}"))?;
-    Ok(endpoint
+    let endpoint = endpoint
         .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .connect_lazy())
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES);
+    Ok(door::connect_lazily(&endpoint))
 }

@@ -11,9 +11,11 @@ use std::time::Duration;
 use caribou_proto::ids::NodeId;
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 
 use crate::fsm::command::Command;
 use crate::fsm::reply::Reply;
+use crate::listen::{self, Doors};
 use crate::raft::{LeaderState, ProposeError, RaftConfig, RaftNode, StartError};
 
 /// The longest that anything here may take.
@@ -50,13 +52,14 @@ impl Running {
     pub(crate) async fn start(config: RaftConfig, address: SocketAddr) -> Result<Self, StartError> {
         let node = RaftNode::start(config, Arc::new(|_| {})).await?;
         let server = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let service = node.service();
+        let (clients, _) = mpsc::channel(1);
+        let (peers, arriving) = mpsc::channel(1);
+        node.serve(arriving);
         let listener = TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         server.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
-            tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+            listen::accept(listener, 100, &Doors { clients, peers }).await;
         });
         Ok(Self { node, server: Some(server) })
     }

@@ -9,6 +9,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::cluster::{Cluster, eventually, leader_after, open_session};
 use crate::fsm::tables::meta::{self, Counter};
 use crate::raft::RaftConfig;
+use crate::raft::network::peers;
 
 fn small_log(config: &mut RaftConfig) {
     config.snapshot_after_bytes = 256 << 10;
@@ -140,7 +141,7 @@ async fn a_broken_stream_is_resumed_and_its_progress_shows() {
         snapshot_id: "one".to_owned(),
         files: vec![wire::SnapshotFile { name: "000001.sst".to_owned(), bytes: 10 }],
     };
-    let mut client = RaftServiceClient::connect(format!("http://{}", cluster.addresses[&target])).await.unwrap();
+    let mut client = RaftServiceClient::new(peers::connect(&cluster.addresses[&target].to_string()).unwrap());
     for have in [0, 4] {
         let (requests, outgoing) = tokio::sync::mpsc::channel(4);
         let part = |part| wire::SnapshotRequest { part: Some(part) };

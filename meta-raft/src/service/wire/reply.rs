@@ -7,8 +7,13 @@ use caribou_proto::meta::v1 as wire;
 use crate::fsm::command::Kind;
 use crate::fsm::reply::{Attr, Body, ClientReply, GrantReply, GrantState, Outcome};
 
-/// The reply to `seq`, or `None` where nobody waits for one (S2: below `acked_below`).
-pub(crate) fn reply(seq: u64, reply: ClientReply, address: &dyn Fn(ServerId) -> String) -> Option<wire::Reply> {
+/// The reply to `seq`, or `None` where nobody waits for one (S2: below `acked_below`). `directories` come along with a success.
+pub(crate) fn reply(
+    seq: u64,
+    reply: ClientReply,
+    directories: Vec<wire::Attr>,
+    address: &dyn Fn(ServerId) -> String,
+) -> Option<wire::Reply> {
     let outcome = match reply.outcome {
         Outcome::Executed => wire::Outcome::Executed,
         Outcome::NotExecuted => wire::Outcome::NotExecuted,
@@ -18,7 +23,7 @@ pub(crate) fn reply(seq: u64, reply: ClientReply, address: &dyn Fn(ServerId) -> 
         Outcome::Acknowledged => return None,
     };
     let (errno, body) = match reply.result {
-        Ok(body) => (0, Some(self::body(body, address))),
+        Ok(body) => (0, Some(wire::ReplyBody { directories, ..self::body(body, address) })),
         Err(errno) => (errno.number(), None),
     };
     Some(wire::Reply { seq, errno, outcome: outcome.into(), body })
