@@ -1,6 +1,10 @@
-//! Changing attributes of a file of which this client may have buffered bytes (W9). First everything is written back and its
-//! length and time committed, then nothing new starts for the file until the change is made: so no write-end of ours can
-//! undo it. A change of size cuts the buffer too.
+//! Changing attributes of a file of which this client may have buffered bytes (W9). No write-end of ours may undo the change:
+//!
+//! - size: first everything is written back and its length and time committed, then nothing new starts for the file until the
+//!   change is made. What is buffered is cut too.
+//! - mtime: a write-end that is under way is waited for, and no other starts until the change is made; later ones carry the time
+//!   that was set. Bytes go to the servers meanwhile: who sets the time of what it has written is about to close it.
+//! - mode and owner are in no write-end: nothing is waited for.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,14 +25,19 @@ impl Files {
     /// # Errors
     /// As the file system decides; an error of the write-back before; [`Error::Unavailable`] after the soft timeout, outcome unknown.
     pub async fn setattr(&self, caller: &Caller, setattr: SetAttr) -> Result<Attr, Error> {
-        let Some(inode) = self.context.find(setattr.inode) else {
-            return attr_of(&self.set(caller, &setattr).await?);
-        };
+        match self.context.find(setattr.inode) {
+            None => attr_of(&self.set(caller, &setattr).await?),
+            Some(inode) if setattr.size.is_some() => self.resize(caller, setattr, &inode).await,
+            Some(inode) => self.set_others(caller, setattr, &inode).await,
+        }
+    }
+
+    async fn resize(&self, caller: &Caller, setattr: SetAttr, inode: &Arc<Inode>) -> Result<Attr, Error> {
         let _turn = inode.turn.acquire().await.expect("this semaphore is never closed");
         let seen = inode.peek(|state| state.sticky.now());
         let write = inode.change(0, |state| state.write.want_flush());
         inode.wait_untold(seen, |state| state.write.is_flushed(write)).await?;
-        let pause = Pause::new(&inode);
+        let pause = Pause::new(inode);
         inode.wait_untold(seen, |state| state.write.is_calm()).await?;
         let size = setattr.size;
         let body = self.set(caller, &setattr).await?;
@@ -48,6 +57,28 @@ impl Files {
         Ok(attr)
     }
 
+    /// Mode, owner, times.
+    async fn set_others(&self, caller: &Caller, setattr: SetAttr, inode: &Arc<Inode>) -> Result<Attr, Error> {
+        let _turn = inode.turn.acquire().await.expect("this semaphore is never closed");
+        let sets_mtime = setattr.mtime_ns.is_some() || setattr.mtime_now;
+        let held = sets_mtime.then(|| CommitsHeld::new(inode));
+        let seen = inode.peek(|state| state.sticky.now());
+        inode.change(0, |state| state.write.want_flush());
+        if sets_mtime {
+            inode.wait_untold(seen, |state| !state.write.is_committing()).await?;
+        }
+        let mut attr = attr_of(&self.set(caller, &setattr).await?)?;
+        inode.change(0, |state| {
+            state.settled();
+            if sets_mtime {
+                state.write.set_mtime(attr.mtime_ns);
+            }
+        });
+        drop(held);
+        inode.overlay(&mut attr);
+        Ok(attr)
+    }
+
     /// M13: EAGAIN says that nothing was changed, since a chunk that the growth goes over is being recovered. That reply is final for its
     /// request (S2), so another one is made.
     async fn set(&self, caller: &Caller, setattr: &SetAttr) -> Result<ReplyBody, Error> {
@@ -60,6 +91,22 @@ impl Files {
             }
         };
         self.context.patiently("the size could not be set", ask).await
+    }
+}
+
+/// While it lives, no write-end starts for the file.
+struct CommitsHeld<'a>(&'a Arc<Inode>);
+
+impl<'a> CommitsHeld<'a> {
+    fn new(inode: &'a Arc<Inode>) -> Self {
+        inode.change(0, |state| state.write.commits_held = true);
+        Self(inode)
+    }
+}
+
+impl Drop for CommitsHeld<'_> {
+    fn drop(&mut self) {
+        self.0.change(0, |state| state.write.commits_held = false);
     }
 }
 

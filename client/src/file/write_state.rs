@@ -61,6 +61,8 @@ pub(crate) struct WriteState {
     commit_attempt: u32,
     next_commit: u64,
     pub(crate) paused: bool,
+    /// No write-end starts.
+    pub(crate) commits_held: bool,
     /// End every grant as soon as it is clean: the client shuts down.
     ending: bool,
     pub(crate) notes: Vec<Note>,
@@ -82,6 +84,7 @@ impl WriteState {
             commit_attempt: 0,
             next_commit: 1,
             paused: false,
+            commits_held: false,
             ending: false,
             notes: Vec::new(),
         }
@@ -197,6 +200,11 @@ impl WriteState {
         self.commit.is_none() && !self.chunks.values().any(WriteChunk::is_calling)
     }
 
+    /// A write-end is under way.
+    pub(crate) fn is_committing(&self) -> bool {
+        self.commit.is_some()
+    }
+
     /// Nothing buffered, nothing held, nothing under way.
     pub(crate) fn is_quiet(&self) -> bool {
         self.commit.is_none() && !self.has_untold() && self.chunks.values().all(WriteChunk::is_quiet)
@@ -232,7 +240,7 @@ impl WriteState {
             chunk.plan(&want, out);
         }
         self.chunks.retain(|_, chunk| !chunk.is_quiet());
-        if !self.paused && self.commit.is_none() {
+        if !self.paused && !self.commits_held && self.commit.is_none() {
             self.plan_commit(&want, out);
         }
         self.chunks.values().filter_map(|chunk| chunk.deadline(sync_after, in_use)).filter(|due| *due > now).min()

@@ -122,11 +122,17 @@ impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
             {
                 create.opened(call.session, attr.inode);
             }
+            let directories = if reply.result.is_ok() { directories } else { Vec::new() };
             answers.push((seq, reply, directories));
         }
-        // One view for all: what each of them changed is in it.
-        let view = call.node.raft().view();
-        let attr = |inode: InodeId| read::getattr(&view, inode).ok().map(|attr| wire::reply::attr(&attr));
+        // One view for all: what each of them changed is in it. Told once, with the last reply of those that changed it.
+        let mut told = Vec::new();
+        for (_, _, directories) in answers.iter_mut().rev() {
+            directories.retain(|inode| !told.contains(inode));
+            told.extend_from_slice(directories);
+        }
+        let view = (!told.is_empty()).then(|| call.node.raft().view());
+        let attr = |inode: InodeId| read::getattr(view.as_ref()?, inode).ok().map(|attr| wire::reply::attr(&attr));
         for (seq, reply, directories) in answers {
             let directories = directories.into_iter().filter_map(attr).collect();
             call.answer(seq, reply, directories).await;

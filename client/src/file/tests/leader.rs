@@ -27,7 +27,8 @@ impl Metadata for Leader {
     fn mutate(&self, _: Caller, op: Op) -> BoxFuture<'static, Result<ReplyBody, Error>> {
         let world = self.0.clone();
         Box::pin(async move {
-            tokio::time::sleep(TRIP).await;
+            let delay = if matches!(op, Op::WriteEnd(_)) { world.inner.lock().write_end_delay } else { Duration::ZERO };
+            tokio::time::sleep(TRIP + delay).await;
             let result = world.inner.lock().mutate(op, &world);
             tokio::time::sleep(TRIP).await;
             result

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use caribou_proto::chunk::v1::Status;
 use caribou_proto::cluster::v1::Holder;
@@ -39,6 +40,8 @@ pub(super) struct Inner {
     pub(super) errors: VecDeque<i32>,
     /// Nothing is acknowledged while this holds; fragments are applied and synced nevertheless.
     pub(super) hold_acks: bool,
+    /// Write-ends take so much longer than other calls to be carried out.
+    pub(super) write_end_delay: Duration,
     /// Recovery does not come to an end while this holds.
     pub(super) hold_recovery: bool,
     /// Fragments and syncs seen.
