@@ -37,6 +37,19 @@ l=ctypes.CDLL(None,use_errno=True)
 assert l.renameat2(-100,b"x1",-100,b"x2",2)==0, ctypes.get_errno()
 assert open("x1").read()=="2" and open("x2").read()=="1"
 assert l.renameat2(-100,b"x1",-100,b"x2",1)==-1 and ctypes.get_errno()==17'
+check directory-attributes python3 -c '
+import os,time
+# What a directory says of itself just after a change must be what it says when all caches have run out.
+def seen(d): s=os.stat(d); return (s.st_mode, s.st_nlink, s.st_uid, s.st_mtime_ns, s.st_ctime_ns)
+os.mkdir("da1"); os.mkdir("da2"); os.mkdir("da3"); now={}
+open("da1/f","w").close(); os.chmod("da1",0o750); now["da1"]=seen("da1")
+open("da2/f","w").close(); os.rename("da2","da4"); now["da4"]=seen("da4")
+open("da3/f","w").close(); os.unlink("da3/f"); os.utime("da3",ns=(1,2)); now["da3"]=seen("da3")
+os.mkdir("da5"); os.mkdir("da5/s"); os.rename("da3","da5/s"); now["da5"]=seen("da5"); now["da5/s"]=seen("da5/s"); del now["da3"]
+os.mkdir("da6"); f=os.open("da6",os.O_RDONLY); open("da6/f","w").close(); os.unlink("da6/f"); os.rmdir("da6")
+assert os.fstat(f).st_nlink==0, os.fstat(f).st_nlink
+time.sleep(1.5)
+later={d:seen(d) for d in now}; assert later==now, (now, later)'
 check rename-into-itself sh_ 'mkdir -p d1/d2 && ! mv d1 d1/d2/ 2>/dev/null'
 check hole              python3 -c '
 f=open("hole","wb"); f.seek(200_000_000); f.write(b"end"); f.close()

@@ -16,6 +16,8 @@ pub struct ClientConfig {
     pub cluster: Option<ClusterId>,
     /// Shown in `caribou status`: host and mount point.
     pub name: String,
+    /// Replies to changes of names bring the directories' attributes along: for a mount, whose kernel asks for them next.
+    pub want_directories: bool,
     /// `None` (hard): calls wait for as long as it takes. `Some`: they fail with ETIMEDOUT after this time, outcome unknown (S5).
     pub soft: Option<Duration>,
     /// Bound of the bytes of all files that no fsync covers yet (W5).
@@ -32,6 +34,7 @@ impl Default for ClientConfig {
             meta: vec![DEFAULT_META_ADDRESS.to_owned()],
             cluster: None,
             name: String::new(),
+            want_directories: false,
             soft: None,
             write_buffer_bytes: 256 << 20,
             read_ahead_bytes: 8 << 20,

@@ -9,6 +9,7 @@ use caribou_client::proto::meta::v1::{
 
 use crate::convert::{MODE_BITS, SET_ID_BITS};
 use crate::fs::Fs;
+use crate::names::is_decided;
 
 /// File capabilities: the kernel asks for them before writes. They are not supported, so it gets its answer at once.
 const CAPABILITY: &[u8] = b"security.capability";
@@ -17,21 +18,23 @@ const ACL_PREFIX: &[u8] = b"system.posix_acl_";
 
 impl Fs {
     pub(crate) async fn getattr(&self, caller: Caller, inode: u64) -> Result<Attr, Error> {
-        self.client.files().getattr(&caller, inode).await
+        let attr = self.client.files().getattr(&caller, inode).await?;
+        self.directories.seen(&attr);
+        Ok(attr)
     }
 
     pub(crate) async fn setattr(&self, caller: Caller, setattr: SetAttr) -> Result<Attr, Error> {
         self.changed();
-        let (inode, began) = (setattr.inode, self.directories.began());
+        let call = self.directories.call();
         let result = self.client.files().setattr(&caller, setattr).await;
         self.changed();
         match &result {
             Ok(attr) => {
                 self.mode_seen(attr);
-                self.directories.learn(began, [*attr]);
+                call.answered(&[*attr]);
             }
-            // Its outcome may be unknown (S5).
-            Err(_) => self.directories.forget(inode),
+            Err(Error::Errno(errno)) if is_decided(*errno) => call.refused(),
+            Err(_) => {}
         }
         result
     }
@@ -78,20 +81,12 @@ impl Fs {
 
     pub(crate) async fn setxattr(&self, caller: Caller, setxattr: SetXattr) -> Result<(), Error> {
         supported(&setxattr.name)?;
-        self.mutate_xattr(&caller, setxattr.inode, Op::Setxattr(setxattr)).await
+        self.mutate(&caller, Op::Setxattr(setxattr)).await.map(drop)
     }
 
     pub(crate) async fn removexattr(&self, caller: Caller, inode: u64, name: Bytes) -> Result<(), Error> {
         supported(&name)?;
-        self.mutate_xattr(&caller, inode, Op::Removexattr(RemoveXattr { inode, name })).await
-    }
-
-    /// A change of ctime that the reply does not tell.
-    async fn mutate_xattr(&self, caller: &Caller, inode: u64, op: Op) -> Result<(), Error> {
-        self.directories.forget(inode);
-        let result = self.mutate(caller, op).await;
-        self.directories.forget(inode);
-        result.map(drop)
+        self.mutate(&caller, Op::Removexattr(RemoveXattr { inode, name })).await.map(drop)
     }
 }
 

@@ -134,6 +134,7 @@ impl Config {
             self.name.clone()
         };
         ClientConfig {
+            want_directories: !self.attr_timeout.is_zero(),
             meta: self.meta.clone(),
             name,
             soft: self.soft,

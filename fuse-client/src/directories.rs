@@ -26,37 +26,87 @@ struct Known {
     forgotten: u64,
 }
 
-/// When a call began, as far as forgetting is concerned.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Began(u64);
+/// A call under way whose reply may bring attributes. If it is given up its outcome is unknown (S5), and all is forgotten.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    directories: &'a Directories,
+    began: Instant,
+    forgotten: u64,
+    is_over: bool,
+}
+
+impl Call<'_> {
+    /// It was answered, with the attributes of directories after it.
+    pub(crate) fn answered(self, attrs: &[Attr]) {
+        self.over(false, attrs);
+    }
+
+    /// The same, and it has changed others too, of which nothing is told.
+    pub(crate) fn changed_others(self, attrs: &[Attr]) {
+        self.over(true, attrs);
+    }
+
+    fn over(mut self, forget: bool, attrs: &[Attr]) {
+        self.is_over = true;
+        let mut known = self.directories.known.lock();
+        let is_outdated = known.forgotten != self.forgotten;
+        if forget {
+            known.forget_all();
+        }
+        if !is_outdated && !self.directories.keep.is_zero() {
+            attrs.iter().for_each(|attr| known.learn(self.began, attr));
+        }
+    }
+
+    /// It was refused: nothing has changed.
+    pub(crate) fn refused(mut self) {
+        self.is_over = true;
+    }
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.directories.known.lock().forget_all();
+        }
+    }
+}
+
+impl Known {
+    fn forget_all(&mut self) {
+        self.attrs.clear();
+        self.forgotten += 1;
+    }
+
+    /// Replies may overtake each other: the newer attributes count, by their ctime.
+    fn learn(&mut self, came: Instant, attr: &Attr) {
+        let is_newer = self.attrs.get(&attr.inode).is_none_or(|(_, have)| have.ctime_ns <= attr.ctime_ns);
+        if attr.kind() == FileKind::Directory && is_newer {
+            if self.attrs.len() >= MAX_DIRECTORIES {
+                self.forget_all();
+            }
+            self.attrs.insert(attr.inode, (came, *attr));
+        }
+    }
+}
 
 impl Directories {
     pub(crate) fn new(keep: Duration) -> Self {
         Self { keep, known: Mutex::default() }
     }
 
-    /// Take before a call whose reply may bring attributes.
-    pub(crate) fn began(&self) -> Began {
-        Began(self.known.lock().forgotten)
+    /// A call begins whose reply may bring attributes.
+    pub(crate) fn call(&self) -> Call<'_> {
+        Call { directories: self, began: Instant::now(), forgotten: self.known.lock().forgotten, is_over: false }
     }
 
-    /// Attributes that came with the reply to such a call. Replies may overtake each other: the newer ones count, by their ctime.
-    pub(crate) fn learn(&self, began: Began, attrs: impl IntoIterator<Item = Attr>) {
-        if self.keep.is_zero() {
-            return;
-        }
-        let (mut known, now) = (self.known.lock(), Instant::now());
-        if known.forgotten != began.0 {
-            return;
-        }
-        for attr in attrs.into_iter().filter(|attr| attr.kind() == FileKind::Directory) {
-            if known.attrs.get(&attr.inode).is_some_and(|(_, have)| have.ctime_ns > attr.ctime_ns) {
-                continue;
+    /// Attributes that came by another way, which the kernel has from now on: older ones must not be told any more.
+    pub(crate) fn seen(&self, attr: &Attr) {
+        if attr.kind() == FileKind::Directory {
+            let mut known = self.known.lock();
+            if known.attrs.get(&attr.inode).is_some_and(|(_, have)| have.ctime_ns < attr.ctime_ns) {
+                known.attrs.remove(&attr.inode);
             }
-            if known.attrs.len() >= MAX_DIRECTORIES {
-                known.attrs.clear();
-            }
-            known.attrs.insert(attr.inode, (now, attr));
         }
     }
 
@@ -70,13 +120,6 @@ impl Directories {
             return None;
         }
         Some((*attr, left))
-    }
-
-    /// They have changed in a way that no reply tells, or may have. Call before and after the change.
-    pub(crate) fn forget(&self, inode: u64) {
-        let mut known = self.known.lock();
-        known.forgotten += 1;
-        known.attrs.remove(&inode);
     }
 }
 
@@ -92,40 +135,70 @@ mod tests {
         directories.get(inode).map(|(attr, _)| attr.ctime_ns)
     }
 
+    fn hour() -> Directories {
+        Directories::new(Duration::from_secs(3600))
+    }
+
     #[test]
     fn the_newest_counts_in_whatever_order_replies_come() {
-        let directories = Directories::new(Duration::from_secs(3600));
-        let began = directories.began();
-        directories.learn(began, [directory(2, 20)]);
-        directories.learn(began, [directory(2, 10), directory(3, 5)]);
+        let directories = hour();
+        let (first, second) = (directories.call(), directories.call());
+        second.answered(&[directory(2, 20)]);
+        first.answered(&[directory(2, 10), directory(3, 5)]);
         assert_eq!((ctime(&directories, 2), ctime(&directories, 3), ctime(&directories, 4)), (Some(20), Some(5), None));
-        directories.learn(began, [Attr { kind: FileKind::Regular.into(), ..directory(4, 1) }]);
+        directories.call().answered(&[Attr { kind: FileKind::Regular.into(), ..directory(4, 1) }]);
         assert_eq!(ctime(&directories, 4), None, "files have bytes that only this client knows of");
     }
 
     #[test]
-    fn what_was_on_its_way_when_it_was_forgotten_does_not_count() {
-        let directories = Directories::new(Duration::from_secs(3600));
-        let before = directories.began();
-        directories.learn(before, [directory(2, 10)]);
-        directories.forget(2);
-        directories.learn(before, [directory(2, 10)]);
+    fn a_call_that_is_given_up_leaves_nothing() {
+        let directories = hour();
+        directories.call().answered(&[directory(2, 10)]);
+        directories.call().refused();
+        assert_eq!(ctime(&directories, 2), Some(10));
+        let under_way = directories.call();
+        drop(directories.call());
         assert_eq!(ctime(&directories, 2), None);
-        directories.learn(directories.began(), [directory(2, 11)]);
-        assert_eq!(ctime(&directories, 2), Some(11));
+        under_way.answered(&[directory(2, 11)]);
+        assert_eq!(ctime(&directories, 2), None, "it may be older than the change that was given up");
+        directories.call().answered(&[directory(2, 12)]);
+        assert_eq!(ctime(&directories, 2), Some(12));
+    }
+
+    #[test]
+    fn a_call_may_change_directories_of_which_nothing_is_told() {
+        let directories = hour();
+        directories.call().answered(&[directory(2, 10), directory(7, 3)]);
+        let under_way = directories.call();
+        directories.call().changed_others(&[directory(2, 20)]);
+        assert_eq!((ctime(&directories, 2), ctime(&directories, 7)), (Some(20), None));
+        under_way.answered(&[directory(7, 3)]);
+        assert_eq!(ctime(&directories, 7), None);
+    }
+
+    #[test]
+    fn what_the_kernel_saw_is_never_followed_by_something_older() {
+        let directories = hour();
+        directories.call().answered(&[directory(2, 10)]);
+        directories.seen(&directory(2, 10));
+        assert_eq!(ctime(&directories, 2), Some(10));
+        directories.seen(&directory(2, 11));
+        assert_eq!(ctime(&directories, 2), None);
     }
 
     #[test]
     fn it_counts_as_long_as_the_kernel_would_keep_it() {
         let directories = Directories::new(Duration::ZERO);
-        directories.learn(directories.began(), [directory(2, 10)]);
+        directories.call().answered(&[directory(2, 10)]);
         assert_eq!(ctime(&directories, 2), None);
-        let directories = Directories::new(Duration::from_millis(1));
-        directories.learn(directories.began(), [directory(2, 10)]);
-        std::thread::sleep(Duration::from_millis(2));
+        // From the beginning of the call: it may have gone on long after the attributes were read.
+        let directories = Directories::new(Duration::from_millis(5));
+        let call = directories.call();
+        std::thread::sleep(Duration::from_millis(10));
+        call.answered(&[directory(2, 10)]);
         assert_eq!(ctime(&directories, 2), None);
-        let directories = Directories::new(Duration::from_secs(3600));
-        directories.learn(directories.began(), [directory(2, 10)]);
+        let directories = hour();
+        directories.call().answered(&[directory(2, 10)]);
         assert!(directories.get(2).is_some_and(|(_, left)| left <= Duration::from_secs(3600)));
     }
 }

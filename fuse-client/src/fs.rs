@@ -58,10 +58,10 @@ impl Fs {
     pub(crate) async fn create(&self, caller: Caller, create: Create) -> Result<(Attr, u64), Error> {
         let writes = create.access & 2 != 0;
         self.changed();
-        let began = self.directories.began();
+        let call = self.directories.call();
         let created = self.client.files().create(&caller, create).await?;
         self.changed();
-        self.directories.learn(began, created.directories);
+        call.answered(&created.directories);
         Ok(self.register(created.attr, created.file, writes))
     }
 

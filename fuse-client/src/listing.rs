@@ -60,6 +60,7 @@ impl Fs {
             let mut entries = body.entries;
             if plus {
                 self.complete(&caller, &mut entries).await?;
+                entries.iter().filter_map(|entry| entry.attr.as_ref()).for_each(|attr| self.directories.seen(attr));
             }
             scan.fill(begins, plus, entries, ends, changes);
         }

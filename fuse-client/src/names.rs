@@ -18,7 +18,9 @@ impl Fs {
             return Err(Error::Errno(libc::ENAMETOOLONG));
         }
         let body = self.client.meta().query(&caller, QueryOp::Lookup(Lookup { parent, name })).await?;
-        self.attr_in(body)
+        let attr = self.attr_in(body)?;
+        self.directories.seen(&attr);
+        Ok(attr)
     }
 
     pub(crate) async fn readlink(&self, caller: Caller, inode: u64) -> Result<Bytes, Error> {
@@ -94,11 +96,16 @@ impl Fs {
     /// A change, with the pages of directories read before and during it made worthless.
     pub(crate) async fn mutate(&self, caller: &Caller, op: Op) -> Result<ReplyBody, Error> {
         self.changed();
-        let began = self.directories.began();
-        let mut result = self.client.meta().mutate(caller, op).await;
+        // A directory that is moved, replaced or removed changes itself; and no reply tells of a changed ctime alone.
+        let changes_others = matches!(op, Op::Rename(_) | Op::Rmdir(_) | Op::Setxattr(_) | Op::Removexattr(_));
+        let call = self.directories.call();
+        let result = self.client.meta().mutate(caller, op).await;
         self.changed();
-        if let Ok(body) = &mut result {
-            self.directories.learn(began, body.directories.drain(..));
+        match &result {
+            Ok(body) if changes_others => call.changed_others(&body.directories),
+            Ok(body) => call.answered(&body.directories),
+            Err(Error::Errno(errno)) if is_decided(*errno) => call.refused(),
+            Err(_) => {}
         }
         result
     }
@@ -107,4 +114,9 @@ impl Fs {
         let attr = body.attr.ok_or_else(|| Error::Fatal("the leader answered without attributes".to_owned()))?;
         Ok(self.overlaid(attr))
     }
+}
+
+/// Whether an error says that nothing has changed: else the outcome is unknown (S4, S5).
+pub(crate) fn is_decided(errno: i32) -> bool {
+    !matches!(errno, libc::EIO | libc::EINTR | libc::ETIMEDOUT | libc::ECANCELED)
 }

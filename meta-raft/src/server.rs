@@ -97,7 +97,7 @@ async fn serve(
     let control = Control::new(node.clone());
     let (clients, arriving) = mpsc::channel(ARRIVING);
     let (peers, arriving_peers) = mpsc::channel(ARRIVING);
-    node.raft().serve(arriving_peers);
+    let serving_peers = node.raft().serve(arriving_peers);
     let doors = Doors { clients, peers };
     let serving = listen::builder()
         .add_service(
@@ -111,6 +111,7 @@ async fn serve(
         );
     tokio::select! {
         served = serving => served,
+        served = serving_peers => served,
         () = listen::accept(listener, connections, &doors) => unreachable!("accepts without end"),
     }
 }

@@ -24,7 +24,8 @@ pub(super) struct Starter {
 impl Starter {
     pub(super) fn new() -> Result<Self> {
         let mut command = Command::new("/bin/sh");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        // Not even our own output: it may be a file on a mount.
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         // A group of its own: Ctrl-C at the terminal reaches the launcher only, which then stops its parts in order.
         command.process_group(0);
         let mut shell = command.spawn().context("/bin/sh cannot be started")?;
@@ -37,7 +38,8 @@ impl Starter {
     pub(super) fn start(&mut self, program: &Path, args: &[String], log: &Path) -> Result<ProcessId> {
         let words: Vec<String> = std::iter::once(quoted_path(program)?).chain(args.iter().map(|a| quoted(a))).collect();
         // The inner shell ends at once, so that init takes what it started, and its exit status.
-        let line = format!("(setsid {} </dev/null >>{} 2>&1 & echo $!)\n", words.join(" "), quoted_path(log)?);
+        let line =
+            format!("(setsid {} </dev/null >>{} 2>&1 & echo $!) || echo 0\n", words.join(" "), quoted_path(log)?);
         let commands = self.commands.as_mut().context("the shell is there as long as its starter")?;
         commands.write_all(line.as_bytes()).context("the shell that starts processes")?;
         let mut answer = String::new();

@@ -68,6 +68,10 @@ impl Context {
         self.inodes.lock().get(&inode).cloned()
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.inodes.lock().len()
+    }
+
     pub(crate) fn all(&self) -> Vec<Arc<Inode>> {
         self.inodes.lock().values().cloned().collect()
     }

@@ -162,8 +162,10 @@ impl Files {
 
     /// Whether this client may have bytes of any file that it has not told the others of.
     pub fn may_have_buffered(&self) -> bool {
-        let files = self.context.all();
-        files.len() > MAX_LOOKED_AT || files.iter().any(|inode| inode.peek(|state| !state.write.is_flushed(u64::MAX)))
+        if self.context.count() > MAX_LOOKED_AT {
+            return true;
+        }
+        self.context.all().iter().any(|inode| inode.peek(|state| !state.write.is_flushed(u64::MAX)))
     }
 
     /// Syncs everything that this client has written (W5).

@@ -27,6 +27,8 @@ pub(crate) struct Claims {
     releases: VecDeque<(Option<u64>, u64)>,
     /// Releases that are not answered yet.
     releasing: HashSet<u64>,
+    /// Inodes that were claimed and let go again while their release was on its way: they are released once more after its answer.
+    release_again: HashSet<u64>,
     /// Opens that wait for the release of their inode, by query id.
     held_opens: Vec<(u64, u64)>,
     /// Inodes released while creates were on their way, with the newest of those: if one of them opened such an inode, the
@@ -86,8 +88,11 @@ impl Claims {
         if let Some(newest) = newest_create {
             self.suspects.insert(inode, newest);
         }
-        if self.inodes.get(&inode).is_some_and(|claim| claim.handles > 0) {
-            self.to_reassert.push_back(inode); // a create opened it meanwhile
+        let again = self.release_again.remove(&inode);
+        match self.inodes.get(&inode) {
+            Some(claim) if claim.handles > 0 => self.to_reassert.push_back(inode), // a create opened it meanwhile
+            None if again => self.releases.push_back((newest_create, inode)),
+            _ => {}
         }
         let (free, held) = self.held_opens.drain(..).partition(|(_, held)| *held == inode);
         self.held_opens = held;
@@ -125,6 +130,7 @@ impl Claims {
         self.to_reassert.clear();
         // All claims are asserted again on the next stream, and its opens are sent anew.
         self.releasing.clear();
+        self.release_again.clear();
         self.held_opens.clear();
         self.suspects.clear();
     }
@@ -187,9 +193,12 @@ impl Claims {
                 return None;
             }
             self.releases.pop_front();
-            // Else it was opened again meanwhile, or its release is on its way already.
-            if !self.inodes.contains_key(&inode) && self.releasing.insert(inode) {
-                return Some(inode);
+            // Else it was opened again meanwhile.
+            if !self.inodes.contains_key(&inode) {
+                if self.releasing.insert(inode) {
+                    return Some(inode);
+                }
+                self.release_again.insert(inode);
             }
         }
     }

@@ -25,7 +25,7 @@ use super::liveness::{Liveness, Silence};
 use super::queries::{Kind, Queries};
 use super::requests::{Requests, Sent, Waiting};
 use super::status::Board;
-use crate::{Error, errno};
+use crate::{ClientConfig, Error, errno};
 
 /// The wire version that this client speaks.
 const WIRE_VERSION: u32 = 1;
@@ -58,6 +58,7 @@ pub(crate) struct Session {
     phase: Phase,
     cluster: Option<ClusterId>,
     name: String,
+    want_directories: bool,
     random: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
     requests: Requests,
     queries: Queries,
@@ -74,16 +75,16 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn new(
-        cluster: Option<ClusterId>,
-        name: String,
+        config: &ClientConfig,
         random: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
         events: broadcast::Sender<MetaEvent>,
         board: Board,
     ) -> Self {
         Self {
             phase: Phase::Fresh { open_key: random() },
-            cluster,
-            name,
+            cluster: config.cluster.clone(),
+            name: config.name.clone(),
+            want_directories: config.want_directories,
             random,
             requests: Requests::new(),
             queries: Queries::default(),
@@ -110,6 +111,7 @@ impl Session {
             client_name: self.name.clone(),
             wire_version: WIRE_VERSION,
             acked_below,
+            want_directories: self.want_directories,
         }
     }
 

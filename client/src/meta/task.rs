@@ -61,7 +61,7 @@ enum Event {
 /// Runs until [`Command::Close`], or until no handle is left.
 pub(crate) async fn run(parts: TaskParts) {
     let TaskParts { config, environment, mut inbox, events, board } = parts;
-    let session = Session::new(config.cluster, config.name, Arc::clone(&environment.random), events, board.clone());
+    let session = Session::new(&config, Arc::clone(&environment.random), events, board.clone());
     let mut task = Task {
         session,
         finder: Finder::new(environment.transport, config.meta, board.clone()),

@@ -98,10 +98,18 @@ impl RaftNode {
         start::start(config, events).await.map(|inner| Self { inner: Arc::new(inner) })
     }
 
-    /// Serves the other metadata nodes on these connections, on Raft's own runtime, until it ends.
-    pub(crate) fn serve(&self, connections: mpsc::Receiver<Connection>) {
-        if let Some(runtime) = &*self.inner.runtime.lock() {
-            runtime.spawn(door::serve(self.inner.server.clone(), connections));
+    /// Serves the other metadata nodes on these connections, on Raft's own runtime, until it ends. What is returned ends with that.
+    pub(crate) fn serve(
+        &self,
+        connections: mpsc::Receiver<Connection>,
+    ) -> impl Future<Output = Result<(), tonic::transport::Error>> + use<> {
+        let serving = door::serve(self.inner.server.clone(), connections);
+        let serving = self.inner.runtime.lock().as_ref().map(|runtime| runtime.spawn(serving));
+        async move {
+            match serving {
+                Some(serving) => serving.await.unwrap_or(Ok(())),
+                None => Ok(()),
+            }
         }
     }
 

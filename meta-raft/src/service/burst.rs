@@ -59,7 +59,8 @@ pub(super) async fn enqueue(
         // S7: no orphan that this create may have opened is purged before its claim is registered.
         let is_create = matches!(operation(&request), Some(mutation::Op::Create(_)));
         let create = is_create.then(|| Creating::begin(call.leading.clone()));
-        let directories = operation(&request).map(directories).unwrap_or_default();
+        let told = operation(&request).filter(|_| call.want_directories);
+        let directories = told.map(directories).unwrap_or_default();
         match command(call, request) {
             Ok(command) => {
                 asked.push(Asked { seq, directories, create });

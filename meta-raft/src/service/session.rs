@@ -73,9 +73,9 @@ pub(crate) async fn serve(
     outbox: Outbox,
 ) {
     let goodbye = match greet(&node, &mut inbox, &outbox).await {
-        Ok((session, leading)) => {
-            let span = tracing::debug_span!("session", %session);
-            work(&node, session, leading, &mut inbox, &outbox).instrument(span).await
+        Ok(call) => {
+            let span = tracing::debug_span!("session", session = %call.session);
+            work(&call, &mut inbox).instrument(span).await
         }
         Err(goodbye) => goodbye,
     };
@@ -113,7 +113,7 @@ async fn greet(
     node: &Arc<Node>,
     inbox: &mut (impl tokio_stream::Stream<Item = Result<ClientMessage, tonic::Status>> + Unpin),
     outbox: &Outbox,
-) -> Result<(SessionId, LeaderHandle), Goodbye> {
+) -> Result<Call, Goodbye> {
     let first = tokio::time::timeout(HELLO_TIMEOUT, inbox.next()).await;
     let hello = match first {
         Ok(Some(Ok(ClientMessage { body: Some(client_message::Body::Hello(hello)) }))) => hello,
@@ -168,7 +168,8 @@ async fn greet(
         server_message::Body::SessionExpired(SessionExpired {})
     };
     send(outbox, body).await;
-    Ok((session, leading))
+    let want_directories = hello.want_directories;
+    Ok(Call { node: node.clone(), leading, session, want_directories, outbox: outbox.clone() })
 }
 
 /// Storage failed or an invariant is broken: the node stops.
@@ -197,12 +198,11 @@ async fn session_of(node: &Node, hello: &Hello) -> Result<(SessionId, bool), Goo
 
 /// Reads messages until the stream ends.
 async fn work(
-    node: &Arc<Node>,
-    session: SessionId,
-    leading: LeaderHandle,
+    call: &Call,
     inbox: &mut (impl tokio_stream::Stream<Item = Result<ClientMessage, tonic::Status>> + Unpin),
-    outbox: &Outbox,
 ) -> Goodbye {
+    let Call { node, session, outbox, .. } = call;
+    let session = *session;
     let place = node.registry.enter(session, outbox.clone());
     if let Err(fatal) = node.push_recalls(session) {
         return stop(node, &fatal);
@@ -210,7 +210,6 @@ async fn work(
     let room = Arc::new(Semaphore::new(node.limits.calls_per_session));
     let burst = BURST.min(node.limits.calls_per_session);
     let (failed, mut failures) = mpsc::channel::<Goodbye>(1);
-    let call = Call { node: node.clone(), leading, session, outbox: outbox.clone() };
     loop {
         let message = tokio::select! {
             message = inbox.next() => message,
@@ -219,7 +218,7 @@ async fn work(
         };
         // What is there already comes along: requests that arrived together are proposed together.
         let (mut requests, mut bytes) = (Vec::new(), 0);
-        // Answers about claims: nobody waits for a release, so they go along with replies where there will be some.
+        // Answers about claims are not urgent (an open of the same inode may wait for one): they go along with replies if there will be some.
         let mut along = Vec::new();
         let (mut next, mut is_over) = (Some(message), false);
         for taken in 1.. {
@@ -250,7 +249,7 @@ async fn work(
             }
         } else {
             let count = requests.len();
-            let queued = async { (admit(&room, count).await, burst::enqueue(&call, requests).await) };
+            let queued = async { (admit(&room, count).await, burst::enqueue(call, requests).await) };
             let (permit, burst) = tokio::select! {
                 queued = queued => queued,
                 () = place.ended.cancelled() => return Goodbye::Redirect,
@@ -296,6 +295,7 @@ pub(super) struct Call {
     pub(super) node: Arc<Node>,
     pub(super) leading: LeaderHandle,
     pub(super) session: SessionId,
+    pub(super) want_directories: bool,
     outbox: Outbox,
 }
 

@@ -155,3 +155,24 @@ async fn a_create_that_a_late_release_undid_claims_again() {
     late.await.expect("no panic").expect("opened");
     fake.until("claimed again", |state| state.claims.contains(&(1, inode))).await;
 }
+
+/// The leader has handled a release, and its answer is on its way, while a create claims the same inode again and lets it go.
+#[tokio::test(start_paused = true)]
+async fn a_claim_let_go_before_an_earlier_release_is_answered_is_released_too() {
+    let fake = Fake::new();
+    let client = fake.client().await;
+    let inode = client.mutate(&me(), create("f")).await.expect("created").attr.expect("attr").inode;
+    fake.0.lock().keep_releases = true;
+    client.release_claim(inode);
+    while fake.kept() == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    fake.0.lock().claims.remove(&(1, inode));
+    client.mutate(&me(), create("f")).await.expect("opened");
+    assert!(fake.0.lock().claims.contains(&(1, inode)));
+    client.release_claim(inode);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    fake.0.lock().keep_releases = false;
+    fake.answer_kept();
+    fake.until("released", |state| state.claims.is_empty()).await;
+}

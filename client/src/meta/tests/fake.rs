@@ -204,6 +204,14 @@ impl Fake {
         }
     }
 
+    /// Only answers them: they have been handled before.
+    pub(super) fn answer_kept(&self) {
+        for (_, query, push) in std::mem::take(&mut self.0.lock().kept) {
+            let answer = Answer { id: query.id, body: Some(ReplyBody::default()), ..Answer::default() };
+            let _ = push.try_send(Ok(message(server_message::Body::Answer(answer))));
+        }
+    }
+
     pub(super) fn kept(&self) -> usize {
         self.0.lock().kept.len()
     }

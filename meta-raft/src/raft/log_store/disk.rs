@@ -67,7 +67,7 @@ impl Disk {
     /// Opens or creates the log in `dir`, with segments of `segment_bytes`.
     pub(super) fn open(dir: &Path, segment_bytes: u64) -> io::Result<(Self, Stored)> {
         files::create_dir(dir)?;
-        let Replayed { purged, vote, span, sizes, mut index, frame, last_frame, next } = replay::run(dir)?;
+        let Replayed { purged, vote, span, sizes, mut index, frame, last_frame, next, .. } = replay::run(dir)?;
         if index.end().is_none() {
             index.push_segment(Arc::new(Segment::create(dir, FIRST_SEGMENT, segment_bytes, None)?));
         }

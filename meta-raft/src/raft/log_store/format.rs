@@ -232,9 +232,9 @@ impl<'a> Iterator for Frames<'a> {
 
 /// Whether a frame of a higher number than `next` is somewhere in `bytes`, where frame `next` should be. That one had been fsynced before
 /// the higher one was written: then this is damage, and not the torn end of a write. Numbers have no gaps, so only those count that the
-/// frames of one segment can reach: what an earlier use of the file left behind is not checksummed all over.
-pub(super) fn is_followed(bytes: &[u8], salt: u64, next: u64) -> bool {
-    let possible = next + 1..=next + (bytes.len() / FRAME_HEADER) as u64;
+/// frames of one segment, of `largest` bytes at most, can reach: what an earlier use of the file left behind is not checksummed all over.
+pub(super) fn is_followed(bytes: &[u8], salt: u64, next: u64, largest: usize) -> bool {
+    let possible = next + 1..=next + (largest / FRAME_HEADER) as u64;
     (0..bytes.len()).step_by(FRAME_ALIGN).any(|at| {
         let rest = &bytes[at..];
         rest.get(8..FRAME_HEADER).is_some_and(|number| possible.contains(&u64_at(number, 0)))
@@ -344,7 +344,8 @@ mod tests {
     fn look(bytes: &[u8], salt: u64) -> (usize, bool) {
         let found: Vec<_> = Frames::new(bytes, salt, Some(10)).collect();
         let at: u64 = found.iter().map(|f| f.len).sum();
-        (found.len(), is_followed(bytes.get(at as usize..).unwrap_or_default(), salt, 10 + found.len() as u64))
+        let rest = bytes.get(at as usize..).unwrap_or_default();
+        (found.len(), is_followed(rest, salt, 10 + found.len() as u64, bytes.len()))
     }
 
     #[test]
@@ -373,7 +374,9 @@ mod tests {
         let bytes = frame(1..4).seal(5, 10);
         assert_eq!(look(&bytes, 5), (1, false));
         assert_eq!(look(&bytes, 6), (0, false));
-        assert!(!is_followed(&bytes, 6, 0));
+        assert!(!is_followed(&bytes, 6, 0, 1 << 20));
+        assert!(is_followed(&bytes, 5, 9, 1 << 20));
+        assert!(!is_followed(&bytes, 5, 9, 0), "no segment can hold so many frames");
     }
 
     #[test]

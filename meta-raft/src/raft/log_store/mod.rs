@@ -117,7 +117,7 @@ impl LogStore {
             memory.sizes.truncate(from);
             // After the end there is nothing to drop.
             if memory.last.is_some_and(|last| last.index() >= from) {
-                memory.last = last.or(memory.purged);
+                memory.last = last.max(memory.purged);
             }
             memory.version += 1;
         }

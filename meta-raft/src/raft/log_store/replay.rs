@@ -26,6 +26,8 @@ pub(super) struct Replayed {
     pub(super) frame: u64,
     /// Bytes of the last frame; 0 if the last segment has none.
     pub(super) last_frame: u64,
+    /// Bytes of the largest segment so far.
+    largest: usize,
     /// A segment that is there but has no frames yet.
     pub(super) next: Option<Segment>,
 }
@@ -81,7 +83,8 @@ impl Replayed {
         }
         // A file that was cut by hand may end within the last frame's padding.
         let rest = bytes.get(at as usize..).unwrap_or_default();
-        if format::is_followed(rest, salt, self.frame) {
+        self.largest = self.largest.max(bytes.len());
+        if format::is_followed(rest, salt, self.frame, self.largest) {
             let at = HEADER_BYTES + at;
             return Err(damaged(format!("byte {at}: a frame that others follow is damaged or missing")));
         }

@@ -15,10 +15,12 @@ use openraft::raft::{
     AppendEntriesRequest, SnapshotResponse, StreamAppendResult, TransferLeaderError, TransferLeaderRequest,
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use parking_lot::Mutex;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::company::in_company;
+use super::credit::Credit;
 use super::peers::{Peers, Purpose};
 use super::snapshot_client;
 use crate::raft::codec::wire::{self as convert, WireError};
@@ -141,6 +143,7 @@ struct Replies {
     /// Requests sent.
     sent: Arc<AtomicU64>,
     received: u64,
+    credit: Arc<Mutex<Credit>>,
 }
 
 impl Replies {
@@ -158,7 +161,12 @@ impl Replies {
                 Ok(None) => None,
                 Ok(Some(reply)) => {
                     self.received += 1;
-                    Some(convert::from_append_reply(reply).map_err(|e| malformed(&e)))
+                    let counts = self.credit.lock().counts();
+                    let reply = convert::from_append_reply(reply);
+                    if matches!(reply, Ok(Ok(_))) && !counts {
+                        continue;
+                    }
+                    Some(reply.map_err(|e| malformed(&e)))
                 }
                 Err(status) => Some(Err(rpc_error(&status))),
             };
@@ -185,13 +193,16 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             let mut client = self.client(self.purpose)?;
             let sent = Arc::new(AtomicU64::new(0));
             let counter = Arc::clone(&sent);
+            let credit = Arc::new(Mutex::new(Credit::default()));
+            let made = Arc::clone(&credit);
             let input = futures::stream::iter([first]).chain(input);
+            let input = input.inspect(move |request| made.lock().made(!request.entries.is_empty()));
             let requests = in_company(input, |request| request.entries.is_empty()).map(move |request| {
                 counter.fetch_add(1, Ordering::Release);
                 convert::to_append(header.clone(), request)
             });
             let replies = timely(CONNECT_TIMEOUT, client.append(requests)).await?.into_inner();
-            let replies = Replies { replies, sent, received: 0 };
+            let replies = Replies { replies, sent, received: 0, credit };
             let stream = futures::stream::unfold(Some(replies), |state| async move {
                 let mut replies = state?;
                 let item = replies.next().await?;

@@ -53,13 +53,13 @@ pub(crate) async fn is_peer(stream: &mut TcpStream) -> io::Result<bool> {
 }
 
 /// Serves the other metadata nodes until no more connections can come; on Raft's runtime.
-pub(crate) async fn serve(server: Server, connections: mpsc::Receiver<Connection>) {
+pub(crate) async fn serve(
+    server: Server,
+    connections: mpsc::Receiver<Connection>,
+) -> Result<(), tonic::transport::Error> {
     let service = RaftServiceServer::new(server)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let connections = ReceiverStream::new(connections).map(Connection::on_this_runtime);
-    let served = listen::builder().add_service(service).serve_with_incoming(connections).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "the other metadata nodes are not served any more");
-    }
+    listen::builder().add_service(service).serve_with_incoming(connections).await
 }

@@ -4,6 +4,7 @@
 
 mod client;
 mod company;
+mod credit;
 pub(crate) mod door;
 pub(crate) mod peers;
 pub(crate) mod server;

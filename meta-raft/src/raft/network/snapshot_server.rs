@@ -75,7 +75,9 @@ async fn gather(
     replies: &Replies,
     offer: Offer,
 ) -> Result<(), Status> {
-    let have = gathering.offer(offer.source).map_err(|e| refused(&e))?.to_vec();
+    // It may have to remove what an earlier offer left.
+    let have = tokio::task::block_in_place(|| gathering.offer(offer.source).map(<[u64]>::to_vec));
+    let have = have.map_err(|e| refused(&e))?;
     let total = gathering.total();
     server.progress.set(gathering.received(), total);
     send(replies, Reply::Resume(wire::SnapshotResume { have_bytes: have })).await?;

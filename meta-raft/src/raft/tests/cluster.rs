@@ -54,7 +54,7 @@ impl Running {
         let server = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (clients, _) = mpsc::channel(1);
         let (peers, arriving) = mpsc::channel(1);
-        node.serve(arriving);
+        drop(node.serve(arriving));
         let listener = TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         server.spawn(async move {
