@@ -56,7 +56,7 @@ pub struct Running {
 
 enum Kind {
     Local,
-    Caribou(Caribou),
+    Caribou(Box<Caribou>),
     MooseFs(MooseFs),
 }
 
@@ -69,7 +69,7 @@ impl Running {
             System::Local => Kind::Local,
             System::Caribou => {
                 let binaries = binaries.context("Caribou's programs are looked for when it is measured")?;
-                Kind::Caribou(Caribou::up(&data, &mount, copies, binaries)?)
+                Kind::Caribou(Box::new(Caribou::up(&data, &mount, copies, binaries)?))
             }
             System::MooseFs => Kind::MooseFs(MooseFs::up(&data, &mount, false)?),
             System::MooseFsSynced => Kind::MooseFs(MooseFs::up(&data, &mount, true)?),
