@@ -98,7 +98,7 @@ mod tests {
     fn what_was_answered_before_the_kill_is_known() {
         let shell = Shell::start(Path::new(":memory:"), "select 'ready';\n".to_owned(), |n| format!("select {n};\n"));
         // Where sqlite3 is missing the scenario itself says so; this test needs it as well.
-        let shell = shell.expect("sqlite3 is installed by xtask/suites.sh");
+        let shell = shell.expect("sqlite3 is installed by xtask/setup.sh");
         while shell.answered() < 3 {
             std::thread::yield_now();
         }
