@@ -90,7 +90,8 @@ mod tests {
         drop(starter);
         let mut text = String::new();
         for _ in 0..1000 {
-            text = std::fs::read_to_string(&log)?;
+            // Made by what was started, perhaps a moment later.
+            text = std::fs::read_to_string(&log).unwrap_or_default();
             if text.ends_with('\n') {
                 break;
             }
