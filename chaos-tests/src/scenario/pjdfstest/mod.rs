@@ -167,7 +167,9 @@ fn check_machine() -> Result<()> {
     let output = Command::new("unshare").args(["--mount", "true"]).output().context("unshare: install util-linux")?;
     if !output.status.success() {
         let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        bail!("no mount namespace can be made ({words}): run with CAP_SYS_ADMIN (in a container: --privileged)");
+        bail!(
+            "no mount namespace can be made ({words}): run with CAP_SYS_ADMIN (in a container: --privileged), and in a chroot with a mount as its root"
+        );
     }
     Ok(())
 }

@@ -102,11 +102,7 @@ async fn an_open_waits_for_a_release_that_is_on_its_way() {
     let fake = Fake::new();
     let client = fake.client().await;
     client.open_claim(&me(), 5, 4).await.expect("opened");
-    fake.0.lock().keep_releases = true;
-    client.release_claim(5);
-    while fake.kept() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    fake.keep_release(|| client.release_claim(5)).await;
     let again = tokio::spawn({
         let client = client.clone();
         async move { client.open_claim(&me(), 5, 4).await.map(drop) }
@@ -124,22 +120,14 @@ async fn a_create_that_a_late_release_undid_claims_again() {
     let fake = Fake::new();
     let client = fake.client().await;
     let inode = client.mutate(&me(), create("f")).await.expect("created").attr.expect("attr").inode;
-    fake.0.lock().keep_releases = true;
-    client.release_claim(inode);
-    while fake.kept() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    fake.keep_release(|| client.release_claim(inode)).await;
     client.mutate(&me(), create("f")).await.expect("opened");
     fake.0.lock().keep_releases = false;
     fake.handle_kept();
     assert!(!fake.0.lock().claims.contains(&(1, inode)), "the late release took the new claim away");
     fake.until("claimed again", |state| state.claims.contains(&(1, inode))).await;
     // The same with the create's answer after the release's.
-    fake.0.lock().keep_releases = true;
-    client.release_claim(inode);
-    while fake.kept() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    fake.keep_release(|| client.release_claim(inode)).await;
     fake.serve(Serving::Executes);
     let late = tokio::spawn({
         let client = client.clone();
@@ -162,11 +150,7 @@ async fn a_claim_let_go_before_an_earlier_release_is_answered_is_released_too() 
     let fake = Fake::new();
     let client = fake.client().await;
     let inode = client.mutate(&me(), create("f")).await.expect("created").attr.expect("attr").inode;
-    fake.0.lock().keep_releases = true;
-    client.release_claim(inode);
-    while fake.kept() == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    fake.keep_release(|| client.release_claim(inode)).await;
     fake.0.lock().claims.remove(&(1, inode));
     client.mutate(&me(), create("f")).await.expect("opened");
     assert!(fake.0.lock().claims.contains(&(1, inode)));

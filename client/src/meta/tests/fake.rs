@@ -212,8 +212,11 @@ impl Fake {
         }
     }
 
-    pub(super) fn kept(&self) -> usize {
-        self.0.lock().kept.len()
+    /// Keeps releases from now on, and waits until the one that `release` causes has come.
+    pub(super) async fn keep_release(&self, release: impl FnOnce()) {
+        self.0.lock().keep_releases = true;
+        release();
+        self.until("a release that is kept", |state| !state.kept.is_empty()).await;
     }
 
     /// Waits, on the paused clock, until the state is as wanted.
