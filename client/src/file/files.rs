@@ -51,7 +51,7 @@ impl Files {
     }
 
     /// Creates a file or opens the one that is there. `create.access` is that of the handle; the grant of the first chunk
-    /// comes with the creation when the handle may write (W1).
+    /// comes with the creation when the handle may write and is expected to (W1).
     ///
     /// # Errors
     /// As the file system decides (EEXIST, ENOENT, EACCES, …); [`Error::Unavailable`] after the soft timeout.
@@ -59,11 +59,14 @@ impl Files {
         let writer = create.access & WRITE != 0;
         // An existing file is cut by `setattr`, which knows what this client has buffered of it.
         let truncate = std::mem::take(&mut create.truncate);
-        create.want_grant = writer;
+        create.want_grant = writer && self.context.foresight.expects_bytes();
         let body = self.context.ports.meta.mutate(caller.clone(), Op::Create(create)).await?;
         let mut attr = attr_of(&body)?;
         let (inode, known) = self.context.open(&attr, writer);
         let file = Arc::new(OpenFile::new(inode.clone(), writer));
+        if body.created && writer {
+            inode.peek(|state| state.is_blank = true);
+        }
         if let Some(grant) = &body.grant {
             inode.change(0, |state| state.write.adopt(grant, tokio::time::Instant::now()));
         }

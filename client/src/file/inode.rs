@@ -45,6 +45,8 @@ pub(crate) struct State {
     pub(crate) handles: u32,
     /// Handles open for writing.
     pub(crate) writers: u32,
+    /// This client has made the file, and nothing has been written to it yet.
+    pub(crate) is_blank: bool,
     /// What the budget was told last.
     charged: u64,
     /// The driver runs.
@@ -68,6 +70,7 @@ impl Inode {
             sticky: Sticky::default(),
             handles: 0,
             writers: 0,
+            is_blank: false,
             charged: 0,
             running: false,
             stamp: 0,
@@ -142,6 +145,9 @@ impl Inode {
     pub(crate) fn insert(self: &Arc<Self>, offset: u64, data: Bytes, reserved: u64) {
         let mtime_ns = self.context.ports.clock.now_ns();
         self.change(reserved, |state| {
+            if std::mem::take(&mut state.is_blank) {
+                self.context.foresight.written();
+            }
             state.ahead.clear();
             state.write.insert(offset, data, mtime_ns, Instant::now());
         });

@@ -8,6 +8,7 @@
 //! | `action.rs` | what they say to the driver |
 //! | `driver.rs` | the one task of a file that carries it out |
 //! | `ender.rs` | the ends of grants, in batches |
+//! | `foresight.rs` | whether a new file will be written to |
 //! | `inode.rs`, `context.rs` | one file behind its lock; what all files share |
 //! | `reader.rs`, `places.rs`, `read_ahead.rs` | reads, where chunks are, read-ahead |
 //! | `budget.rs`, `sticky.rs` | the bound of the buffer; errors that every handle is told once |
@@ -20,6 +21,7 @@ mod context;
 mod driver;
 mod ender;
 mod files;
+mod foresight;
 mod handle;
 mod inode;
 mod places;
