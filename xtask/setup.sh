@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 : "${ROCKSDB_LIB_DIR:=$HOME/.cache/caribou/rocksdb}"
 : "${CARGO_TARGET_DIR:=$HOME/.cache/caribou/target}"
 
-# sqlite3 is for a test of the harness that needs no mount.
-./xtask/packages.sh g++ make libclang-dev fuse3 e2fsprogs python3 sqlite3
+# git and sqlite3 are for tests of the harness that need no mount.
+./xtask/packages.sh g++ make libclang-dev fuse3 e2fsprogs python3 git sqlite3
 
 if ! command -v cargo-nextest >/dev/null; then
   echo 'setup: installing cargo-nextest (once per machine)'

@@ -10,14 +10,22 @@ pub fn sentences() -> Vec<&'static str> {
         "MooseFS as shipped syncs neither metadata nor chunks, not even on fsync(2): traced, its daemons make no fsync-like call for \
          creates, writes or fsync; an answer means that the data are in the servers' memory, and a power cut takes them.",
         "MooseFS synced has CHANGELOG_SAVE_MODE = 2 and HDD_FSYNC_BEFORE_CLOSE = 1: its one master syncs each change; chunks are synced when a \
-         chunk server closes them, which an fsync(2) of a file that stays open does not wait for. It is the nearest to Caribou's promise, on \
+         chunk server closes them, later and by itself: neither close(2) nor fsync(2) waits for it. It is the nearest to Caribou's promise, on \
          one metadata node instead of three.",
         "MooseFS has one master here and no metalogger; Caribou always has three metadata nodes. All of them share this machine's \
          processors and its one disk, so whatever is replicated costs the same processors again.",
         "MooseFS's daemons and its mount give themselves nice -19, as shipped; Caribou's run at nice 0.",
-        "Each system is fresh in every turn, is the only one that is up, and is warmed up; caches of both mounts are as shipped (attributes \
-         one second). MooseFS's trash is off, since Caribou has none. Cold means that this machine's page cache was dropped, the servers' \
-         with it; a host below a virtual machine may still cache.",
+        "Each system is fresh in every turn, is the only one that is up, and is warmed up. Caches of both mounts are as shipped: attributes one \
+         second in both; names one second in Caribou, of folders one second and of files not at all in MooseFS. So `stat` right after \
+         `create`, and `readdir + stat` of one folder by many threads, are answered to a large part by the kernel with Caribou.",
+        "Cold means that files were synced and this machine's page cache was dropped, the servers' with it. The servers' own memory stays \
+         (MooseFS's master has everything there, Caribou's metadata nodes what fits their caches); a host below a virtual machine may \
+         still cache.",
+        "Both delete later what is unlinked. MooseFS's chunk servers begin minutes after a turn; Caribou's move replicas to a quarantine \
+         within seconds, which falls into the rows that follow. MooseFS's trash, a day as shipped, is off, so that a turn leaves nothing.",
+        "MooseFS keeps access times (as shipped: at the first access to a new file), which its synced master syncs; Caribou keeps none.",
+        "A file that Caribou creates for writing brings the grant of its first chunk along unless the files before it stayed empty; the rows \
+         of empty files are measured without it, those of 4 KiB files with it.",
         "The local disk keeps one copy, without a network, a server or a FUSE mount: what the hardware gives.",
         "With one thread, a shared folder is a private one and is measured once.",
     ]
@@ -28,7 +36,7 @@ pub fn note(group: Group) -> Option<&'static str> {
     match group {
         Group::Metadata => Some(
             "`stat` follows `create` at once and may be answered from the kernel's cache; `stat, cold` and `readdir + stat` come after the \
-             caches were dropped. Files are read by another thread than made them.",
+             caches were dropped. With several threads files are read by another one than made them.",
         ),
         Group::Small => Some(
             "Each file is one write of 4 KiB, closed; `+ fsync` syncs before the close. Every byte read is compared.",
@@ -38,8 +46,9 @@ pub fn note(group: Group) -> Option<&'static str> {
              at the end the whole file is compared with what was written last.",
         ),
         Group::OneCopy | Group::ThreeCopies => None,
-        Group::Programs => {
-            Some("Times of whole programs, less is better; the copy's checksums are compared with the archive's.")
-        }
+        Group::Programs => Some(
+            "Times of whole programs, less is better; none of them syncs but SQLite, so the local disk's are those of its page cache. \
+                 `git commit` is init, add and commit. The copy's checksums are compared with the archive's.",
+        ),
     }
 }

@@ -89,7 +89,7 @@ pub struct Sizes {
 
 impl Sizes {
     pub const FULL: Self = Self {
-        metadata_files: [1000, 4000, 8000],
+        metadata_files: [2000, 4000, 8000],
         small_files: [400, 1600],
         big_bytes: 1 << 30,
         random_time: Duration::from_secs(3),
@@ -127,16 +127,21 @@ pub struct Turn {
 }
 
 impl Plan {
-    /// All turns in their order: within a round, group by group, all systems one after another; each round begins with another system, so
-    /// that none is always the first.
+    /// All turns in their order: within a round, group by group, all systems one after another; each round begins with another system, and
+    /// every second one goes backwards, so that none is always the first or always comes after the same one.
     pub fn turns(&self) -> Vec<Turn> {
         let mut turns = Vec::new();
         for round in 1..=self.rounds {
             for &group in &self.groups {
-                for place in 0..self.systems.len() {
-                    let system = self.systems[(place + round - 1) % self.systems.len()];
-                    turns.push(Turn { round, group, system });
+                let mut systems = self.systems.clone();
+                let count = systems.len();
+                if round % 2 == 1 {
+                    systems.rotate_left((round - 1) % count);
+                } else {
+                    systems.rotate_left(round % count);
+                    systems.reverse();
                 }
+                turns.extend(systems.into_iter().map(|system| Turn { round, group, system }));
             }
         }
         turns

@@ -1,5 +1,5 @@
-//! How a call of the kernel is answered: tried once on the thread that took it (a buffered write or a cached read is done
-//! then), else on the runtime; a caller that is signalled meanwhile is let go. The calls themselves are in `fuse.rs`.
+//! How a call of the kernel is answered: on the runtime, after a try on the thread that took it where it is likely to be done by that (a
+//! buffered write, a cached read); a caller that is signalled meanwhile is let go. The calls themselves are in `fuse.rs`.
 
 use std::ffi::OsStr;
 use std::future::Future;
@@ -62,6 +62,22 @@ impl Adapter {
         self.identities.caller(request.pid(), request.uid(), request.gid())
     }
 
+    /// As [`Self::answer`], tried here first: for what mostly needs nobody else. What has to ask would only wake two threads instead of one.
+    pub(crate) fn answer_here<R: Refuse, T: Send + 'static>(
+        &self,
+        request: &Request,
+        reply: R,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+        grant: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let _runtime = self.runtime.enter();
+        let mut work = Box::pin(work);
+        match work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => settle(reply, result, grant),
+            Poll::Pending => self.answer(request, reply, work, grant),
+        }
+    }
+
     /// Runs `work` and replies; a caller that is signalled meanwhile is let go, and the call given up (S5).
     pub(crate) fn answer<R: Refuse, T: Send + 'static>(
         &self,
@@ -71,12 +87,6 @@ impl Adapter {
         grant: impl FnOnce(R, T) + Send + 'static,
     ) {
         let pid = request.pid();
-        let _runtime = self.runtime.enter();
-        let mut work = Box::pin(work);
-        if let Poll::Ready(result) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            settle(reply, result, grant);
-            return;
-        }
         self.runtime.spawn(async move {
             let result = tokio::select! {
                 biased;

@@ -126,10 +126,10 @@ impl Fs {
         self.handle(number)?.file.sync(data_only).await
     }
 
-    pub(crate) async fn release(&self, number: u64) {
-        if let Some(handle) = self.files.remove(number) {
-            handle.file.release().await;
-        }
+    /// Within the runtime. Waits for nothing: what is not written back yet goes on by itself.
+    pub(crate) fn release(&self, number: u64) {
+        // A call on this handle that is still under way keeps the file open until its end.
+        drop(self.files.remove(number));
     }
 }
 

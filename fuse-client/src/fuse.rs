@@ -175,7 +175,10 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, inode.0, flags.0).await };
-        self.answer(request, reply, work, |reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()));
+        let writes = access_of_flags(flags.0) & 2 != 0;
+        // The close of a handle that cannot write has nothing to wait for: it needs no request of its own.
+        let how = if writes { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH };
+        self.answer(request, reply, work, move |reply, handle| reply.opened(FileHandle(handle), how));
     }
 
     fn create(
@@ -217,7 +220,7 @@ impl Filesystem for Adapter {
     ) {
         let fs = self.fs.clone();
         let work = async move { fs.read(handle.0, offset, size).await };
-        self.answer(request, reply, work, |reply, data| reply.data(&data));
+        self.answer_here(request, reply, work, |reply, data| reply.data(&data));
     }
 
     fn write(
@@ -241,12 +244,12 @@ impl Filesystem for Adapter {
         };
         let fs = self.fs.clone();
         let work = async move { fs.write(write).await };
-        self.answer(request, reply, work, |reply, len| reply.written(len));
+        self.answer_here(request, reply, work, |reply, len| reply.written(len));
     }
 
     fn flush(&self, request: &Request, _inode: INodeNo, handle: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.empty(request, reply, async move { fs.flush(handle.0).await });
+        self.answer_here(request, reply, async move { fs.flush(handle.0).await }, |reply, ()| reply.ok());
     }
 
     fn release(
@@ -259,12 +262,9 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        // Nobody waits for it, so there is nobody to be interrupted.
-        let fs = self.fs.clone();
-        self.runtime.spawn(async move {
-            fs.release(handle.0).await;
-            reply.ok();
-        });
+        let _runtime = self.runtime.enter();
+        self.fs.release(handle.0);
+        reply.ok();
     }
 
     fn fsync(&self, request: &Request, _inode: INodeNo, handle: FileHandle, data_only: bool, reply: ReplyEmpty) {

@@ -10,6 +10,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::caches::Caches;
+use super::close::close;
 use super::figure::{Figure, Placement, Unit};
 use super::folders::{Folders, shuffled};
 use super::measure::{Spec, measure, wrong};
@@ -103,7 +104,7 @@ impl Steps<'_> {
     fn create(&self) -> Result<Figure> {
         self.own("create", self.each, |thread, index| {
             let path = self.folders.path('f', thread, index);
-            OpenOptions::new().write(true).create_new(true).open(path).map(drop)
+            close(OpenOptions::new().write(true).create_new(true).open(path)?)
         })
     }
 

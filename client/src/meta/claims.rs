@@ -181,6 +181,11 @@ impl Claims {
         due
     }
 
+    /// Whether [`Self::next_release`] may have one.
+    pub(crate) fn has_releases(&self) -> bool {
+        !self.releases.is_empty()
+    }
+
     /// The next inode to release, given the oldest create under way.
     pub(crate) fn next_release(&mut self, oldest_create: Option<u64>) -> Option<u64> {
         if !self.suspects.is_empty() && self.suspects_looked_at != Some(oldest_create) {

@@ -31,6 +31,8 @@ use crate::{ClientConfig, Error, errno};
 const WIRE_VERSION: u32 = 1;
 /// Inodes in one release message; more follow with the next event.
 const MAX_RELEASES: usize = 1024;
+/// Releases wait this long for other messages to leave with: nobody waits for them.
+const RELEASE_PATIENCE: Duration = Duration::from_millis(10);
 /// Streams on which a leader may say "expired" and end without settling the old calls, before they count as lost (S4: EIO).
 const MAX_BARE_EXPIRIES: u32 = 5;
 
@@ -66,6 +68,8 @@ pub(crate) struct Session {
     liveness: Liveness,
     /// Inodes whose claim the leader may hold though no handle is left.
     unsure: Vec<u64>,
+    /// When releases that wait leave by themselves.
+    releases_due: Option<Instant>,
     bare_expiries: u32,
     linked: bool,
     out: VecDeque<ClientMessage>,
@@ -91,6 +95,7 @@ impl Session {
             claims: Claims::default(),
             liveness: Liveness::new(Instant::now()),
             unsure: Vec::new(),
+            releases_due: None,
             bare_expiries: 0,
             linked: false,
             out: VecDeque::new(),
@@ -171,6 +176,7 @@ impl Session {
 
     pub(crate) fn stream_lost(&mut self) {
         self.linked = false;
+        self.releases_due = None;
         self.out.clear();
         let dropped = self.queries.stream_lost();
         for inode in dropped.opens {
@@ -236,7 +242,7 @@ impl Session {
             while let Some(message) = self.requests.admit() {
                 self.out.push_back(message);
             }
-            self.advance_claims();
+            self.advance_claims(now);
         }
         if self.liveness.is_renewal_due(self.waiting(), now) {
             self.renew(now);
@@ -249,7 +255,8 @@ impl Session {
     }
 
     pub(crate) fn next_look(&self, now: Instant) -> Instant {
-        self.liveness.next_look(self.waiting(), now)
+        let look = self.liveness.next_look(self.waiting(), now);
+        self.releases_due.map_or(look, |due| due.min(look))
     }
 
     fn welcomed(&mut self, welcome: Welcome, now: Instant) -> Step {
@@ -386,6 +393,7 @@ impl Session {
         let Phase::Live(old) = self.phase else { return };
         tracing::warn!(session = %old, "session expired: grants, claims and locks are gone");
         self.phase = Phase::Expired(old);
+        self.releases_due = None;
         self.requests.session_ended();
         self.claims.session_ended();
         self.liveness.session_ended();
@@ -411,19 +419,32 @@ impl Session {
         Step::Redial
     }
 
-    fn advance_claims(&mut self) {
+    fn advance_claims(&mut self, now: Instant) {
         while let Some(inode) = self.claims.next_reassertion() {
             self.out.push_back(self.queries.reassert(inode));
         }
+        self.advance_releases(now);
+        if self.claims.is_complete_due() {
+            tracing::debug!(claims = self.claims.len(), "claims complete");
+            self.out.push_back(self.queries.claims_complete());
+        }
+    }
+
+    fn advance_releases(&mut self, now: Instant) {
+        if !self.claims.has_releases() {
+            self.releases_due = None;
+            return;
+        }
+        let due = *self.releases_due.get_or_insert(now + RELEASE_PATIENCE);
+        if self.out.is_empty() && now < due {
+            return;
+        }
+        self.releases_due = None;
         let oldest_create = self.requests.creates().first().copied();
         let next = std::iter::from_fn(|| self.claims.next_release(oldest_create));
         let released: Vec<u64> = next.take(MAX_RELEASES).collect();
         if !released.is_empty() {
             self.out.push_back(self.queries.release(released));
-        }
-        if self.claims.is_complete_due() {
-            tracing::debug!(claims = self.claims.len(), "claims complete");
-            self.out.push_back(self.queries.claims_complete());
         }
     }
 

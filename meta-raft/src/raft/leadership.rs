@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use caribou_proto::ids::NodeId;
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::metrics::RaftServerMetrics;
 use tokio::sync::watch;
 
 use super::api::{FatalError, LeaderState};
 use super::codec::command as codec;
 use super::identity::Identity;
 use super::state::StateStore;
-use super::types::{Payload, Raft, RaftMetrics};
+use super::types::{Payload, Raft, TypeConfig};
 use crate::fsm::FEATURE_LEVEL;
 use crate::fsm::command::{Command, Entry, InitCluster};
 use crate::fsm::tables::meta;
@@ -25,31 +26,28 @@ pub(crate) struct Parts {
     pub(crate) fatal: watch::Sender<Option<FatalError>>,
 }
 
-fn leads(metrics: &RaftMetrics) -> bool {
-    metrics.vote.committed
-        && metrics.vote.leader_id.voted_for == metrics.id
-        && metrics.current_leader == Some(metrics.id)
-}
-
-/// An entry of the own term has been applied; the blank one is the first of them.
-fn own_term_applied(metrics: &RaftMetrics) -> bool {
-    metrics.last_applied.is_some_and(|id| id.committed_leader_id().term == metrics.vote.leader_id.term)
+fn leads(state: &RaftServerMetrics<TypeConfig>) -> bool {
+    state.vote.committed && state.vote.leader_id.voted_for == state.id && state.current_leader == Some(state.id)
 }
 
 /// Runs until the library stops; then says why.
 pub(crate) async fn run(parts: Parts) {
     let mut metrics = parts.raft.metrics();
+    let mut votes = parts.raft.server_metrics();
     // The term whose leader, this node, has proposed the first record.
     let mut initialising: Option<u64> = None;
     let mut initialised = false;
     loop {
-        let (next, stopped, applied_own) = {
+        // Cloned, not borrowed: no guard of one watch may be held while another is looked at.
+        let vote = votes.borrow_and_update().clone();
+        let (last_applied, stopped) = {
             let m = metrics.borrow_and_update();
-            let term = m.vote.leader_id.term;
-            let own = leads(&m) && own_term_applied(&m);
-            let next = LeaderState { term, leader_id: m.current_leader.map(NodeId), ready: own };
-            (next, m.running_state.clone().err(), own)
+            (m.last_applied, m.running_state.clone().err())
         };
+        let term = vote.vote.leader_id.term;
+        // An entry of the own term has been applied; the blank one is the first of them.
+        let applied_own = leads(&vote) && last_applied.is_some_and(|id| id.committed_leader_id().term == term);
+        let next = LeaderState { term, leader_id: vote.current_leader.map(NodeId), ready: applied_own };
         if let Some(reason) = stopped {
             return stop(&parts, reason.to_string());
         }
@@ -64,6 +62,9 @@ pub(crate) async fn run(parts: Parts) {
             }
         }
         let next = LeaderState { ready: next.ready && initialised, ..next };
+        // The log's progress changes the metrics with every entry, and matters only to a leader that is not ready yet.
+        // (They change after the votes do: a change of both is not missed.)
+        let waits_for_progress = leads(&vote) && !next.ready;
         parts.leader.send_if_modified(|current| {
             let changed = *current != next;
             if changed {
@@ -77,8 +78,10 @@ pub(crate) async fn run(parts: Parts) {
             }
             changed
         });
-        if metrics.changed().await.is_err() {
-            return stop(&parts, "Raft has ended".to_owned());
+        let changed = if waits_for_progress { metrics.changed().await } else { votes.changed().await };
+        if changed.is_err() {
+            let stopped = metrics.borrow_watched().running_state.clone().err();
+            return stop(&parts, stopped.map_or_else(|| "Raft has ended".to_owned(), |reason| reason.to_string()));
         }
     }
 }

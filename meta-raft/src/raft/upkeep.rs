@@ -3,22 +3,34 @@
 //! The log is purged only up to the last checkpoint, which is fsynced before the library hears of it, and `log_keep_bytes` stay behind
 //! for followers that were away.
 
+use std::time::Duration;
+
 use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use super::config::{PURGE_STEPS, RaftConfig};
 use super::log_store::LogHandle;
 use super::types::Raft;
 
+/// How often it looks. Both happen after megabytes of log; waking for every entry would cost more than they do.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Runs until the node stops.
-pub(crate) async fn run(raft: Raft, log: LogHandle, config: RaftConfig, mut applied: watch::Receiver<u64>) {
-    let mut metrics = raft.metrics();
+pub(crate) async fn run(raft: Raft, log: LogHandle, config: RaftConfig, applied: watch::Receiver<u64>) {
+    let mut beat = tokio::time::interval(LOOK_EVERY);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let metrics = raft.metrics();
     // The snapshot's index when the last build was asked for: one at a time.
     let mut asked: Option<Option<u64>> = None;
     let mut purged = 0;
     loop {
-        let snapshot = metrics.borrow_and_update().snapshot.map(|id| id.index());
-        let upto = *applied.borrow_and_update();
+        beat.tick().await;
+        if applied.has_changed().is_err() {
+            return;
+        }
+        let snapshot = metrics.borrow_watched().snapshot.map(|id| id.index());
+        let upto = *applied.borrow();
         if asked.is_some_and(|before| before != snapshot) {
             asked = None;
         }
@@ -38,14 +50,6 @@ pub(crate) async fn run(raft: Raft, log: LogHandle, config: RaftConfig, mut appl
                     return;
                 }
             }
-        }
-        let changed = tokio::select! {
-            changed = applied.changed() => changed.is_ok(),
-            // Only the snapshot matters of the metrics, which change all the time.
-            changed = metrics.wait_until(|m| m.snapshot.map(|id| id.index()) != snapshot) => changed.is_ok(),
-        };
-        if !changed {
-            return;
         }
     }
 }

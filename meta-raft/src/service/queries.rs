@@ -6,6 +6,7 @@ use std::time::Duration;
 use caribou_proto::ids::{Cookie, InodeId, SessionId};
 use caribou_proto::meta::v1 as wire;
 use caribou_proto::meta::v1::{Answer, Query, ReplyBody};
+use futures::FutureExt as _;
 use tokio::time::Instant;
 
 use super::node::Node;
@@ -62,7 +63,7 @@ pub(super) async fn answer(
         // Begun before the view is taken: no purge that the view does not show can come in between.
         let opening = query.open.as_ref().map(|open| Opening::begin(leading, InodeId(open.inode)));
         let view = node.raft().read().await?;
-        match read(&view, node, opening, session, &caller, query) {
+        match read(&view, node, opening, session, &caller, &query) {
             Ok(body) => Ok(body?),
             Err(error::Failure::Errno(errno)) => Err(errno),
             Err(error::Failure::Fatal(fatal)) => return Err(fatal.into()),
@@ -72,6 +73,27 @@ pub(super) async fn answer(
         Ok(body) => Answer { id, errno: 0, body: Some(body) },
         Err(errno) => Answer { id, errno: errno.number(), body: None },
     })
+}
+
+/// As [`answer`], without a wait: a question about one inode or name, while the lease holds and all that it needs is in memory. So it costs no
+/// task of its own. `None`: [`answer`] must be asked.
+pub(super) fn answer_at_once(node: &Node, leading: &LeaderHandle, session: SessionId, query: &Query) -> Option<Answer> {
+    if query.lookup.is_none() && query.getattr.is_none() && query.access.is_none() && query.open.is_none() {
+        return None;
+    }
+    let caller = request::caller(query.caller.clone()).ok()?;
+    let opening = query.open.as_ref().map(|open| Opening::begin(leading, InodeId(open.inode)));
+    let view = node.raft().read().now_or_never()?.ok()?;
+    let view = view.in_memory();
+    let result = read(&view, node, opening, session, &caller, query);
+    if view.missed() {
+        return None;
+    }
+    match result {
+        Ok(Ok(body)) => Some(Answer { id: query.id, errno: 0, body: Some(body) }),
+        Err(error::Failure::Errno(errno)) => Some(Answer { id: query.id, errno: errno.number(), body: None }),
+        Ok(Err(_)) | Err(error::Failure::Fatal(_)) => None,
+    }
 }
 
 /// S7: whether this is a message to the leader's memory of claims.
@@ -101,20 +123,20 @@ fn read(
     opening: Option<Opening<'_>>,
     session: SessionId,
     caller: &Caller,
-    query: Query,
+    query: &Query,
 ) -> ReadResult {
     let with_attr = |attr| ReplyBody { attr: Some(to_wire::attr(&attr)), ..ReplyBody::default() };
-    Ok(Ok(if let Some(q) = query.lookup {
+    Ok(Ok(if let Some(q) = &query.lookup {
         with_attr(read::lookup(view, caller, InodeId(q.parent), &q.name)?)
-    } else if let Some(q) = query.getattr {
+    } else if let Some(q) = &query.getattr {
         with_attr(read::getattr(view, InodeId(q.inode))?)
-    } else if let Some(q) = query.readlink {
+    } else if let Some(q) = &query.readlink {
         ReplyBody { bytes: read::readlink(view, InodeId(q.inode))?.into(), ..ReplyBody::default() }
-    } else if let Some(q) = query.readdir {
-        read_dir(view, &q)?
-    } else if let Some(q) = query.getxattr {
+    } else if let Some(q) = &query.readdir {
+        read_dir(view, q)?
+    } else if let Some(q) = &query.getxattr {
         ReplyBody { bytes: read::getxattr(view, caller, InodeId(q.inode), &q.name)?.into(), ..ReplyBody::default() }
-    } else if let Some(q) = query.listxattr {
+    } else if let Some(q) = &query.listxattr {
         let names = read::listxattr(view, caller, InodeId(q.inode))?;
         ReplyBody { names: names.into_iter().map(Into::into).collect(), ..ReplyBody::default() }
     } else if query.statfs.is_some() {
@@ -126,11 +148,11 @@ fn read(
             chunk_bytes: caribou_proto::ids::CHUNK_BYTES,
         };
         ReplyBody { statfs: Some(statfs), ..ReplyBody::default() }
-    } else if let Some(q) = query.access {
+    } else if let Some(q) = &query.access {
         with_attr(read::access(view, caller, InodeId(q.inode), q.mask)?)
-    } else if let (Some(q), Some(opening)) = (query.open, opening) {
-        with_attr(open(view, opening, session, caller, &q)?)
-    } else if let Some(q) = query.locate {
+    } else if let (Some(q), Some(opening)) = (&query.open, opening) {
+        with_attr(open(view, opening, session, caller, q)?)
+    } else if let Some(q) = &query.locate {
         located(view, node, session, InodeId(q.inode), q.first_index, q.count)?
     } else {
         return Ok(Err(Malformed::Missing("question")));

@@ -1,7 +1,7 @@
 //! One client's session stream: greeting, requests, queries, renewals (S1–S5, S7).
 //!
-//! The stream's task reads messages and hands each to a task of its own, requests that arrived together to one (`burst`); replies leave in
-//! any order. Whatever this node cannot do any
+//! The stream's task reads messages, answers brief questions, and hands each of the others to a task of its own, requests that arrived
+//! together to one (`burst`); replies leave in any order. Whatever this node cannot do any
 //! more because it does not lead ends the stream with a redirect: the client goes on elsewhere with the same `seq`.
 
 use std::sync::Arc;
@@ -237,8 +237,10 @@ async fn work(
                     along.push(queries::claims(&call.leading, session, &query));
                 }
                 body => {
-                    let work = call.clone();
-                    begin(admit(&room, 1).await, &failed, async move { work.handle(body).await });
+                    if let Some(body) = call.handle_at_once(body) {
+                        let work = call.clone();
+                        begin(admit(&room, 1).await, &failed, async move { work.handle(body).await });
+                    }
                 }
             }
             next = if taken < burst && bytes < BURST_BYTES { inbox.next().now_or_never() } else { None };
@@ -300,6 +302,20 @@ pub(super) struct Call {
 }
 
 impl Call {
+    /// Answers a question that can be answered without waiting for anything, the stream's room included; else gives the message back.
+    fn handle_at_once(&self, body: client_message::Body) -> Option<client_message::Body> {
+        let client_message::Body::Query(query) = &body else { return Some(body) };
+        let answer = queries::answer_at_once(&self.node, &self.leading, self.session, query);
+        let sent = answer.is_some_and(|answer| {
+            let body = Some(server_message::Body::Answer(answer));
+            self.outbox.try_send(Ok(ServerMessage { body })).is_ok()
+        });
+        if sent {
+            self.node.counters.queries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+        (!sent).then_some(body)
+    }
+
     async fn handle(&self, body: client_message::Body) -> Result<(), Goodbye> {
         match body {
             client_message::Body::Request(request) => self.request(request).await,

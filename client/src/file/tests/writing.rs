@@ -56,7 +56,11 @@ async fn files_that_stay_empty_take_no_grants_until_one_is_written_to() {
     let file = rig.create().await;
     file.write(0, pattern(1, 1000)).await.expect("writes");
     file.flush().await.expect("flushes");
-    assert_eq!((rig.length(file.inode()), rig.world.calls("take_grant")), (1000, 1), "it takes its grant when it is needed");
+    assert_eq!(
+        (rig.length(file.inode()), rig.world.calls("take_grant")),
+        (1000, 1),
+        "it takes its grant when it is needed"
+    );
     let file = rig.create().await;
     file.write(0, pattern(2, 1000)).await.expect("writes");
     file.flush().await.expect("flushes");

@@ -25,6 +25,26 @@ async fn handles_are_counted_and_the_last_one_releases() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_release_leaves_with_the_next_message_or_soon_by_itself() {
+    let fake = Fake::new();
+    let client = fake.client().await;
+    fake.until("complete at the start", |state| state.complete == [1]).await;
+    for inode in [5, 6] {
+        client.open_claim(&me(), inode, 4).await.expect("opened");
+    }
+    let began = tokio::time::Instant::now();
+    client.release_claim(5);
+    client.open_claim(&me(), 7, 4).await.expect("opened");
+    fake.until("released with the open", |state| !state.claims.contains(&(1, 5))).await;
+    assert!(began.elapsed() < Duration::from_millis(5), "{:?}", began.elapsed());
+    client.release_claim(6);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert!(fake.0.lock().claims.contains(&(1, 6)), "nobody waits for it");
+    fake.until("released alone", |state| !state.claims.contains(&(1, 6))).await;
+    assert!(fake.0.lock().claims.contains(&(1, 7)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_claims_are_asserted_again_before_complete() {
     let fake = Fake::new();
     let client = fake.client().await;

@@ -1,4 +1,4 @@
-//! Messages that only say what has been committed wait for company.
+//! Messages that only say what has been committed wait for company, and so do their answers.
 //!
 //! After each commit the library tells the followers at once, also where the next entries would tell them a moment later. Those messages
 //! (two, and their answers) stand between a commit and its reply: they are made before the entry is applied here, and wake followers that

@@ -4,6 +4,8 @@
 //! an answer to the former is then taken for an answer to both, and the lease is counted from when the later was made, which the follower
 //! may never have seen. If the answer was long on its way, or this process stood still, the lease would outlive the followers' promise.
 //! So such an answer is left out when it is old: the one to the later message says the same, and its time is true.
+//!
+//! What is noted here as made has been seen by the library as made before any answer to it: that holds because Raft's runtime has one thread.
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -1,20 +1,22 @@
 //! The gRPC service for the other metadata nodes. Every message is checked first: this cluster, this generation, this node (F1).
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use caribou_proto::raft::v1 as wire;
 use caribou_proto::raft::v1::raft_service_server::RaftService;
 use futures::{Stream, StreamExt as _};
-use openraft::raft::TransferLeaderError;
+use openraft::raft::{AppendEntriesRequest, TransferLeaderError};
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::company::in_company;
 use super::snapshot_server;
 use crate::raft::codec::wire as convert;
 use crate::raft::identity::{ClusterIdentity, Identity};
 use crate::raft::snapshot::receive::{Gathering, Progress};
-use crate::raft::types::Raft;
+use crate::raft::types::{Raft, TypeConfig};
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -89,11 +91,22 @@ impl RaftService for Server {
             admit(&identity, message.header.take())?;
             convert::from_append(message).map_err(invalid)
         });
-        let requests = requests.scan((), move |(), request: Result<_, Status>| {
+        // Unanswered requests, and whether they bring no entries: the answers come in the same order.
+        let unanswered: Arc<Mutex<VecDeque<bool>>> = Arc::default();
+        let asked = Arc::clone(&unanswered);
+        let requests = requests.scan((), move |(), request: Result<AppendEntriesRequest<TypeConfig>, Status>| {
             let request = request.map_err(|status| *slot.lock() = Some(status)).ok();
+            asked.lock().extend(request.as_ref().map(|request| request.entries.is_empty()));
             async move { request }
         });
         let replies = self.raft.stream_append(requests).map(|r| r.map(convert::to_append_reply).map_err(stopped));
+        // Nobody waits for the answer to a message that only told a commit: it leaves with that of the entries that came with it.
+        let replies = replies.map(move |reply| {
+            let mut unanswered = unanswered.lock();
+            let can_wait = unanswered.pop_front().unwrap_or(false) && !unanswered.is_empty();
+            (reply, can_wait)
+        });
+        let replies = in_company(replies.boxed(), |(_, can_wait)| *can_wait).map(|(reply, _)| reply);
         let last = futures::stream::once(async move { broken.lock().take() });
         let replies = replies.chain(last.filter_map(|status| async move { status.map(Err) }));
         Ok(Response::new(Box::pin(replies)))

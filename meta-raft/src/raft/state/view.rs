@@ -38,6 +38,11 @@ impl StateView {
         Self { inner: Arc::new(Inner { snapshot, db }) }
     }
 
+    /// The same as far as it is in memory.
+    pub(crate) fn in_memory(&self) -> InMemory<'_> {
+        InMemory::at(&self.inner.db, Some(&self.inner.snapshot))
+    }
+
     /// The rolling hash of everything applied up to here.
     pub fn state_hash(&self) -> Result<u64, Fatal> {
         meta::state_hash(self)
@@ -70,20 +75,25 @@ impl Tables for StateDb {
     }
 }
 
-/// The newest state as far as it is in memory. A read that would need the disk fails, and is noted.
-pub(super) struct InMemory<'a> {
+/// The newest state, or a view, as far as it is in memory. A read that would need the disk fails, and is noted.
+pub(crate) struct InMemory<'a> {
     db: &'a StateDb,
+    snapshot: Option<&'a Snapshot<'static>>,
     options: ReadOptions,
     missed: Cell<bool>,
 }
 
 impl<'a> InMemory<'a> {
     pub(super) fn new(db: &'a StateDb) -> Self {
-        Self { db, options: in_memory(), missed: Cell::new(false) }
+        Self::at(db, None)
+    }
+
+    fn at(db: &'a StateDb, snapshot: Option<&'a Snapshot<'static>>) -> Self {
+        Self { db, snapshot, options: in_memory(snapshot), missed: Cell::new(false) }
     }
 
     /// Whether any read failed for that reason; what was computed from it is worth nothing.
-    pub(super) fn missed(&self) -> bool {
+    pub(crate) fn missed(&self) -> bool {
         self.missed.get()
     }
 
@@ -95,9 +105,12 @@ impl<'a> InMemory<'a> {
     }
 }
 
-fn in_memory() -> ReadOptions {
+fn in_memory(snapshot: Option<&Snapshot<'static>>) -> ReadOptions {
     let mut options = ReadOptions::default();
     options.set_read_tier(ReadTier::BlockCache);
+    if let Some(snapshot) = snapshot {
+        options.set_snapshot(snapshot);
+    }
     options
 }
 
@@ -107,7 +120,7 @@ impl Tables for InMemory<'_> {
     }
 
     fn scan(&self, table: Table, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> Visit) -> Result<(), Fatal> {
-        let mut rows = self.db.db().raw_iterator_cf_opt(self.db.family(table), in_memory());
+        let mut rows = self.db.db().raw_iterator_cf_opt(self.db.family(table), in_memory(self.snapshot));
         walk(&mut rows, from, visit).map_err(|e| self.fatal(e))
     }
 }
