@@ -25,7 +25,7 @@ pub fn sentences() -> Vec<&'static str> {
          within seconds, which falls into the rows that follow. MooseFS's trash, a day as shipped, is off, so that a turn leaves nothing.",
         "MooseFS keeps access times (as shipped: at the first access to a new file), which its synced master syncs; Caribou keeps none.",
         "A file that Caribou creates for writing brings the grant of its first chunk along unless the files before it stayed empty; the rows \
-         of empty files are measured without it, those of 4 KiB files with it.",
+         of empty files are measured without it but for the first few, those of 4 KiB files with it.",
         "The local disk keeps one copy, without a network, a server or a FUSE mount: what the hardware gives.",
         "With one thread, a shared folder is a private one and is measured once.",
     ]
@@ -47,7 +47,7 @@ pub fn note(group: Group) -> Option<&'static str> {
         ),
         Group::OneCopy | Group::ThreeCopies => None,
         Group::Programs => Some(
-            "Times of whole programs, less is better; none of them syncs but SQLite, so the local disk's are those of its page cache. \
+            "Times of whole programs, less is better; hardly any syncs but SQLite, so the local disk's are mostly those of its page cache. \
                  `git commit` is init, add and commit. The copy's checksums are compared with the archive's.",
         ),
     }

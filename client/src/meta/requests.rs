@@ -87,10 +87,15 @@ impl Requests {
         self.sent.first_key_value().map_or(self.next_seq, |(seq, _)| *seq)
     }
 
+    /// Whether [`Self::admit`] has one. S2: else the caller waits for room.
+    pub(crate) fn may_admit(&self) -> bool {
+        !self.waiting.is_empty() && self.next_seq < self.acked_below() + self.window
+    }
+
     /// The next call that the window lets through, as a message.
     pub(crate) fn admit(&mut self) -> Option<ClientMessage> {
-        if self.next_seq >= self.acked_below() + self.window {
-            return None; // S2: the caller waits for room
+        if !self.may_admit() {
+            return None;
         }
         let Waiting { call, caller, op, reply } = self.waiting.pop_front()?;
         let seq = self.next_seq;

@@ -152,6 +152,12 @@ impl Session {
         }
     }
 
+    /// The session is about to be left: nothing waits for company any more.
+    pub(crate) fn ending(&mut self, now: Instant) {
+        self.releases_due = Some(now);
+        self.advance(now);
+    }
+
     /// A leader greeted this client on a new stream.
     pub(crate) fn stream_began(&mut self, greeting: Greeting, now: Instant) -> Step {
         self.out.clear();
@@ -239,10 +245,12 @@ impl Session {
             return;
         }
         if matches!(self.phase, Phase::Live(_)) {
+            // Before the creates that come now: a release must not follow one that it does not know (S7).
+            self.advance_releases(now);
             while let Some(message) = self.requests.admit() {
                 self.out.push_back(message);
             }
-            self.advance_claims(now);
+            self.advance_claims();
         }
         if self.liveness.is_renewal_due(self.waiting(), now) {
             self.renew(now);
@@ -419,11 +427,10 @@ impl Session {
         Step::Redial
     }
 
-    fn advance_claims(&mut self, now: Instant) {
+    fn advance_claims(&mut self) {
         while let Some(inode) = self.claims.next_reassertion() {
             self.out.push_back(self.queries.reassert(inode));
         }
-        self.advance_releases(now);
         if self.claims.is_complete_due() {
             tracing::debug!(claims = self.claims.len(), "claims complete");
             self.out.push_back(self.queries.claims_complete());
@@ -436,7 +443,8 @@ impl Session {
             return;
         }
         let due = *self.releases_due.get_or_insert(now + RELEASE_PATIENCE);
-        if self.out.is_empty() && now < due {
+        let has_company = !self.out.is_empty() || self.requests.may_admit();
+        if !has_company && now < due {
             return;
         }
         self.releases_due = None;

@@ -81,6 +81,8 @@ pub(crate) async fn run(parts: TaskParts) {
             Event::Commands(_) => {
                 for command in commands.drain(..) {
                     if matches!(command, Command::Close) {
+                        task.session.ending(Instant::now());
+                        task.flush();
                         return;
                     }
                     task.session.command(command);

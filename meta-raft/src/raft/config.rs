@@ -70,7 +70,8 @@ pub(crate) const PURGE_STEPS: u64 = 8;
 const SEGMENT_BYTES: std::ops::RangeInclusive<u64> = 64 << 10..=32 << 20;
 
 /// Threads of Raft's own runtime, so that client load cannot starve its ticks (STACK, openraft 5). Its core is one task, and the log's writer
-/// and long work have threads of their own: a second one here would mostly be woken to find nothing to do.
+/// and long work have threads of their own: a second one here would mostly be woken to find nothing to do. `network/credit.rs` relies on
+/// there being one.
 pub(crate) const RAFT_THREADS: usize = 1;
 /// Proposals waiting for the proposer; more wait in `propose`.
 pub(crate) const PROPOSAL_QUEUE: usize = 1024;

@@ -38,12 +38,13 @@ pub(crate) async fn run(parts: Parts) {
     let mut initialising: Option<u64> = None;
     let mut initialised = false;
     loop {
-        // Cloned, not borrowed: no guard of one watch may be held while another is looked at.
-        let vote = votes.borrow_and_update().clone();
+        // In this order: the library changes the votes before the metrics, so whatever changes both from here on wakes this task again.
         let (last_applied, stopped) = {
             let m = metrics.borrow_and_update();
             (m.last_applied, m.running_state.clone().err())
         };
+        // Cloned, not borrowed: no guard of one watch may be held while another is looked at.
+        let vote = votes.borrow_and_update().clone();
         let term = vote.vote.leader_id.term;
         // An entry of the own term has been applied; the blank one is the first of them.
         let applied_own = leads(&vote) && last_applied.is_some_and(|id| id.committed_leader_id().term == term);
@@ -63,7 +64,6 @@ pub(crate) async fn run(parts: Parts) {
         }
         let next = LeaderState { ready: next.ready && initialised, ..next };
         // The log's progress changes the metrics with every entry, and matters only to a leader that is not ready yet.
-        // (They change after the votes do: a change of both is not missed.)
         let waits_for_progress = leads(&vote) && !next.ready;
         parts.leader.send_if_modified(|current| {
             let changed = *current != next;

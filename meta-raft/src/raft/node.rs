@@ -179,6 +179,11 @@ impl RaftNode {
         Ok(self.view())
     }
 
+    /// As [`RaftNode::read`], where that asks nobody: under the lease.
+    pub(crate) fn read_at_once(&self) -> Option<StateView> {
+        self.inner.reads.lease_holds(&self.inner.raft).then(|| self.view())
+    }
+
     /// The state as this node has applied it, which may be old.
     pub fn view(&self) -> StateView {
         self.inner.state.view()

@@ -6,7 +6,6 @@ use std::time::Duration;
 use caribou_proto::ids::{Cookie, InodeId, SessionId};
 use caribou_proto::meta::v1 as wire;
 use caribou_proto::meta::v1::{Answer, Query, ReplyBody};
-use futures::FutureExt as _;
 use tokio::time::Instant;
 
 use super::node::Node;
@@ -83,7 +82,7 @@ pub(super) fn answer_at_once(node: &Node, leading: &LeaderHandle, session: Sessi
     }
     let caller = request::caller(query.caller.clone()).ok()?;
     let opening = query.open.as_ref().map(|open| Opening::begin(leading, InodeId(open.inode)));
-    let view = node.raft().read().now_or_never()?.ok()?;
+    let view = node.raft().read_at_once()?;
     let view = view.in_memory();
     let result = read(&view, node, opening, session, &caller, query);
     if view.missed() {

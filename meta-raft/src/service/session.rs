@@ -237,6 +237,8 @@ async fn work(
                     along.push(queries::claims(&call.leading, session, &query));
                 }
                 body => {
+                    // One client must not keep this thread for itself.
+                    tokio::task::consume_budget().await;
                     if let Some(body) = call.handle_at_once(body) {
                         let work = call.clone();
                         begin(admit(&room, 1).await, &failed, async move { work.handle(body).await });
@@ -305,15 +307,13 @@ impl Call {
     /// Answers a question that can be answered without waiting for anything, the stream's room included; else gives the message back.
     fn handle_at_once(&self, body: client_message::Body) -> Option<client_message::Body> {
         let client_message::Body::Query(query) = &body else { return Some(body) };
-        let answer = queries::answer_at_once(&self.node, &self.leading, self.session, query);
-        let sent = answer.is_some_and(|answer| {
-            let body = Some(server_message::Body::Answer(answer));
-            self.outbox.try_send(Ok(ServerMessage { body })).is_ok()
-        });
-        if sent {
-            self.node.counters.queries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        }
-        (!sent).then_some(body)
+        let Ok(room) = self.outbox.try_reserve() else { return Some(body) };
+        let Some(answer) = queries::answer_at_once(&self.node, &self.leading, self.session, query) else {
+            return Some(body);
+        };
+        self.node.counters.queries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        room.send(Ok(ServerMessage { body: Some(server_message::Body::Answer(answer)) }));
+        None
     }
 
     async fn handle(&self, body: client_message::Body) -> Result<(), Goodbye> {

@@ -100,10 +100,10 @@ impl RaftService for Server {
             async move { request }
         });
         let replies = self.raft.stream_append(requests).map(|r| r.map(convert::to_append_reply).map_err(stopped));
-        // Nobody waits for the answer to a message that only told a commit: it leaves with that of the entries that came with it.
+        // Hardly anybody waits for the answer to a message that only told a commit: it leaves with that of the entries that came with it.
         let replies = replies.map(move |reply| {
             let mut unanswered = unanswered.lock();
-            let can_wait = unanswered.pop_front().unwrap_or(false) && !unanswered.is_empty();
+            let can_wait = unanswered.pop_front().unwrap_or(false) && unanswered.contains(&false);
             (reply, can_wait)
         });
         let replies = in_company(replies.boxed(), |(_, can_wait)| *can_wait).map(|(reply, _)| reply);

@@ -33,7 +33,8 @@ impl StateView {
     pub(super) fn new(db: Arc<StateDb>) -> Self {
         let snapshot = db.db().snapshot();
         // SAFETY: the snapshot borrows the `DB` inside the `Arc<StateDb>`, whose address does not change while the Arc lives. `Inner`
-        // owns that Arc, declares the snapshot before it (so it is dropped first), and never gives the snapshot out.
+        // owns that Arc, declares the snapshot before it (so it is dropped first), and lends the snapshot only inside `InMemory<'a>`,
+        // which borrows the view and gives neither the reference nor its `ReadOptions` out.
         let snapshot = unsafe { std::mem::transmute::<Snapshot<'_>, Snapshot<'static>>(snapshot) };
         Self { inner: Arc::new(Inner { snapshot, db }) }
     }
