@@ -68,10 +68,14 @@ pub(super) async fn answer(
             Err(error::Failure::Fatal(fatal)) => return Err(fatal.into()),
         }
     };
-    Ok(match result {
+    Ok(told(id, result))
+}
+
+fn told(id: u64, result: Result<ReplyBody, Errno>) -> Answer {
+    match result {
         Ok(body) => Answer { id, errno: 0, body: Some(body) },
         Err(errno) => Answer { id, errno: errno.number(), body: None },
-    })
+    }
 }
 
 /// As [`answer`], without a wait: a question about one inode or name, while the lease holds and all that it needs is in memory. So it costs no
@@ -81,6 +85,7 @@ pub(super) fn answer_at_once(node: &Node, leading: &LeaderHandle, session: Sessi
         return None;
     }
     let caller = request::caller(query.caller.clone()).ok()?;
+    // Before the view, as in `answer`.
     let opening = query.open.as_ref().map(|open| Opening::begin(leading, InodeId(open.inode)));
     let view = node.raft().read_at_once()?;
     let view = view.in_memory();
@@ -89,8 +94,9 @@ pub(super) fn answer_at_once(node: &Node, leading: &LeaderHandle, session: Sessi
         return None;
     }
     match result {
-        Ok(Ok(body)) => Some(Answer { id: query.id, errno: 0, body: Some(body) }),
-        Err(error::Failure::Errno(errno)) => Some(Answer { id: query.id, errno: errno.number(), body: None }),
+        Ok(Ok(body)) => Some(told(query.id, Ok(body))),
+        Err(error::Failure::Errno(errno)) => Some(told(query.id, Err(errno))),
+        // `answer` comes to the same, and says it.
         Ok(Err(_)) | Err(error::Failure::Fatal(_)) => None,
     }
 }
