@@ -69,6 +69,8 @@ enum Scenario {
     Git(scenario::git::Args),
     /// Committed creates per second through one client process
     Creates(scenario::creates::Args),
+    /// A cluster with millions of inodes beside an almost empty one: memory, disk, restart, failover, rates
+    Scale(scenario::scale::Args),
     /// A short form of everything, for CI
     Smoke(scenario::smoke::Args),
     /// One writer or reader, as scenarios start them
@@ -134,6 +136,7 @@ impl Args {
             Scenario::Sqlite(args) => scenario::sqlite::run(&setting, args).await?,
             Scenario::Git(args) => scenario::git::run(&setting, args).await?,
             Scenario::Creates(args) => scenario::creates::run(&setting, args).await?,
+            Scenario::Scale(args) => scenario::scale::run(&setting, args).await?,
             Scenario::Worker(_) => return Ok(Vec::new()),
             Scenario::Smoke(args) => return scenario::smoke::run(&setting, args).await,
         };

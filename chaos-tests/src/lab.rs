@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use caribou_cli::cmd::status::ClusterStatus;
 use caribou_cli::local::{LocalCluster, Options, Part};
 use rustix::process::Signal;
 
@@ -14,6 +15,8 @@ use crate::nemesis::power;
 const PREFIX: &str = "caribou-lab-";
 /// Lines of each log that are shown after a failure.
 const TAIL_LINES: usize = 40;
+/// A follower that is fewer entries behind the leader has caught up: some are always on their way.
+const NEAR_ENTRIES: u64 = 100;
 
 /// A cluster under test.
 pub struct Lab {
@@ -101,6 +104,24 @@ impl Lab {
     pub async fn leader(&self) -> Result<usize> {
         self.cluster.wait_for(Duration::from_secs(20), "a ready leader", |s| s.leader().is_some()).await?;
         self.cluster.leader().await.context("a leader that was there a moment ago")
+    }
+
+    /// Waits until every metadata node answers and lags hardly behind the leader.
+    pub async fn wait_caught_up(&self, patience: Duration) -> Result<()> {
+        let near = |lag: Option<u64>| lag.is_some_and(|entries| entries < NEAR_ENTRIES);
+        let caught_up =
+            move |s: &ClusterStatus| s.nodes.iter().all(|node| node.health == "ok" && near(node.lag_entries));
+        self.cluster.wait_for(patience, "cluster whose nodes have all caught up", caught_up).await
+    }
+
+    /// Waits until all metadata nodes have the same state: it does not come before everything is applied everywhere.
+    pub async fn wait_equal_states(&self, patience: Duration) -> Result<()> {
+        self.cluster
+            .wait_for(patience, "equal state hashes", |s| {
+                let first = &s.nodes[0];
+                s.nodes.iter().all(|n| n.applied_index == first.applied_index && n.state_hash == first.state_hash)
+            })
+            .await
     }
 
     /// Cuts the power of all servers at once: un-synced data are gone, processes killed, file systems mounted again. First nobody runs any

@@ -17,6 +17,7 @@ pub mod posix;
 pub mod power_cut;
 mod replicas;
 mod round;
+pub mod scale;
 pub mod smoke;
 pub mod snapshot;
 pub mod sqlite;

@@ -124,10 +124,29 @@ async fn metadata(smoke: &mut Smoke<'_>) -> Result<()> {
     if smoke.wants("snapshot", &["fuse"]) {
         smoke.done(snapshot::run(setting, &snapshot::Args { folders: 3000 }).await?);
     }
+    if smoke.wants("scale", &[]) {
+        smoke.done(scale::run(setting, &small_scale()).await?);
+    }
     if smoke.wants("no-quorum", &["fuse"]) {
         smoke.done(no_quorum::run(setting, &no_quorum::Args { wait: Duration::from_secs(2) }).await?);
     }
     Ok(())
+}
+
+/// A state above the cache that it is given here. How times and rates of so few inodes compare says nothing, and gaps have a scenario of
+/// their own.
+fn small_scale() -> scale::Args {
+    scale::Args {
+        inodes: 20_000,
+        folders: 50,
+        in_flight: 256,
+        time: Duration::from_secs(1),
+        kills: 0,
+        cache_mib: 1,
+        write_buffer_mib: 4,
+        snapshot_after_mib: 1,
+        unjudged: true,
+    }
 }
 
 /// Bytes, chunk servers, power.

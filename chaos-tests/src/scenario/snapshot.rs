@@ -79,11 +79,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     }
     made += work.await??;
     // All three states are the same once nothing is under way.
-    lab.cluster
-        .wait_for(Duration::from_secs(30), "equal state hashes", |s| {
-            s.nodes.iter().all(|n| n.applied_index == s.nodes[0].applied_index && n.state_hash == s.nodes[0].state_hash)
-        })
-        .await?;
+    lab.wait_equal_states(Duration::from_secs(30)).await?;
     verdict.check(seen_catching_up, || "status never showed the follower catching up".to_owned());
     let log = std::fs::read_to_string(&lab.cluster.layout().meta[follower - 1].log)?;
     verdict.check(log.to_lowercase().contains("snapshot"), || "the follower's log tells of no snapshot".to_owned());

@@ -183,11 +183,11 @@ fn offset(block: usize) -> u64 {
 }
 
 /// Refuses a file that the file system has no room for, before it is half written.
-pub fn check_room(root: &Path, bytes: u64) -> Result<()> {
+pub fn check_room(root: &Path, bytes: u64, what: &str) -> Result<()> {
     let room = rustix::fs::statvfs(root)?;
     let free = room.f_bavail * room.f_frsize;
     if free < bytes {
-        bail!("{} has {free} bytes free, the big file needs {bytes}", root.display());
+        bail!("{} has {free} bytes free, {what} needs {bytes}", root.display());
     }
     Ok(())
 }

@@ -1,5 +1,5 @@
 //! Measures a mounted directory, and a cluster through the client library. One engine: `caribou bench`, `caribou-bench` (the comparison)
-//! and `caribou-chaos creates` use it.
+//! and `caribou-chaos` (`creates`, `scale`) use it.
 //!
 //! | file | what it owns |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | `metadata.rs` | empty files and folders: mkdir, rmdir, create, stat, list, open, rename, unlink |
 //! | `small.rs` | small files written, written with fsync, and read |
 //! | `big.rs` | one big file: written, read, and both at random places |
+//! | `calls.rs` | calls through the client library, so many in flight |
 //! | `commits.rs` | committed creates and unlinks through the client library, without a mount |
 //! | `close.rs` | close(2) with its error |
 //! | `folders.rs` | which thread works in which folder, and what its files are called |
@@ -22,6 +23,7 @@
 pub mod bar;
 pub mod big;
 pub mod caches;
+pub mod calls;
 pub mod close;
 pub mod commits;
 pub mod content;

@@ -137,7 +137,7 @@ impl Args {
         let mut figures = Vec::new();
         if wanted(Part::Big) {
             let bytes = self.big_size.as_u64();
-            big::check_room(root, bytes)?;
+            big::check_room(root, bytes, "the big file")?;
             let (mut file, written) = BigFile::write(root, bytes, caches, progress)?;
             figures.extend([written, file.read()?, file.read_random(1, self.time)?]);
             if threads > 1 {
