@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use caribou_proto::ids::MAX_INLINE_BYTES;
 use clap::Parser;
 use serde::Deserialize;
 
@@ -97,6 +98,8 @@ pub struct LimitsConfig {
     pub connections: usize,
     /// Requests and queries of one client that are being worked on at once; more wait in its stream.
     pub calls_per_session: usize,
+    /// Files up to this size are kept with their attributes on the metadata nodes, not on chunk servers; 0: none. At most 64 KiB.
+    pub inline_data: ByteSize,
 }
 
 impl Default for Config {
@@ -135,7 +138,7 @@ impl Default for StorageConfig {
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { sessions: 10_000, connections: 16_384, calls_per_session: 2048 }
+        Self { sessions: 10_000, connections: 16_384, calls_per_session: 2048, inline_data: ByteSize::kib(16) }
     }
 }
 
@@ -233,6 +236,12 @@ impl Config {
         if self.limits.sessions == 0 || self.limits.connections == 0 || self.limits.calls_per_session == 0 {
             return wrong("[limits] values must be above zero".to_owned());
         }
+        if self.limits.inline_data.as_u64() > u64::from(MAX_INLINE_BYTES) {
+            return wrong(format!(
+                "[limits] inline_data = \"{}\" is more than the 64KiB that the metadata can hold of a file: choose less",
+                self.limits.inline_data
+            ));
+        }
         Ok(())
     }
 }
@@ -263,6 +272,13 @@ mod tests {
         assert!(parsed("listen = \"10.0.0.1:9430\"\ninsecure_listen = true").is_ok());
         assert!(parsed("listen = \"0.0.0.0:9430\"\ninsecure_listen = true").is_err());
         assert!(parsed("listen = \"127.0.0.1:0\"").is_err());
+    }
+
+    #[test]
+    fn inline_data_has_a_bound() {
+        assert!(parsed("[limits]\ninline_data = \"0\"").is_ok());
+        assert!(parsed("[limits]\ninline_data = \"64KiB\"").is_ok());
+        assert!(parsed("[limits]\ninline_data = \"65KiB\"").is_err());
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub const BLOCK_BYTES: u32 = 64 << 10;
 pub const BLOCKS_PER_CHUNK: u32 = (CHUNK_BYTES / BLOCK_BYTES as u64) as u32;
 /// The longest fragment of a write and the longest read, in bytes.
 pub const MAX_FRAGMENT_BYTES: u32 = 1 << 20;
+/// I1: most bytes of a file that the metadata may hold; what a cluster uses is a setting.
+pub const MAX_INLINE_BYTES: u32 = 64 << 10;
 /// Size of one block's state in `chunk.v1.Prepared.blocks`.
 pub const BLOCK_STATE_BYTES: usize = 5;
 /// S2: a request's `seq` must stay below `acked_below` plus this.

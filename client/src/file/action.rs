@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caribou_proto::cluster::v1::Holder;
-use caribou_proto::meta::v1::{Grant, WrittenChunk};
+use caribou_proto::meta::v1::{Grant, InlineWrite, WrittenChunk};
 use tokio::time::Instant;
 
 /// What has to be done outside.
@@ -40,6 +40,7 @@ pub(crate) enum Action {
         length: u64,
         mtime_ns: i64,
         chunks: Vec<WrittenChunk>,
+        inline: Vec<InlineWrite>,
         attempt: u32,
     },
     /// W7.
@@ -81,6 +82,7 @@ impl Held {
             grant: self.grant,
             resent: false,
             end: false,
+            inline_bytes: 0,
         }
     }
 }
@@ -89,6 +91,8 @@ impl Held {
 pub(crate) enum Phase {
     /// No grant.
     Free,
+    /// I2: its bytes travel in a write-end.
+    Inlining,
     /// `TakeGrant` is under way.
     Taking,
     /// `WaitChunk` is under way; a grant is taken next.
@@ -122,4 +126,6 @@ pub(crate) struct Want {
     /// The file is open for writing.
     pub(crate) in_use: bool,
     pub(crate) committed_length: u64,
+    /// I1: the first chunk's bytes up to here may go into the metadata.
+    pub(crate) inline_limit: u32,
 }

@@ -162,6 +162,15 @@ impl ChunkBuffer {
         }
     }
 
+    /// I2: what was taken as number `n` is in the metadata, and so committed and on disk.
+    pub(crate) fn drop_flight(&mut self, n: u64) {
+        let of_flight = |extent: &Extent| extent.state == State::InFlight(n);
+        let gone: Vec<u32> = self.extents.iter().filter(|(_, e)| of_flight(e)).map(|(offset, _)| *offset).collect();
+        for offset in gone {
+            self.remove(offset);
+        }
+    }
+
     /// W6: a sync that was sent after fragment `n` is acknowledged, and so are all fragments up to `n`.
     pub(crate) fn synced(&mut self, n: u64) {
         for extent in self.extents.values_mut() {
@@ -259,6 +268,11 @@ impl ChunkBuffer {
     pub(crate) fn untold_end(&self) -> u32 {
         let last = self.extents.iter().rev().find(|(_, extent)| !extent.told);
         last.map_or(0, |(offset, extent)| offset + extent.len())
+    }
+
+    /// The end of the furthest byte; 0 when there is none.
+    pub(crate) fn end(&self) -> u32 {
+        self.extents.last_key_value().map_or(0, |(offset, extent)| offset + extent.len())
     }
 
     /// Whether some bytes of writes up to `write` end beyond `limit`.

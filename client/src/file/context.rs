@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 
 use super::budget::Budget;
 use super::ender::Ender;
-use super::foresight::Foresight;
 use super::inode::Inode;
 use super::ports::Ports;
 use super::read_ahead::AheadBudget;
@@ -33,7 +32,6 @@ pub(crate) struct Context {
     pub(crate) budget: Budget,
     pub(crate) ahead: Arc<AheadBudget>,
     pub(crate) ender: Ender,
-    pub(crate) foresight: Foresight,
     inodes: Mutex<HashMap<u64, Arc<Inode>>>,
 }
 
@@ -49,7 +47,6 @@ impl Context {
             budget: Budget::new(config.write_buffer_bytes),
             ahead: Arc::new(AheadBudget::new(READ_AHEAD_TOTAL)),
             ender: Ender::new(ports.meta.clone()),
-            foresight: Foresight::default(),
             inodes: Mutex::default(),
             ports,
         }

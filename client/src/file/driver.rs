@@ -88,7 +88,7 @@ fn handle(inode: u64, state: &mut State, event: Event) {
             Ok(()) => state.write.acked(held.index, epoch, n),
             Err(suspects) => state.write.broke(held.index, epoch, suspects),
         },
-        Event::Granted { index, result: Ok(body) } => state.write.granted(index, body.grant.as_ref()),
+        Event::Granted { index, result: Ok(body) } => state.write.granted(index, body.grant.as_ref(), body.inline),
         Event::Waited { index, stamp, result } => {
             let place = result.as_ref().ok().and_then(|body| body.chunks.iter().find(|place| place.index == index));
             let clip = place.and_then(|place| place.clip);
@@ -217,9 +217,9 @@ fn start(inode: &Arc<Inode>, streams: &mut Streams, action: Action) -> BoxFuture
             Event::Granted { index, result: meta.mutate(own_caller(), op).await }
         }
         .boxed(),
-        Action::WriteEnd { id, length, mtime_ns, chunks, attempt } => async move {
+        Action::WriteEnd { id, length, mtime_ns, chunks, inline, attempt } => async move {
             pause(attempt).await;
-            let op = Op::WriteEnd(WriteEnd { inode: number, length, mtime_ns, chunks });
+            let op = Op::WriteEnd(WriteEnd { inode: number, length, mtime_ns, chunks, inline });
             Event::WriteEnded { id, result: meta.mutate(own_caller(), op).await }
         }
         .boxed(),

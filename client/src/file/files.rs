@@ -9,6 +9,7 @@ use tokio::sync::broadcast;
 use super::context::Context;
 use super::handle::OpenFile;
 use super::inode::Inode;
+use super::places::{Asked, Places};
 use super::ports::Ports;
 use crate::meta::{MetaEvent, QueryOp};
 use crate::{ClientConfig, Error, MetaClient};
@@ -51,7 +52,7 @@ impl Files {
     }
 
     /// Creates a file or opens the one that is there. `create.access` is that of the handle; the grant of the first chunk
-    /// comes with the creation when the handle may write and is expected to (W1).
+    /// comes with the creation when the handle may write and the first bytes have no other place to go (W1, I1).
     ///
     /// # Errors
     /// As the file system decides (EEXIST, ENOENT, EACCES, …); [`Error::Unavailable`] after the soft timeout.
@@ -59,14 +60,11 @@ impl Files {
         let writer = create.access & WRITE != 0;
         // An existing file is cut by `setattr`, which knows what this client has buffered of it.
         let truncate = std::mem::take(&mut create.truncate);
-        create.want_grant = writer && self.context.foresight.expects_bytes();
+        create.want_grant = writer && self.context.ports.meta.inline_limit() == 0;
         let body = self.context.ports.meta.mutate(caller.clone(), Op::Create(create)).await?;
         let mut attr = attr_of(&body)?;
         let (inode, known) = self.context.open(&attr, writer);
         let file = Arc::new(OpenFile::new(inode.clone(), writer));
-        if body.created && writer {
-            inode.peek(|state| state.is_blank = true);
-        }
         if let Some(grant) = &body.grant {
             inode.change(0, |state| state.write.adopt(grant, tokio::time::Instant::now()));
         }
@@ -94,13 +92,28 @@ impl Files {
         access: u32,
         truncate: bool,
     ) -> Result<(Attr, Arc<OpenFile>), Error> {
-        let stamp = self.context.find(inode).map(|known| known.peek(|state| state.stamp));
-        let mut attr = self.context.ports.meta.open_claim(caller.clone(), inode, access).await?;
+        let known = self.context.find(inode);
+        let (stamp, asked) = known.map_or_else(
+            || (0, Places::default().asking()),
+            |known| known.peek(|state| (state.stamp, state.places.asking())),
+        );
+        let body = self.context.ports.meta.open_claim(caller.clone(), inode, access).await?;
+        let mut attr = attr_of(&body)?;
         let writer = access & WRITE != 0;
         let (found, _) = self.context.open(&attr, writer);
         let file = Arc::new(OpenFile::new(found.clone(), writer));
-        found.learn(&attr, stamp.unwrap_or(0));
+        let is_news = found.peek(|state| {
+            let unchanged = (state.stamp, state.places.asking().stamp) == (stamp, asked.stamp);
+            unchanged && !state.is_outdated(&attr)
+        });
+        found.learn(&attr, stamp);
         self.revalidate(&found);
+        if is_news && (body.inline.is_some() || !body.chunks.is_empty()) {
+            found.peek(|state| {
+                let stamp = state.places.asking().stamp;
+                state.places.learn(0, &body, Asked { stamp, ..asked });
+            });
+        }
         if truncate {
             attr = self.truncate_by_handle(caller, inode).await?;
         }

@@ -129,9 +129,6 @@ impl OpenFile {
         inode.change(0, |state| {
             state.handles -= 1;
             state.writers -= u32::from(self.writer);
-            if state.writers == 0 && std::mem::take(&mut state.is_blank) {
-                inode.context.foresight.left_empty();
-            }
             state.ahead.closed(self.owner);
         });
         inode.context.ports.meta.release_claim(inode.number);

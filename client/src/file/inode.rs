@@ -18,7 +18,7 @@ use super::driver;
 use super::places::Places;
 use super::read_ahead::Ahead;
 use super::sticky::{Seen, Sticky};
-use super::write_state::{Note, WriteState};
+use super::write_state::{Note, Planning, WriteState};
 use crate::Error;
 
 /// For this long after its own commit, a client overrules times that may have been read before it.
@@ -45,8 +45,6 @@ pub(crate) struct State {
     pub(crate) handles: u32,
     /// Handles open for writing.
     pub(crate) writers: u32,
-    /// This client has made the file, and nothing has been written to it yet.
-    pub(crate) is_blank: bool,
     /// What the budget was told last.
     charged: u64,
     /// The driver runs.
@@ -70,7 +68,6 @@ impl Inode {
             sticky: Sticky::default(),
             handles: 0,
             writers: 0,
-            is_blank: false,
             charged: 0,
             running: false,
             stamp: 0,
@@ -114,7 +111,13 @@ impl Inode {
     pub(crate) fn plan(&self, actions: &mut Vec<Action>) -> Option<Instant> {
         let mut state = self.state.lock();
         let in_use = state.writers > 0;
-        let deadline = state.write.plan(Instant::now(), self.context.settings.sync_after, in_use, actions);
+        let settings = Planning {
+            now: Instant::now(),
+            sync_after: self.context.settings.sync_after,
+            in_use,
+            inline_limit: self.context.ports.meta.inline_limit(),
+        };
+        let deadline = state.write.plan(&settings, actions);
         self.settle(&mut state, 0);
         deadline
     }
@@ -145,9 +148,6 @@ impl Inode {
     pub(crate) fn insert(self: &Arc<Self>, offset: u64, data: Bytes, reserved: u64) {
         let mtime_ns = self.context.ports.clock.now_ns();
         self.change(reserved, |state| {
-            if std::mem::take(&mut state.is_blank) {
-                self.context.foresight.written();
-            }
             state.ahead.clear();
             state.write.insert(offset, data, mtime_ns, Instant::now());
         });
@@ -212,7 +212,7 @@ impl Inode {
     pub(crate) fn overlay(&self, attr: &mut Attr) {
         let state = self.state.lock();
         let just_settled = state.settled_at.is_some_and(|at| Instant::now() < at + OVERRULE);
-        if attr.data_generation < state.generation {
+        if state.is_outdated(attr) {
             attr.size = state.write.length;
         }
         attr.size = attr.size.max(state.write.untold_end());
@@ -242,6 +242,11 @@ impl Inode {
 }
 
 impl State {
+    /// These attributes were read before a change that this client knows of.
+    pub(crate) fn is_outdated(&self, attr: &Attr) -> bool {
+        attr.data_generation < self.generation
+    }
+
     /// The leader just said this length.
     pub(crate) fn learn_length(&mut self, length: u64) {
         self.write.set_length(length);

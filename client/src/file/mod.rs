@@ -21,7 +21,6 @@ mod context;
 mod driver;
 mod ender;
 mod files;
-mod foresight;
 mod handle;
 mod inode;
 mod places;

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use caribou_proto::meta::v1::{ChunkLocation, ChunkState};
+use bytes::Bytes;
+use caribou_proto::meta::v1::{ChunkLocation, ChunkState, ReplyBody};
 use tokio::time::Instant;
 
 use super::action::Held;
 use crate::chunk::Place;
 
-/// A hole may be filled by another client without anybody telling this one.
+/// What is not on chunk servers may be changed by another client without anybody telling this one.
 const HOLE_LIFE: Duration = Duration::from_secs(1);
 /// Chunks remembered per file; beyond that all are forgotten.
 const MAX_PLACES: usize = 4096;
@@ -20,6 +21,8 @@ const MAX_PLACES: usize = 4096;
 pub(crate) enum Found {
     /// Nothing: zeros (W2).
     Hole,
+    /// I4: these bytes from the chunk's start, then zeros.
+    Inline(Bytes),
     At(Place),
     /// In recovery, or held for its writer (W5): wait.
     Busy,
@@ -37,44 +40,63 @@ impl Found {
     }
 }
 
-/// See the head of this file.
-#[derive(Debug, Default)]
-pub(crate) struct Places {
-    known: BTreeMap<u32, (Found, Instant)>,
-    /// Counts what was forgotten or put by the file's own writes: an answer that was asked for before must not be kept.
+/// When the leader was asked, and what was known then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked {
+    pub(crate) at: Instant,
     pub(crate) stamp: u64,
 }
 
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// With the time at which it was asked for: an answer to an older question takes no newer one's place, whatever the order in which they come.
+    known: BTreeMap<u32, (Found, Instant)>,
+    /// Counts what was forgotten or put by the file's own writes: an answer that was asked for before must not be kept.
+    stamp: u64,
+}
+
 impl Places {
+    /// To be kept while the leader answers.
+    pub(crate) fn asking(&self) -> Asked {
+        Asked { at: Instant::now(), stamp: self.stamp }
+    }
+
     pub(crate) fn get(&self, index: u32) -> Option<Found> {
-        let (found, at) = self.known.get(&index)?;
-        (*found != Found::Hole || Instant::now() < *at + HOLE_LIFE).then(|| found.clone())
+        let (found, asked) = self.known.get(&index)?;
+        let lasts = matches!(found, Found::At(_)) || Instant::now() < *asked + HOLE_LIFE;
+        lasts.then(|| found.clone())
     }
 
     /// Takes in the leader's answer for chunks from `first` on; what it does not name is a hole. Returns what it says of `first`.
-    pub(crate) fn learn(&mut self, first: u32, locations: &[ChunkLocation], stamp: u64) -> Found {
-        let mut wanted = Found::Hole;
-        for location in locations {
-            let found = Found::new(location);
+    pub(crate) fn learn(&mut self, first: u32, body: &ReplyBody, asked: Asked) -> Found {
+        let inline = body.inline.clone().filter(|_| first == 0).map(Found::Inline);
+        let mut wanted = inline.clone().unwrap_or(Found::Hole);
+        for location in &body.chunks {
+            let found = match Found::new(location) {
+                Found::Hole if location.index == 0 => inline.clone().unwrap_or(Found::Hole),
+                found => found,
+            };
             if location.index == first {
                 wanted = found.clone();
             }
-            self.keep(location.index, found, stamp);
+            self.keep(location.index, found, asked);
         }
-        if wanted == Found::Hole {
-            self.keep(first, Found::Hole, stamp);
+        if !matches!(wanted, Found::At(_)) {
+            self.keep(first, wanted.clone(), asked);
         }
         wanted
     }
 
-    fn keep(&mut self, index: u32, found: Found, stamp: u64) {
-        if stamp != self.stamp || found == Found::Busy {
+    fn keep(&mut self, index: u32, found: Found, asked: Asked) {
+        let newer = self.known.get(&index).is_some_and(|(_, known)| *known > asked.at);
+        if asked.stamp != self.stamp || newer || found == Found::Busy {
             return;
         }
         if self.known.len() >= MAX_PLACES {
             self.known.clear();
         }
-        self.known.insert(index, (found, Instant::now()));
+        self.known.insert(index, (found, asked.at));
     }
 
     /// The file's own grant, once a write-end has named its chunk.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use caribou_proto::cluster::v1::ClusterId;
-use caribou_proto::meta::v1::{Attr, Caller, ReplyBody, mutation};
+use caribou_proto::meta::v1::{Caller, ReplyBody, mutation};
 use futures::future::BoxFuture;
 use tokio::sync::broadcast;
 
@@ -21,7 +21,7 @@ pub trait Metadata: Send + Sync + 'static {
     /// A read at the leader.
     fn query(&self, caller: Caller, op: QueryOp) -> BoxFuture<'static, Result<ReplyBody, Error>>;
     /// S7: one more open handle.
-    fn open_claim(&self, caller: Caller, inode: u64, access: u32) -> BoxFuture<'static, Result<Attr, Error>>;
+    fn open_claim(&self, caller: Caller, inode: u64, access: u32) -> BoxFuture<'static, Result<ReplyBody, Error>>;
     /// S7: one less.
     fn release_claim(&self, inode: u64);
     /// Recalls and changes of the session.
@@ -30,6 +30,8 @@ pub trait Metadata: Send + Sync + 'static {
     fn cluster(&self) -> ClusterId;
     /// A number that differs between clients.
     fn seed(&self) -> u64;
+    /// I1: bytes of a file that may be written into the metadata; 0: none.
+    fn inline_limit(&self) -> u32;
 }
 
 /// The time of day, for modification times. Nothing is decided by it.
@@ -66,7 +68,7 @@ impl Metadata for MetaClient {
         Box::pin(async move { Self::query(&client, &caller, op).await })
     }
 
-    fn open_claim(&self, caller: Caller, inode: u64, access: u32) -> BoxFuture<'static, Result<Attr, Error>> {
+    fn open_claim(&self, caller: Caller, inode: u64, access: u32) -> BoxFuture<'static, Result<ReplyBody, Error>> {
         let client = self.clone();
         Box::pin(async move { Self::open_claim(&client, &caller, inode, access).await })
     }
@@ -85,6 +87,10 @@ impl Metadata for MetaClient {
 
     fn seed(&self) -> u64 {
         self.session_id().0
+    }
+
+    fn inline_limit(&self) -> u32 {
+        Self::inline_limit(self)
     }
 }
 

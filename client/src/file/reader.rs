@@ -168,8 +168,10 @@ impl Inode {
                 }
                 self.peek(|state| state.places.forget(index));
             }
-            if found == Found::Hole {
-                return Ok(zeros(len));
+            match &found {
+                Found::Hole => return Ok(zeros(len)),
+                Found::Inline(bytes) => return Ok(part(bytes, offset, len)),
+                Found::At(_) | Found::Busy => {}
             }
             if tell_at.take_if(|at| *at <= Instant::now()).is_some() {
                 tracing::warn!(inode = self.number, index, ?found, "nobody can serve this chunk now; waiting");
@@ -182,8 +184,8 @@ impl Inode {
 
     async fn locate(self: &Arc<Self>, index: u32) -> Result<Found, Error> {
         let known = self.peek(|state| {
-            // W2: what there is of a new chunk is in the buffer.
-            if state.write.is_new_chunk(index) { Some(Found::Hole) } else { state.places.get(index) }
+            // W2: what there is of a new chunk is in the buffer, or came with its grant.
+            state.write.new_chunk(index).or_else(|| state.places.get(index))
         });
         if let Some(found) = known {
             return Ok(found);
@@ -198,13 +200,13 @@ impl Inode {
     }
 
     async fn ask_place(self: &Arc<Self>, index: u32, op: QueryOp) -> Result<Found, Error> {
-        let (stamp, places) = self.peek(|state| (state.stamp, state.places.stamp));
+        let (stamp, asked) = self.peek(|state| (state.stamp, state.places.asking()));
         let body = self.context.ports.meta.query(own_caller(), op).await?;
         Ok(self.change(0, |state| {
             if state.stamp == stamp {
                 state.learn_length(body.length);
             }
-            state.places.learn(index, &body.chunks, places)
+            state.places.learn(index, &body, asked)
         }))
     }
 
@@ -223,10 +225,12 @@ impl Inode {
     pub(crate) fn read_ahead(self: &Arc<Self>, owner: u64, offset: u64, end: u64, bytes: u64) {
         self.peek(|state| {
             state.ahead.passed(owner, offset);
-            if bytes == 0 || !state.write.is_quiet() {
+            let length = state.write.length;
+            // A file that is so short comes as a whole with its place, as a rule.
+            let is_short = length <= u64::from(self.context.ports.meta.inline_limit());
+            if bytes == 0 || is_short || !state.write.is_quiet() {
                 return;
             }
-            let length = state.write.length;
             let last = (end + bytes).min(length);
             for number in offset / AHEAD_BLOCK..last.div_ceil(AHEAD_BLOCK) {
                 if state.ahead.has(number) {
@@ -259,6 +263,19 @@ fn pieces(offset: u64, end: u64) -> impl Iterator<Item = (u32, u32, u32)> {
     })
 }
 
+/// `[offset, offset + len)` of these bytes, with zeros behind their end.
+fn part(bytes: &Bytes, offset: u32, len: u32) -> Bytes {
+    let (start, end) = (offset as usize, offset as usize + len as usize);
+    if end <= bytes.len() {
+        return bytes.slice(start..end);
+    }
+    let mut part = BytesMut::zeroed(len as usize);
+    if start < bytes.len() {
+        part[..bytes.len() - start].copy_from_slice(&bytes[start..]);
+    }
+    part.freeze()
+}
+
 fn zeros(len: u32) -> Bytes {
     static ZEROS: [u8; MAX_FRAGMENT_BYTES as usize] = [0; MAX_FRAGMENT_BYTES as usize];
     Bytes::from_static(&ZEROS).slice(..len as usize)
@@ -267,6 +284,15 @@ fn zeros(len: u32) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_part_of_inline_data_ends_in_zeros() {
+        let bytes = Bytes::from_static(b"abcdef");
+        assert_eq!(part(&bytes, 1, 3), &b"bcd"[..]);
+        assert_eq!(part(&bytes, 4, 4), &b"ef\0\0"[..]);
+        assert_eq!(part(&bytes, 6, 2), &b"\0\0"[..]);
+        assert_eq!(part(&bytes, 9, 2), &b"\0\0"[..]);
+    }
 
     #[test]
     fn reads_are_cut_at_blocks_and_chunks() {

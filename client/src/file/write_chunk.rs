@@ -17,6 +17,7 @@ use super::action::{Action, Held, Phase, Want};
 use super::buffer::ChunkBuffer;
 
 mod epoch;
+mod inline;
 
 /// Bytes of one chunk on their way to the chain.
 pub(crate) const WINDOW_BYTES: u64 = 16 << 20;
@@ -72,6 +73,9 @@ pub(crate) struct WriteChunk {
     own_sync: u64,
     /// Nothing more is sent under this grant: it is about to be ended.
     draining: bool,
+    /// I3: what the metadata had of this new chunk when its grant was given, until its first write-end; and whether it has still to be sent.
+    base: Option<Bytes>,
+    base_owed: bool,
     /// Ask for the chunk's state and the file's length before taking a grant.
     look_first: bool,
     last_write: Instant,
@@ -104,6 +108,8 @@ impl WriteChunk {
             durable_through: 0,
             own_sync: 0,
             draining: false,
+            base: None,
+            base_owed: false,
             look_first: false,
             last_write: now,
             oldest_unsynced: None,
@@ -151,14 +157,16 @@ impl WriteChunk {
     /// All writes up to this one are acknowledged by the chain, or their bytes are gone from here for good.
     pub(crate) fn acked_up_to(&self, write: u64) -> u64 {
         match self.buffer.oldest_unsent() {
-            None if self.flights.is_empty() => write,
+            None if self.flights.is_empty() && self.phase != Phase::Inlining => write,
             _ => self.acked_through,
         }
     }
 
     pub(crate) fn is_acked(&self, write: u64) -> bool {
         self.acked_up_to(write) >= write
-            || (self.flights.is_empty() && self.buffer.oldest_unsent().is_none_or(|oldest| oldest > write))
+            || (self.flights.is_empty()
+                && self.phase != Phase::Inlining
+                && self.buffer.oldest_unsent().is_none_or(|oldest| oldest > write))
     }
 
     /// W5, W6: all writes up to `write` are on the disks of all holders, and their length is committed.
@@ -192,6 +200,8 @@ impl WriteChunk {
         let sync = want.sync.max(self.own_sync);
         let flush = want.flush.max(sync).max(self.resend.unwrap_or(0));
         match self.phase {
+            // I2: its bytes go with a write-end.
+            Phase::Free if self.may_inline(want.inline_limit) => {}
             Phase::Free => {
                 let forced = self.buffer.oldest_unsent().is_some_and(|oldest| oldest <= flush);
                 let much = self.buffer.dirty_bytes() >= u64::from(caribou_proto::ids::MAX_FRAGMENT_BYTES);
@@ -244,7 +254,7 @@ impl WriteChunk {
 
     fn send(&mut self, newest: u64, flush: u64, sync: u64, out: &mut Vec<Action>) {
         let held = self.held.clone().expect("a held chunk has a grant");
-        let mut sent = false;
+        let mut sent = self.send_base(&held, out);
         while self.flying_bytes < WINDOW_BYTES {
             let force = self.buffer.oldest_unsent().is_some_and(|oldest| oldest <= flush);
             let Some((offset, data)) = self.buffer.take(self.next_n, force) else { break };
@@ -320,6 +330,7 @@ impl WriteChunk {
     /// W2: the chunk exists for readers; the token makes no replicas any more.
     pub(crate) fn first_write_end(&mut self) {
         self.is_new = false;
+        self.base = None;
         if let Some(held) = &mut self.held {
             held.create = false;
         }

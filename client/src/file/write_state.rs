@@ -9,15 +9,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caribou_proto::ids::CHUNK_BYTES;
-use caribou_proto::meta::v1::{Grant, GrantState, ReplyBody, WrittenChunk};
+use caribou_proto::meta::v1::{Grant, GrantState};
 use tokio::time::Instant;
 
 use super::action::{Action, Held, Phase, Want};
+use super::places::Found;
 use super::write_chunk::WriteChunk;
 use crate::Error;
+use commit::Commit;
 
-/// Chunks that one write-end names.
-const MAX_NAMED: usize = 512;
+mod commit;
 
 /// What the readers of the file have to know.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,16 +29,15 @@ pub(crate) enum Note {
     Moved(u32),
 }
 
-#[derive(Debug)]
-struct Commit {
-    id: u64,
-    chunks: Vec<WrittenChunk>,
-    /// The acknowledged fragments that it tells of, and where in the file they end, per chunk.
-    acked: Vec<(u64, u64)>,
-    /// Writes covered once this is committed.
-    covers: u64,
-    /// The number of the write whose time it carries.
-    mtime_write: u64,
+/// What a plan depends on beside the state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Planning {
+    pub(crate) now: Instant,
+    pub(crate) sync_after: Duration,
+    /// The file is open for writing.
+    pub(crate) in_use: bool,
+    /// I1.
+    pub(crate) inline_limit: u32,
 }
 
 /// See the head of this file.
@@ -63,6 +63,8 @@ pub(crate) struct WriteState {
     pub(crate) paused: bool,
     /// No write-end starts.
     pub(crate) commits_held: bool,
+    /// I2: the leader has refused inline data: the file has a first chunk.
+    is_chunked: bool,
     /// End every grant as soon as it is clean: the client shuts down.
     ending: bool,
     pub(crate) notes: Vec<Note>,
@@ -85,6 +87,7 @@ impl WriteState {
             next_commit: 1,
             paused: false,
             commits_held: false,
+            is_chunked: false,
             ending: false,
             notes: Vec::new(),
         }
@@ -112,7 +115,7 @@ impl WriteState {
     pub(crate) fn adopt(&mut self, grant: &Grant, now: Instant) {
         let chunk = self.chunks.entry(grant.index).or_insert_with(|| WriteChunk::new(grant.index, now));
         if chunk.phase == Phase::Free && grant.state() == GrantState::Granted {
-            chunk.granted(grant);
+            chunk.granted(grant, None);
         }
     }
 
@@ -131,9 +134,10 @@ impl WriteState {
         self.chunks.get(&index).map_or_else(Vec::new, |chunk| chunk.buffer.snapshot(start, end))
     }
 
-    /// W2: the chunk has nothing yet that could be read from servers.
-    pub(crate) fn is_new_chunk(&self, index: u32) -> bool {
-        self.chunks.get(&index).is_some_and(|chunk| chunk.is_new && chunk.held.is_some())
+    /// W2, I4: what there is to read of a chunk that has nothing yet that could be read from servers.
+    pub(crate) fn new_chunk(&self, index: u32) -> Option<Found> {
+        let base = self.chunks.get(&index)?.new_base()?;
+        Some(base.map_or(Found::Hole, Found::Inline))
     }
 
     /// Written bytes whose time or length the leader does not know.
@@ -215,15 +219,11 @@ impl WriteState {
     }
 
     /// What to do now, and when to ask again although nothing happens.
-    pub(crate) fn plan(
-        &mut self,
-        now: Instant,
-        sync_after: Duration,
-        in_use: bool,
-        out: &mut Vec<Action>,
-    ) -> Option<Instant> {
-        let in_use = in_use && !self.ending;
-        let sync_after = if self.ending { Duration::ZERO } else { sync_after };
+    pub(crate) fn plan(&mut self, planning: &Planning, out: &mut Vec<Action>) -> Option<Instant> {
+        let now = planning.now;
+        let in_use = planning.in_use && !self.ending;
+        let sync_after = if self.ending { Duration::ZERO } else { planning.sync_after };
+        let is_small = !self.is_chunked && self.length <= u64::from(planning.inline_limit);
         let want = Want {
             now,
             sync_after,
@@ -235,6 +235,7 @@ impl WriteState {
             paused: self.paused,
             in_use,
             committed_length: self.length,
+            inline_limit: if is_small { planning.inline_limit } else { 0 },
         };
         for chunk in self.chunks.values_mut() {
             chunk.plan(&want, out);
@@ -246,105 +247,17 @@ impl WriteState {
         self.chunks.values().filter_map(|chunk| chunk.deadline(sync_after, in_use)).filter(|due| *due > now).min()
     }
 
-    /// W9: one write-end for everything that is acknowledged, when somebody waits for it: a flush, a reader of a held chunk
-    /// (W5), bytes that only wait for their length, or a grant that shall end (W7).
-    fn plan_commit(&mut self, want: &Want, out: &mut Vec<Action>) {
-        let mut covers = self.write;
-        let mut urgent = false;
-        let mut news = self.has_untold();
-        let (mut named, mut acked) = (Vec::new(), Vec::new());
-        let mut length = 0;
-        for chunk in self.chunks.values() {
-            covers = covers.min(chunk.acked_up_to(self.write));
-            if chunk.is_unused() {
-                continue;
-            }
-            let (resent, is_news) = (chunk.resend_done(), chunk.is_news(self.length));
-            let untold = is_news || chunk.untold || (self.has_untold() && !chunk.recalled);
-            let ends = untold && chunk.wants_end(want) && chunk.is_settled();
-            urgent |= resent || ends || (is_news && chunk.buffer.has_synced());
-            news |= is_news;
-            if named.len() == MAX_NAMED {
-                // The rest comes with the next one.
-                covers = self.committed;
-                break;
-            }
-            if chunk.phase == Phase::Held && (resent || is_news || chunk.untold || ends) {
-                let held = chunk.held.as_ref().expect("a held chunk has a grant");
-                named.push(WrittenChunk { resent, ..held.written() });
-                acked.push((chunk.acked_n(), chunk.acked_file_end()));
-                length = length.max(chunk.acked_file_end());
-            }
-        }
-        let flush = self.flush > self.committed && covers >= self.flush && news;
-        // With no chunk left to name (they ended with the session) only the time is told.
-        urgent |= self.chunks.is_empty() && self.has_untold();
-        if !(urgent || flush) || (named.is_empty() && !self.chunks.is_empty()) {
-            return;
-        }
-        // The newest write's time; what has been told already is told again, since 0 would mean "now".
-        let mtime_ns = if self.mtime_ns == 0 { 1 } else { self.mtime_ns };
-        let length = if length > self.length { length } else { 0 };
-        let id = self.next_commit;
-        self.next_commit += 1;
-        out.push(Action::WriteEnd { id, length, mtime_ns, chunks: named.clone(), attempt: self.commit_attempt });
-        self.commit = Some(Commit { id, chunks: named, acked, covers, mtime_write: self.write });
-    }
-
-    /// The answer to a write-end.
-    /// True if it changed the file.
-    pub(crate) fn write_ended(&mut self, id: u64, body: &ReplyBody) -> bool {
-        let Some(commit) = self.commit.take_if(|commit| commit.id == id) else { return false };
-        let changed = commit.chunks.is_empty() || body.lost.len() < commit.chunks.len();
-        self.commit_attempt = 0;
-        self.set_length(body.length);
-        for (told, (acked, end)) in commit.chunks.iter().zip(commit.acked) {
-            let Some(chunk) = self.chunks.get_mut(&told.index) else { continue };
-            if chunk.held.as_ref().is_none_or(|held| held.grant != told.grant) {
-                continue;
-            }
-            if body.lost.contains(&told.index) {
-                self.notes.push(Note::Moved(told.index));
-                chunk.lost(self.write);
-                continue;
-            }
-            chunk.first_write_end();
-            // The length counts only if the chunk of its last byte was still granted.
-            if chunk.phase == Phase::Held && end <= body.length {
-                chunk.buffer.told(acked);
-            }
-            if told.resent && chunk.resend_done() {
-                chunk.resend = None;
-            }
-            chunk.untold = false;
-            if chunk.phase == Phase::Held {
-                self.notes.push(Note::Placed(chunk.held.clone().expect("it was just compared")));
-            }
-        }
-        if body.lost.is_empty() {
-            self.committed = self.committed.max(commit.covers);
-            self.mtime_told = self.mtime_told.max(commit.mtime_write);
-        }
-        self.release();
-        changed
-    }
-
     /// W9, M12: the committed length as the leader just said. What was told and now lies beyond it has been cut off elsewhere.
     pub(crate) fn set_length(&mut self, length: u64) {
         let shorter = length < self.length;
         self.length = length;
         if shorter {
+            // Nothing was left of the file for a moment at least; if it has a first chunk again, the leader will say so.
+            self.is_chunked &= length > 0;
             for chunk in self.chunks.values_mut() {
                 let limit = chunk.within(length);
                 chunk.buffer.cut_told(limit);
             }
-        }
-    }
-
-    /// The write-end came to nothing and shall be tried anew.
-    pub(crate) fn write_end_failed(&mut self, id: u64) {
-        if self.commit.take_if(|commit| commit.id == id).is_some() {
-            self.commit_attempt += 1;
         }
     }
 
@@ -374,13 +287,15 @@ impl WriteState {
     }
 
     /// The answer to taking a grant or to a report.
-    pub(crate) fn granted(&mut self, index: u32, grant: Option<&Grant>) {
+    pub(crate) fn granted(&mut self, index: u32, grant: Option<&Grant>, inline: Option<Bytes>) {
         let Some(chunk) = self.chunks.get_mut(&index) else { return };
         if !matches!(chunk.phase, Phase::Taking | Phase::Reporting) {
             return;
         }
         match grant {
-            Some(grant) if grant.state() == GrantState::Granted && !grant.holders.is_empty() => chunk.granted(grant),
+            Some(grant) if grant.state() == GrantState::Granted && !grant.holders.is_empty() => {
+                chunk.granted(grant, inline)
+            }
             grant => {
                 let again = grant.is_some_and(|grant| grant.state() == GrantState::Restart);
                 chunk.not_granted(again);
@@ -428,6 +343,7 @@ impl WriteState {
         if !cut {
             return;
         }
+        self.is_chunked &= size > 0;
         let first = u32::try_from(size / CHUNK_BYTES).unwrap_or(u32::MAX);
         for (index, chunk) in self.chunks.range_mut(first..) {
             let offset = chunk.within(size);

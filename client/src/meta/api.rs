@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use caribou_proto::cluster::v1::ClusterId;
 use caribou_proto::ids::SessionId;
-use caribou_proto::meta::v1::{Attr, Caller, Open, ReplyBody, mutation};
+use caribou_proto::meta::v1::{Caller, Open, ReplyBody, mutation};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use super::call::{CallId, CallResult, Command, PendingCall, Replier, shut_down};
@@ -110,15 +110,15 @@ impl MetaClient {
         self.call(false, |call, reply| Command::Query { call, caller, op, reply }).await
     }
 
-    /// Registers a claim for one open handle (S7). `access`: bits 4 read, 2 write, 1 execute.
+    /// Registers a claim for one open handle (S7). `access`: bits 4 read, 2 write, 1 execute. The answer has the attributes, and for a reader
+    /// where the first bytes are.
     ///
     /// # Errors
     /// ESTALE for an inode without links, EACCES; else as [`Self::mutate`].
-    pub async fn open_claim(&self, caller: &Caller, inode: u64, access: u32) -> Result<Attr, Error> {
+    pub async fn open_claim(&self, caller: &Caller, inode: u64, access: u32) -> Result<ReplyBody, Error> {
         let caller = caller.clone();
         let open = Open { inode, access, reassert: false };
-        let body = self.call(true, |call, reply| Command::Open { call, caller, open, reply }).await?;
-        body.attr.ok_or_else(|| Error::Fatal("the leader answered an open without attributes".to_owned()))
+        self.call(true, |call, reply| Command::Open { call, caller, open, reply }).await
     }
 
     /// One handle less on this inode; the last one ends the claim (S7).
@@ -135,6 +135,11 @@ impl MetaClient {
     /// The cluster that this client belongs to (F1).
     pub fn cluster(&self) -> ClusterId {
         self.shared.board.cluster()
+    }
+
+    /// I1: bytes of a file that may be written into the metadata, as the leader said last.
+    pub fn inline_limit(&self) -> u32 {
+        self.shared.board.inline_limit()
     }
 
     /// The session; another one after an expiry (S4).

@@ -274,6 +274,7 @@ impl Session {
         }
         self.liveness.stream_began(Duration::from_millis(welcome.ttl_ms), now);
         self.requests.set_window(welcome.window);
+        self.board.set_inline_limit(welcome.inline_limit);
         let session = SessionId(welcome.session_id);
         match self.phase {
             Phase::Live(known) | Phase::Expired(known) if known == session => {}

@@ -51,6 +51,7 @@ pub(crate) struct Board {
 struct State {
     status: MetaStatus,
     cluster: ClusterId,
+    inline_limit: u32,
     certain_until: Option<Instant>,
     last_failure: String,
 }
@@ -77,6 +78,14 @@ impl Board {
 
     pub(crate) fn cluster(&self) -> ClusterId {
         self.state.lock().cluster.clone()
+    }
+
+    pub(crate) fn inline_limit(&self) -> u32 {
+        self.state.lock().inline_limit
+    }
+
+    pub(crate) fn set_inline_limit(&self, bytes: u32) {
+        self.state.lock().inline_limit = bytes;
     }
 
     pub(crate) fn certain_until(&self) -> Option<Instant> {

@@ -117,7 +117,7 @@ pub enum ClientOp {
     SetXattr { inode: InodeId, name: Vec<u8>, value: Vec<u8>, create: bool, replace: bool },
     RemoveXattr { inode: InodeId, name: Vec<u8> },
     TakeGrant(TakeGrant),
-    WriteEnd { inode: InodeId, length: u64, mtime_ns: i64, chunks: Vec<WrittenChunk> },
+    WriteEnd(WriteEnd),
     EndGrants { chunks: Vec<WrittenChunk> },
     ReportBroken(ReportBroken),
 }
@@ -176,6 +176,26 @@ pub struct TakeGrant {
     pub placement: Vec<ServerId>,
 }
 
+/// W9.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WriteEnd {
+    pub inode: InodeId,
+    /// End of the furthest acknowledged byte; 0: unchanged.
+    pub length: u64,
+    /// 0: the record's time.
+    pub mtime_ns: i64,
+    pub chunks: Vec<WrittenChunk>,
+    /// I2: bytes of the first chunk, for the metadata to keep.
+    pub inline: Vec<InlineWrite>,
+}
+
+/// I2.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InlineWrite {
+    pub offset: u32,
+    pub data: Vec<u8>,
+}
+
 /// One chunk that a client has written (W7, W9).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrittenChunk {
@@ -185,6 +205,8 @@ pub struct WrittenChunk {
     pub grant: GrantId,
     pub resent: bool,
     pub end: bool,
+    /// I3: as many bytes of the file's inline data are in the new chunk.
+    pub inline_bytes: u32,
 }
 
 /// W4.

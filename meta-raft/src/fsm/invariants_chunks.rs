@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use caribou_proto::ids::{CHUNK_BYTES, ChunkId, ServerId};
+use caribou_proto::ids::{CHUNK_BYTES, ChunkId, MAX_INLINE_BYTES, ServerId};
 
+use super::command::Kind;
 use super::error::Fatal;
 use super::tables::chunks::{self, Chunk};
 use super::tables::meta::{self, Counter};
 use super::tables::{
-    Table, Tables, Visit, classes, file_chunks, garbage, inodes, server_chunks, servers, session_grants, sessions,
+    Table, Tables, Visit, classes, file_chunks, garbage, inline, inodes, server_chunks, servers, session_grants,
+    sessions,
 };
 
 /// Chunks that are read at once.
@@ -32,7 +34,8 @@ pub fn check(tables: &dyn Tables) -> Result<(), Fatal> {
             .and_then(|()| surroundings(tables, *id, chunk))
             .map_err(|why| Fatal(format!("chunk {id}: {why}")))?;
     }
-    indexes(tables, &all)
+    indexes(tables, &all)?;
+    inline_data(tables)
 }
 
 fn ensure(holds: bool, what: &str) -> Result<(), Fatal> {
@@ -85,6 +88,21 @@ fn surroundings(tables: &dyn Tables, id: ChunkId, chunk: &Chunk) -> Result<(), F
         )?;
     }
     Ok(())
+}
+
+/// I1: inline data are those of a file that has no first chunk with a write-end, and end with it.
+fn inline_data(tables: &dyn Tables) -> Result<(), Fatal> {
+    inline::scan(tables, &mut |id, bytes| {
+        let wrong = |what: &str| Fatal(format!("inline data of inode {id}: {what}"));
+        let file = inodes::get(tables, id)?.filter(|inode| inode.kind == Kind::Regular);
+        let length = file.ok_or_else(|| wrong("it is no file"))?.size;
+        let fits = !bytes.is_empty() && bytes.len() as u64 <= length.min(MAX_INLINE_BYTES.into());
+        if !fits {
+            return Err(wrong(&format!("{} bytes, its length is {length}", bytes.len())));
+        }
+        let moved = chunks::of_file(tables, id, 0)?.is_some_and(|(_, chunk)| !chunk.new);
+        if moved { Err(wrong("there is a first chunk")) } else { Ok(()) }
+    })
 }
 
 /// No index names what is not so, and the counters are right.

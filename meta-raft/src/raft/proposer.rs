@@ -114,7 +114,10 @@ fn estimate(command: &Command) -> usize {
                         ClientOp::SetXattr { name, value, .. } => name.len() + value.len(),
                         ClientOp::Symlink { name, target, .. } => name.len() + target.len(),
                         ClientOp::Rename(r) => r.name.len() + r.new_name.len(),
-                        ClientOp::WriteEnd { chunks, .. } | ClientOp::EndGrants { chunks } => 64 * chunks.len(),
+                        ClientOp::WriteEnd(w) => {
+                            64 * w.chunks.len() + w.inline.iter().map(|i| 16 + i.data.len()).sum::<usize>()
+                        }
+                        ClientOp::EndGrants { chunks } => 64 * chunks.len(),
                         ClientOp::Create(c) => c.name.len() + 8 * c.placement.len(),
                         _ => 256,
                     }

@@ -8,9 +8,10 @@ use caribou_proto::meta::v1::{Answer, Request, mutation, refused, server_message
 
 use super::session::{Call, Goodbye, stop};
 use super::wire;
+use super::wire::reply::Extras;
 use crate::fsm::command::{ClientCommand, Command};
 use crate::fsm::read;
-use crate::fsm::reply::{Body, ClientReply, Outcome, Reply};
+use crate::fsm::reply::{Body, ClientReply, GrantState, Outcome, Reply};
 use crate::fsm::tables::classes::DEFAULT_CLASS;
 use crate::leader::{CreateTicket, LeaderHandle};
 use crate::raft::ProposeError;
@@ -35,6 +36,17 @@ struct Asked {
     /// The directories that it names.
     directories: Vec<InodeId>,
     create: Option<Creating>,
+    /// The file whose first chunk it asks for.
+    first_chunk_of: Option<InodeId>,
+}
+
+/// What `apply` said to one of them, and the inodes of which the answer is to bring more.
+struct Answered {
+    seq: u64,
+    reply: ClientReply,
+    directories: Vec<InodeId>,
+    /// I3.
+    inline: Option<InodeId>,
 }
 
 /// Requests that are in the proposer's queue.
@@ -61,9 +73,13 @@ pub(super) async fn enqueue(
         let create = is_create.then(|| Creating::begin(call.leading.clone()));
         let told = operation(&request).filter(|_| call.want_directories);
         let directories = told.map(directories).unwrap_or_default();
+        let first_chunk_of = match operation(&request) {
+            Some(mutation::Op::TakeGrant(take)) if take.index == 0 => Some(InodeId(take.inode)),
+            _ => None,
+        };
         match command(call, request) {
             Ok(command) => {
-                asked.push(Asked { seq, directories, create });
+                asked.push(Asked { seq, directories, create, first_chunk_of });
                 commands.push(command);
             }
             Err(error) => goodbye = Some(error),
@@ -116,7 +132,7 @@ impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
         let replies = self.replies.await?;
         let mut answers = Vec::with_capacity(replies.len());
         // S7: all claims before the first reply leaves; a client that does not read must not hold them back.
-        for (Asked { seq, directories, create }, reply) in self.asked.into_iter().zip(replies) {
+        for (Asked { seq, directories, create, first_chunk_of }, reply) in self.asked.into_iter().zip(replies) {
             let reply = client_reply(reply)?;
             if let ClientReply { outcome: Outcome::Executed, result: Ok(Body { attr: Some(attr), .. }), .. } = &reply
                 && let Some(create) = create
@@ -124,25 +140,39 @@ impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
                 create.opened(call.session, attr.inode);
             }
             let directories = if reply.result.is_ok() { directories } else { Vec::new() };
-            answers.push((seq, reply, directories));
+            let inline = first_chunk_of.filter(|_| is_new_chunk(&reply));
+            answers.push(Answered { seq, reply, directories, inline });
         }
         // One view for all: what each of them changed is in it. Told once, with the last reply of those that changed it.
         let mut told = Vec::new();
-        for (_, _, directories) in answers.iter_mut().rev() {
+        for Answered { directories, .. } in answers.iter_mut().rev() {
             directories.retain(|inode| !told.contains(inode));
             told.extend_from_slice(directories);
         }
-        let view = (!told.is_empty()).then(|| call.node.raft().view());
+        let looks = !told.is_empty() || answers.iter().any(|answer| answer.inline.is_some());
+        let view = looks.then(|| call.node.raft().view());
         let attr = |inode: InodeId| read::getattr(view.as_ref()?, inode).ok().map(|attr| wire::reply::attr(&attr));
-        for (seq, reply, directories) in answers {
+        // I3: as they are after the grant. They change no more while it lives.
+        let inline_data = |inode: InodeId| match &view {
+            Some(view) => read::chunks::inline_data(view, inode).map_err(|fatal| stop(&call.node, &fatal)),
+            None => Ok(None),
+        };
+        for Answered { seq, reply, directories, inline } in answers {
             let directories = directories.into_iter().filter_map(attr).collect();
-            call.answer(seq, reply, directories).await;
+            let inline = inline.map_or(Ok(None), inline_data)?;
+            call.answer(seq, reply, Extras { directories, inline }).await;
         }
         for answer in along {
             call.send(server_message::Body::Answer(answer)).await;
         }
         self.goodbye.map_or(Ok(()), Err)
     }
+}
+
+/// Whether it is the grant of a new chunk.
+fn is_new_chunk(reply: &ClientReply) -> bool {
+    let grant = reply.result.as_ref().ok().and_then(|body| body.grant.as_ref());
+    grant.is_some_and(|grant| grant.state == GrantState::Granted && grant.create)
 }
 
 /// What `apply` says to a client's command.

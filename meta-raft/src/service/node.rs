@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use caribou_proto::cluster::v1::{ClusterId, MetaNode};
-use caribou_proto::ids::{ServerId, SessionId};
+use caribou_proto::ids::{MAX_INLINE_BYTES, ServerId, SessionId};
 use caribou_proto::meta::v1::{RecallGrant, server_message};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, watch};
@@ -128,6 +128,11 @@ impl Node {
         tracing::error!(%fatal, "this metadata node must stop");
         // Fails when the process is ending already.
         let _ = self.fatal.send(FatalError(fatal.to_string()));
+    }
+
+    /// I1: bytes of a file that clients may write into the metadata.
+    pub(crate) fn inline_limit(&self) -> u32 {
+        u32::try_from(self.limits.inline_data.as_u64()).unwrap_or(MAX_INLINE_BYTES).min(MAX_INLINE_BYTES)
     }
 
     /// Takes what the apply loop tells; never blocks.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use caribou_proto::ids::{Cookie, InodeId, SessionId};
+use caribou_proto::ids::{CHUNK_BYTES, Cookie, InodeId, SessionId};
 use caribou_proto::meta::v1 as wire;
 use caribou_proto::meta::v1::{Answer, Query, ReplyBody};
 use tokio::time::Instant;
@@ -11,13 +11,15 @@ use tokio::time::Instant;
 use super::node::Node;
 use super::wire::reply as to_wire;
 use super::wire::request::{self, Malformed};
-use crate::fsm::command::Caller;
+use crate::fsm::command::{Caller, Kind};
 use crate::fsm::error::{self, Errno, Fatal};
 use crate::fsm::read::{self, chunks};
 use crate::fsm::tables::Tables;
 use crate::leader::LeaderHandle;
 use crate::raft::NotLeader;
 
+/// Access of an open: reads.
+const READ: u32 = 4;
 /// Longest wait of one `wait_chunk`; the client asks again.
 const WAIT_CHUNK: Duration = Duration::from_secs(1);
 
@@ -156,7 +158,7 @@ fn read(
     } else if let Some(q) = &query.access {
         with_attr(read::access(view, caller, InodeId(q.inode), q.mask)?)
     } else if let (Some(q), Some(opening)) = (&query.open, opening) {
-        with_attr(open(view, opening, session, caller, q)?)
+        open(view, node, opening, session, caller, q)?
     } else if let Some(q) = &query.locate {
         located(view, node, session, InodeId(q.inode), q.first_index, q.count)?
     } else {
@@ -165,13 +167,16 @@ fn read(
 }
 
 /// S7: ESTALE for an inode without links, unless a session that had it open asserts its claim again.
+///
+/// Who opens a file to read it is going to ask where its first bytes are: the answer says so.
 fn open(
     view: &dyn Tables,
+    node: &Node,
     opening: Opening<'_>,
     session: SessionId,
     caller: &Caller,
     open: &wire::Open,
-) -> error::OpResult<crate::fsm::reply::Attr> {
+) -> error::OpResult<ReplyBody> {
     let inode = InodeId(open.inode);
     if !open.reassert {
         read::access(view, caller, inode, open.access)?;
@@ -180,8 +185,12 @@ fn open(
         }
     }
     let attr = read::getattr(view, inode)?;
+    let body = match open.access & READ != 0 && attr.kind == Kind::Regular && attr.size > 0 {
+        true => located(view, node, session, inode, 0, 1)?,
+        false => ReplyBody::default(),
+    };
     opening.opened(session);
-    Ok(attr)
+    Ok(ReplyBody { attr: Some(to_wire::attr(&attr)), ..body })
 }
 
 /// An open between its look at the inode and its claim; ends however the call ends.
@@ -229,6 +238,9 @@ fn located(
     count: u32,
 ) -> error::OpResult<ReplyBody> {
     let length = read::getattr(view, inode)?.size;
+    let inline = if first == 0 { chunks::inline_data(view, inode)? } else { None };
+    // I1: the file has no more than one place then, and most that are asked for are not long.
+    let count = if inline.is_some() && length <= CHUNK_BYTES { 0 } else { count };
     let places = chunks::locate(view, session, inode, first, count)?;
     let location = |l: chunks::Location| wire::ChunkLocation {
         index: l.index,
@@ -244,7 +256,8 @@ fn located(
         granted: l.granted,
         clip: l.clip,
     };
-    Ok(ReplyBody { chunks: places.into_iter().map(location).collect(), length, ..ReplyBody::default() })
+    let chunks = places.into_iter().map(location).collect();
+    Ok(ReplyBody { chunks, length, inline: inline.map(Into::into), ..ReplyBody::default() })
 }
 
 /// Waits until the place can be read or granted, or for a second; answers with its state then.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use caribou_proto::ids::{InodeId, SESSION_WINDOW, Seq, SessionId};
 use caribou_proto::meta::v1::{
-    Attr, Cancel, ClientMessage, Hello, Query, Redirect, Refused, Renew, Renewed, Request, ServerMessage,
-    SessionExpired, SetAttr, Welcome, client_message, mutation, refused, server_message,
+    Cancel, ClientMessage, Hello, Query, Redirect, Refused, Renew, Renewed, Request, ServerMessage, SessionExpired,
+    SetAttr, Welcome, client_message, mutation, refused, server_message,
 };
 use futures::FutureExt as _;
 use prost::Message as _;
@@ -21,6 +21,7 @@ use tracing::Instrument;
 use super::burst::{BURST, BURST_BYTES};
 use super::node::Node;
 use super::registry::Outbox;
+use super::wire::reply::Extras;
 use super::{burst, queries, wire};
 use crate::fsm::command::Command;
 use crate::fsm::read;
@@ -163,6 +164,7 @@ async fn greet(
             feature_level: FEATURE_LEVEL,
             nodes: node.meta_nodes(),
             leader_id: node.raft().node_id().0,
+            inline_limit: node.inline_limit(),
         })
     } else {
         server_message::Body::SessionExpired(SessionExpired {})
@@ -346,7 +348,7 @@ impl Call {
         let command = Command::Cancel { session: self.session, seq: Seq(cancel.seq) };
         let replies = self.node.raft().propose(vec![command]).await?;
         for reply in replies {
-            self.answer(cancel.seq, burst::client_reply(reply)?, Vec::new()).await;
+            self.answer(cancel.seq, burst::client_reply(reply)?, Extras::default()).await;
         }
         Ok(())
     }
@@ -355,11 +357,11 @@ impl Call {
         send(&self.outbox, body).await;
     }
 
-    pub(super) async fn answer(&self, seq: u64, reply: ClientReply, directories: Vec<Attr>) {
+    pub(super) async fn answer(&self, seq: u64, reply: ClientReply, extras: Extras) {
         if reply.from_table {
             self.node.counters.replies_from_table.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
-        if let Some(reply) = wire::reply::reply(seq, reply, directories, &|server| self.node.address_of(server)) {
+        if let Some(reply) = wire::reply::reply(seq, reply, extras, &|server| self.node.address_of(server)) {
             self.send(server_message::Body::Reply(reply)).await;
         }
     }

@@ -1,13 +1,13 @@
 //! The metadata side of the fake cluster: one file per name "inode number", grants, write-ends, recovery.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use caribou_proto::cluster::v1::ClusterId;
 use caribou_proto::ids::CHUNK_BYTES;
 use caribou_proto::meta::v1::{
-    Attr, Caller, ChunkLocation, ChunkState, EndGrants, Grant, GrantState, ReplyBody, ReportBroken, SetAttr, TakeGrant,
+    Caller, ChunkLocation, ChunkState, EndGrants, Grant, GrantState, ReplyBody, ReportBroken, SetAttr, TakeGrant,
     WriteEnd, mutation::Op,
 };
 use futures::future::BoxFuture;
@@ -52,9 +52,9 @@ impl Metadata for Leader {
         })
     }
 
-    fn open_claim(&self, _: Caller, inode: u64, _: u32) -> BoxFuture<'static, Result<Attr, Error>> {
+    fn open_claim(&self, _: Caller, inode: u64, _: u32) -> BoxFuture<'static, Result<ReplyBody, Error>> {
         let world = self.0.clone();
-        Box::pin(async move { world.inner.lock().attr(inode).ok_or(Error::Errno(libc::ESTALE)) })
+        Box::pin(async move { world.inner.lock().open(inode).ok_or(Error::Errno(libc::ESTALE)) })
     }
 
     fn release_claim(&self, _: u64) {}
@@ -70,6 +70,10 @@ impl Metadata for Leader {
     fn seed(&self) -> u64 {
         7
     }
+
+    fn inline_limit(&self) -> u32 {
+        self.0.inner.lock().inline_limit
+    }
 }
 
 impl Inner {
@@ -84,15 +88,17 @@ impl Inner {
                 self.count("create");
                 self.next += 1;
                 let inode = self.next;
-                self.files.insert(inode, FileRow { length: 0, mtime_ns: 0, generation: 1, chunks: BTreeMap::new() });
+                self.files.insert(inode, FileRow { generation: 1, ..FileRow::default() });
                 let grant = create.want_grant.then(|| self.take_grant(inode, 0, world));
                 Ok(ReplyBody { attr: self.attr(inode), grant, created: true, ..ReplyBody::default() })
             }
             Op::TakeGrant(TakeGrant { inode, index }) => {
                 self.count("take_grant");
                 self.file(inode)?;
-                let grant = Some(self.take_grant(inode, index, world));
-                Ok(ReplyBody { grant, ..ReplyBody::default() })
+                let grant = self.take_grant(inode, index, world);
+                // I3
+                let inline = self.inline(inode).filter(|_| index == 0 && grant.create);
+                Ok(ReplyBody { grant: Some(grant), inline, ..ReplyBody::default() })
             }
             Op::WriteEnd(end) => self.write_end(&end),
             Op::EndGrants(end) => Ok(self.end_grants(&end)),
@@ -175,11 +181,28 @@ impl Inner {
     fn write_end(&mut self, end: &WriteEnd) -> Result<ReplyBody, Error> {
         self.count("write_end");
         let session = self.session;
+        self.check_move(end);
         let file = self.file(end.inode)?;
         let mut lost = Vec::new();
+        let inlined = !end.inline.is_empty() && !file.chunks.contains_key(&0);
+        if inlined {
+            // I2
+            for write in &end.inline {
+                let (start, stop) = (write.offset as usize, write.offset as usize + write.data.len());
+                file.inline.resize(file.inline.len().max(stop), 0);
+                file.inline[start..stop].copy_from_slice(&write.data);
+            }
+            assert!(file.inline.len() as u64 <= file.length.max(end.length), "I1");
+        } else if !end.inline.is_empty() {
+            lost.push(0);
+        }
         for told in &end.chunks {
             match file.chunks.get_mut(&told.index) {
                 Some(row) if row.grant.is_some_and(|g| g.id == told.grant && g.session == session) => {
+                    if told.index == 0 && row.is_new {
+                        assert_eq!(told.inline_bytes as usize, file.inline.len(), "I3");
+                        file.inline.clear();
+                    }
                     row.is_new = false;
                     row.clip = None;
                     if told.resent {
@@ -189,14 +212,39 @@ impl Inner {
                 _ => lost.push(told.index),
             }
         }
-        if lost.len() < end.chunks.len() {
+        let parts = end.chunks.len() + usize::from(!end.inline.is_empty());
+        if lost.len() < parts {
             file.length = file.length.max(end.length);
         }
-        if end.chunks.is_empty() || lost.len() < end.chunks.len() {
+        if parts == 0 || lost.len() < parts {
             file.mtime_ns = end.mtime_ns;
             file.generation += 1;
         }
         Ok(ReplyBody { length: file.length, lost, ..ReplyBody::default() })
+    }
+
+    /// I3: when a new first chunk is told of, all its holders have synced: the inline data were the first that they got.
+    fn check_move(&self, end: &WriteEnd) {
+        let Some(file) = self.files.get(&end.inode) else { return };
+        let Some(told) = end.chunks.iter().find(|told| told.index == 0 && told.inline_bytes > 0) else { return };
+        let Some(row) = file.chunks.get(&0).filter(|row| row.is_new && row.chunk == told.chunk) else { return };
+        for (id, incarnation) in &row.holders {
+            let server = &self.servers[id];
+            if server.incarnation == *incarnation {
+                assert!(server.replicas[&row.chunk].syncs > 0, "I3: server {id} has synced nothing");
+            }
+        }
+    }
+
+    fn inline(&self, inode: u64) -> Option<Bytes> {
+        let inline = &self.files.get(&inode)?.inline;
+        (!inline.is_empty()).then(|| inline.clone().into())
+    }
+
+    fn open(&mut self, inode: u64) -> Option<ReplyBody> {
+        let attr = self.attr(inode)?;
+        let body = if attr.size > 0 { self.located(inode, 0, 1).ok()? } else { ReplyBody::default() };
+        Some(ReplyBody { attr: Some(attr), ..body })
     }
 
     fn end_grants(&mut self, end: &EndGrants) -> ReplyBody {
@@ -265,6 +313,7 @@ impl Inner {
             let cuts = size < file.length;
             file.length = size;
             file.generation += 1;
+            file.inline.truncate(usize::try_from(size).expect("test sizes are small")); // I5
             let first = u32::try_from(size / CHUNK_BYTES).expect("test sizes are small");
             if shorter {
                 file.chunks
@@ -307,6 +356,10 @@ impl Inner {
             }
             op => panic!("the files never ask {op:?}"),
         };
+        self.located(inode, first, count)
+    }
+
+    fn located(&mut self, inode: u64, first: u32, count: u32) -> Result<ReplyBody, Error> {
         let session = self.session;
         let file = self.file(inode)?.clone();
         let chunks = (file.chunks.range(first..first + count)).map(|(index, row)| {
@@ -327,6 +380,7 @@ impl Inner {
                 clip: row.clip.filter(|_| row.owner == session),
             }
         });
-        Ok(ReplyBody { chunks: chunks.collect(), length: file.length, ..ReplyBody::default() })
+        let inline = self.inline(inode).filter(|_| first == 0);
+        Ok(ReplyBody { chunks: chunks.collect(), length: file.length, inline, ..ReplyBody::default() })
     }
 }

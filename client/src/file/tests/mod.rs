@@ -7,11 +7,12 @@
 //! | `leader.rs` | its metadata side |
 //! | `servers.rs`, `sparse.rs` | its chunk servers and their bytes |
 //! | `rig.rs` | a client on it, and what tests ask of both |
-//! | `writing.rs`, `reading.rs`, `faults.rs`, `sizes.rs`, `attributes.rs` | scenarios |
+//! | `writing.rs`, `reading.rs`, `faults.rs`, `sizes.rs`, `attributes.rs`, `inline.rs` | scenarios |
 //! | `random.rs` | random operations and faults against a naive model |
 
 mod attributes;
 mod faults;
+mod inline;
 mod leader;
 mod random;
 mod reading;

@@ -43,6 +43,13 @@ impl Rig {
         Self { world, files }
     }
 
+    /// The metadata take files of up to `limit` bytes (I1).
+    pub(super) fn with_inline(config: ClientConfig, limit: u32) -> Self {
+        let rig = Self::with(config);
+        rig.world.inner.lock().inline_limit = limit;
+        rig
+    }
+
     pub(super) fn client(world: &Arc<World>, config: &ClientConfig) -> Files {
         let ports = Ports {
             meta: Arc::new(Leader(world.clone())),
@@ -66,6 +73,7 @@ impl Rig {
         let inner = self.world.inner.lock();
         let file = &inner.files[&inode];
         let mut bytes = vec![0; usize::try_from(file.length).expect("test files are small")];
+        bytes[..file.inline.len()].copy_from_slice(&file.inline);
         for (index, row) in file.chunks.iter().filter(|(_, row)| !row.is_new) {
             assert!(!row.holders.is_empty());
             let base = *index as usize * CHUNK_BYTES as usize;

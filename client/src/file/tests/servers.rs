@@ -106,6 +106,7 @@ impl Inner {
                 let server = self.servers.get_mut(&holder.server_id).expect("it was just written");
                 if let Some(replica) = server.replicas.get_mut(&fragment.chunk) {
                     replica.disk.clone_from(&replica.memory);
+                    replica.syncs += 1;
                 }
             }
         }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::rig::{READ_WRITE, Rig, assert_same, pattern, read_all};
 use crate::file::action::Action;
 use crate::file::write_chunk::WriteChunk;
-use crate::file::write_state::WriteState;
+use crate::file::write_state::{Planning, WriteState};
 
 async fn set_size(rig: &Rig, inode: u64, size: u64) {
     let set = SetAttr { inode, size: Some(size), ..SetAttr::default() };
@@ -52,7 +52,8 @@ fn the_wait_for_a_lost_grant_tells_of_a_cut() {
     state.want_flush();
     let plan = |state: &mut WriteState| {
         let mut actions = Vec::new();
-        state.plan(now, Duration::from_secs(2), true, &mut actions);
+        let sync_after = Duration::from_secs(2);
+        state.plan(&Planning { now, sync_after, in_use: true, inline_limit: 0 }, &mut actions);
         actions.into_iter().next().expect("something is to be done")
     };
     let Action::Send { epoch, n, .. } = plan(&mut state) else { panic!("the bytes are sent") };
@@ -97,7 +98,7 @@ fn a_cut_that_leaves_nothing_to_send_is_told_all_the_same() {
     let grant = Grant { chunk: 7, version: 1, grant: 3, holders: vec![holder], ..Grant::default() };
     let granted = || {
         let mut chunk = WriteChunk::new(0, Instant::now());
-        chunk.granted(&grant);
+        chunk.granted(&grant, None);
         chunk
     };
     let mut through = granted();

@@ -32,6 +32,8 @@ pub(super) struct Inner {
     pub(super) session: u64,
     pub(super) next: u64,
     pub(super) goal: usize,
+    /// I1.
+    pub(super) inline_limit: u32,
     /// Calls of each kind, for tests that count.
     pub(super) calls: BTreeMap<&'static str, u64>,
     /// Takes of grants that are answered as if there were no servers.
@@ -51,12 +53,14 @@ pub(super) struct Inner {
     pub(super) spoilt: BTreeSet<(u64, u64)>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct FileRow {
     pub(super) length: u64,
     pub(super) mtime_ns: i64,
     pub(super) generation: u64,
     pub(super) chunks: BTreeMap<u32, ChunkRow>,
+    /// I1.
+    pub(super) inline: Vec<u8>,
 }
 
 #[derive(Clone, Debug)]
@@ -106,6 +110,7 @@ pub(super) struct Replica {
     /// V3: lost un-synced bytes, and no recovery since.
     pub(super) dirty: bool,
     pub(super) corrupt: bool,
+    pub(super) syncs: u64,
 }
 
 impl World {

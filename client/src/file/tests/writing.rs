@@ -42,32 +42,6 @@ async fn the_ends_of_many_files_share_records() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn files_that_stay_empty_take_no_grants_until_one_is_written_to() {
-    let rig = Rig::new();
-    let mut with_grant = 0;
-    for _ in 0..50 {
-        let file = rig.create().await;
-        with_grant += usize::from(rig.live_grants() > with_grant);
-        file.flush().await.expect("nothing to flush");
-        file.release().await;
-    }
-    assert!((1..25).contains(&with_grant), "{with_grant} of 50 empty files had a grant");
-    assert_eq!(rig.world.calls("take_grant"), 0);
-    let file = rig.create().await;
-    file.write(0, pattern(1, 1000)).await.expect("writes");
-    file.flush().await.expect("flushes");
-    assert_eq!(
-        (rig.length(file.inode()), rig.world.calls("take_grant")),
-        (1000, 1),
-        "it takes its grant when it is needed"
-    );
-    let file = rig.create().await;
-    file.write(0, pattern(2, 1000)).await.expect("writes");
-    file.flush().await.expect("flushes");
-    assert_eq!((rig.length(file.inode()), rig.world.calls("take_grant")), (1000, 1), "and then it comes with the file");
-}
-
-#[tokio::test(start_paused = true)]
 async fn writes_across_chunks_and_holes_read_back() {
     let rig = Rig::new();
     let file = rig.create().await;

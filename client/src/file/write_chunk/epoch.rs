@@ -1,5 +1,6 @@
 //! How a chunk's epochs begin and end: grants given, broken, lost, ended, cut (W2, W4, W5, W7, W9).
 
+use bytes::Bytes;
 use caribou_proto::cluster::v1::Holder;
 use caribou_proto::meta::v1::Grant;
 
@@ -36,6 +37,7 @@ impl WriteChunk {
             self.keepers = Some((held.chunk, held.holders.to_vec()));
         }
         self.epoch += 1;
+        (self.base, self.base_owed) = (None, false);
         self.flights.clear();
         self.flying_bytes = 0;
         self.buffer.reset();
@@ -46,11 +48,14 @@ impl WriteChunk {
     }
 
     /// The answer to taking a grant or to reporting a broken one.
-    pub(crate) fn granted(&mut self, grant: &Grant) {
+    /// `inline`: what the metadata has of the chunk, if it is new (I3).
+    pub(crate) fn granted(&mut self, grant: &Grant, inline: Option<Bytes>) {
         let held = Held::new(grant);
         self.clipped(grant.clip);
         self.epoch += 1;
         self.is_new = held.create;
+        self.base = inline.filter(|bytes| self.is_new && !bytes.is_empty());
+        self.base_owed = self.base.is_some();
         (self.recalled, self.draining, self.acked_end) = (false, false, 0);
         // W4: never again at the same version, whatever the leader thinks of this grant.
         let spoilt = self.spoilt.is_some_and(|(chunk, version)| held.chunk == chunk && held.version <= version);

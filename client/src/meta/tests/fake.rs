@@ -313,6 +313,7 @@ impl Fake {
                 feature_level: 1,
                 nodes: nodes(),
                 leader_id: id_of(address),
+                inline_limit: 0,
             })
         };
         // A session that has ended is greeted as such; its calls may still be asked for (S4).

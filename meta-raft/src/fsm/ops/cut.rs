@@ -6,6 +6,7 @@ use crate::fsm::command::IntentKind;
 use crate::fsm::error::{Errno, Fatal, OpResult};
 use crate::fsm::ops::Op;
 use crate::fsm::ops::chunk::{Edit, discard, end_by_force, intend};
+use crate::fsm::ops::inline;
 use crate::fsm::read::chunks::growth_waits_for;
 use crate::fsm::tables::inodes::{self, Inode, MAX_FILE_BYTES};
 use crate::fsm::tables::{chunks, file_chunks};
@@ -41,6 +42,7 @@ fn cut(op: &mut Op<'_, '_>, inode: InodeId, old: u64, new: u64) -> Result<(), Fa
     if new >= old {
         return Ok(());
     }
+    inline::cut(op, inode, new)?; // I5
     let first = u32::try_from(new / CHUNK_BYTES).unwrap_or(u32::MAX);
     for (index, id) in file_chunks::page(op.txn, inode, first, usize::MAX)? {
         let stored = chunks::existing(op.txn, id)?;
@@ -67,12 +69,13 @@ fn cut(op: &mut Op<'_, '_>, inode: InodeId, old: u64, new: u64) -> Result<(), Fa
     Ok(())
 }
 
-/// Puts up to `limit` chunks of a purged inode into garbage; whether none is left.
+/// Removes the inline data of a purged inode and puts up to `limit` of its chunks into garbage; whether none is left.
 pub(crate) fn purge(op: &mut Op<'_, '_>, inode: InodeId, limit: usize) -> OpResult<bool> {
     let page = file_chunks::page(op.txn, inode, 0, limit)?;
     for (_, id) in &page {
         let stored = chunks::existing(op.txn, *id)?;
         discard(op, *id, &stored)?;
     }
+    inline::cut(op, inode, 0)?; // I5
     Ok(page.len() < limit)
 }

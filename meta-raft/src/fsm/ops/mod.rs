@@ -18,6 +18,7 @@ mod expire_session;
 mod forget_sessions;
 mod garbage_done;
 mod init_cluster;
+mod inline;
 mod link;
 mod mkdir;
 mod mknod;

@@ -1,26 +1,22 @@
-//! `write_end`: commits a file's length, and with it that its new chunks exist (W9, W2).
+//! `write_end`: commits a file's length, and with it that its new chunks exist (W9, W2), or the bytes themselves (I2).
 //!
 //! The setuid and setgid bits are not touched: the client's kernel clears them with a `setattr` before the write.
 
 use caribou_proto::ids::{CHUNK_BYTES, ChunkId, GrantId, InodeId, SessionId};
 
-use crate::fsm::command::{Kind, WrittenChunk};
+use crate::fsm::command::{Kind, WriteEnd, WrittenChunk};
 use crate::fsm::error::{Errno, Fatal, OpResult};
 use crate::fsm::ops::Op;
 use crate::fsm::ops::chunk::{Edit, MAX_CHUNKS_PER_COMMAND};
-use crate::fsm::ops::cut;
+use crate::fsm::ops::{cut, inline};
 use crate::fsm::reply::Body;
 use crate::fsm::tables::Tables;
 use crate::fsm::tables::chunks::{self, Chunk};
 use crate::fsm::tables::inodes::{self, MAX_FILE_BYTES};
 
-pub(crate) fn apply(
-    op: &mut Op<'_, '_>,
-    inode_id: InodeId,
-    length: u64,
-    mtime_ns: i64,
-    written: &[WrittenChunk],
-) -> OpResult<Body> {
+pub(crate) fn apply(op: &mut Op<'_, '_>, args: &WriteEnd) -> OpResult<Body> {
+    let WriteEnd { inode: inode_id, length, mtime_ns, chunks: written, inline: writes } = args;
+    let (inode_id, length) = (*inode_id, *length);
     let mut inode = inodes::named(op.txn, inode_id)?;
     if inode.kind != Kind::Regular || written.len() > MAX_CHUNKS_PER_COMMAND {
         return Err(Errno::Inval.into());
@@ -28,14 +24,23 @@ pub(crate) fn apply(
     if length > MAX_FILE_BYTES {
         return Err(Errno::FileTooBig.into());
     }
-    // W9: the length counts only if the chunk that holds the last byte is still granted.
-    let counts = length <= inode.size || last_byte_is_granted(op, inode_id, length, written)?;
+    let open = inline::is_open(op.txn, inode_id, writes)?;
+    // W9: the length counts only if the chunk that holds the last byte is still granted, or if the byte comes with the record.
+    let comes_along = open && length <= inline::end(writes);
+    let counts = length <= inode.size || comes_along || last_byte_is_granted(op, inode_id, length, written)?;
     if counts && length > inode.size {
         cut::check_growth(op, inode_id, length)?;
         inodes::set_size(op.txn, &mut inode, length)?;
     }
     let mut lost = Vec::new();
-    let mut any = written.is_empty();
+    let mut any = written.is_empty() && writes.is_empty();
+    // I2
+    if open && inline::end(writes) <= inode.size {
+        inline::write(op, inode_id, writes)?;
+        any = true;
+    } else if !writes.is_empty() {
+        lost.push(0);
+    }
     for chunk in written {
         let kept = end_one(op, inode_id, chunk, counts)?;
         any |= kept;
@@ -45,8 +50,8 @@ pub(crate) fn apply(
     }
     if any {
         inode.content_changed(op.time_ns);
-        if mtime_ns != 0 {
-            inode.mtime_ns = mtime_ns;
+        if *mtime_ns != 0 {
+            inode.mtime_ns = *mtime_ns;
         }
         inodes::put(op.txn, inode_id, &inode);
     }
@@ -56,7 +61,7 @@ pub(crate) fn apply(
 fn last_byte_is_granted(op: &Op<'_, '_>, inode: InodeId, length: u64, written: &[WrittenChunk]) -> Result<bool, Fatal> {
     let last = (length - 1) / CHUNK_BYTES;
     for chunk in written.iter().filter(|c| u64::from(c.index) == last) {
-        if current(op.txn, op.session, Some(inode), chunk)?.is_some() {
+        if written_under_grant(op, inode, chunk)?.is_some() {
             return Ok(true);
         }
     }
@@ -65,10 +70,12 @@ fn last_byte_is_granted(op: &Op<'_, '_>, inode: InodeId, length: u64, written: &
 
 /// One chunk's part; whether its grant was current.
 fn end_one(op: &mut Op<'_, '_>, inode: InodeId, chunk: &WrittenChunk, counts: bool) -> Result<bool, Fatal> {
-    let Some(mut edit) = current(op.txn, op.session, Some(inode), chunk)? else {
+    let Some(mut edit) = written_under_grant(op, inode, chunk)? else {
         return release_hold(op, chunk);
     };
-    edit.row.new = false; // W2
+    if std::mem::take(&mut edit.row.new) && chunk.index == 0 {
+        inline::leave(op, inode)?; // W2, I3
+    }
     if chunk.resent {
         edit.row.hold = None; // W5
     }
@@ -84,6 +91,13 @@ fn end_one(op: &mut Op<'_, '_>, inode: InodeId, chunk: &WrittenChunk, counts: bo
     }
     edit.save(op)?;
     Ok(ends == chunk.end)
+}
+
+/// W9, I3: the chunk, if this may be counted.
+fn written_under_grant(op: &Op<'_, '_>, inode: InodeId, chunk: &WrittenChunk) -> Result<Option<Edit>, Fatal> {
+    let Some(edit) = current(op.txn, op.session, Some(inode), chunk)? else { return Ok(None) };
+    let first = edit.row.new && chunk.index == 0;
+    Ok((!first || inline::has_moved(op.txn, inode, chunk.inline_bytes)?).then_some(edit))
 }
 
 /// W5: the holder of a hold has nothing to resend and says so without taking a grant (`grant` is 0).

@@ -5,7 +5,7 @@ use caribou_proto::ids::{CHUNK_BYTES, ChunkId, ChunkVersion, Incarnation, InodeI
 use crate::fsm::error::Fatal;
 use crate::fsm::tables::chunks::{self, Chunk};
 use crate::fsm::tables::meta::{self, Counter};
-use crate::fsm::tables::{Tables, classes, file_chunks, inodes, servers};
+use crate::fsm::tables::{Tables, classes, file_chunks, inline, inodes, servers};
 
 /// Most places that one `locate` answers for.
 pub const MAX_LOCATIONS: u32 = 1024;
@@ -100,6 +100,11 @@ pub fn locate(
         });
     }
     Ok(places)
+}
+
+/// I4: what the metadata has of the first chunk's bytes. There is nothing where that chunk has had its first write-end.
+pub fn inline_data(tables: &dyn Tables, inode: InodeId) -> Result<Option<Vec<u8>>, Fatal> {
+    inline::get(tables, inode)
 }
 
 /// Whether `session` could be given the grant of this place now, as far as grants, Intents and holds go (`wait_chunk`).

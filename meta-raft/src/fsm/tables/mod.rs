@@ -12,6 +12,7 @@ pub(crate) mod conformance;
 pub mod dentries;
 pub mod file_chunks;
 pub mod garbage;
+pub mod inline;
 pub mod inodes;
 pub mod links;
 pub mod memory;
@@ -65,7 +66,7 @@ pub enum Table {
     Classes = 19,
     /// `(inode, parent, cookie)`: the names of an inode but the first, which is in its row.
     Links = 20,
-    /// Reserved: inline data of small files.
+    /// `inode → bytes`: the first chunk of a small file.
     Inline = 21,
     /// `(end time, session)`: ended sessions, oldest first.
     EndedSessions = 22,

@@ -7,11 +7,19 @@ use caribou_proto::meta::v1 as wire;
 use crate::fsm::command::Kind;
 use crate::fsm::reply::{Attr, Body, ClientReply, GrantReply, GrantState, Outcome};
 
-/// The reply to `seq`, or `None` where nobody waits for one (S2: below `acked_below`). `directories` come along with a success.
+/// What comes along with a success and is no part of the stored reply: it is read when the reply leaves.
+#[derive(Debug, Default)]
+pub(crate) struct Extras {
+    pub(crate) directories: Vec<wire::Attr>,
+    /// I3.
+    pub(crate) inline: Option<Vec<u8>>,
+}
+
+/// The reply to `seq`, or `None` where nobody waits for one (S2: below `acked_below`).
 pub(crate) fn reply(
     seq: u64,
     reply: ClientReply,
-    directories: Vec<wire::Attr>,
+    extras: Extras,
     address: &dyn Fn(ServerId) -> String,
 ) -> Option<wire::Reply> {
     let outcome = match reply.outcome {
@@ -23,7 +31,10 @@ pub(crate) fn reply(
         Outcome::Acknowledged => return None,
     };
     let (errno, body) = match reply.result {
-        Ok(body) => (0, Some(wire::ReplyBody { directories, ..self::body(body, address) })),
+        Ok(body) => {
+            let inline = extras.inline.map(Into::into);
+            (0, Some(wire::ReplyBody { directories: extras.directories, inline, ..self::body(body, address) }))
+        }
         Err(errno) => (errno.number(), None),
     };
     Some(wire::Reply { seq, errno, outcome: outcome.into(), body })

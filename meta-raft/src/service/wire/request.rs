@@ -1,11 +1,12 @@
 //! Wire → memory: what clients ask for.
 
-use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId, InodeId, ServerId};
+use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId, InodeId, MAX_INLINE_BYTES, ServerId};
 use caribou_proto::meta::v1 as wire;
 use caribou_proto::meta::v1::mutation::Op;
 
 use crate::fsm::command::{
-    Caller, ClientOp, Create, Kind, Rename, ReportBroken, SetAttr, SetTime, TakeGrant, WrittenChunk,
+    Caller, ClientOp, Create, InlineWrite, Kind, Rename, ReportBroken, SetAttr, SetTime, TakeGrant, WriteEnd,
+    WrittenChunk,
 };
 
 /// Supplementary groups that a caller may have (Linux: NGROUPS_MAX).
@@ -82,12 +83,13 @@ pub(crate) fn mutation(mutation: Option<wire::Mutation>, placement: Vec<ServerId
         },
         Op::Removexattr(x) => ClientOp::RemoveXattr { inode: InodeId(x.inode), name: x.name.into() },
         Op::TakeGrant(t) => ClientOp::TakeGrant(TakeGrant { inode: InodeId(t.inode), index: t.index, placement }),
-        Op::WriteEnd(w) => ClientOp::WriteEnd {
+        Op::WriteEnd(w) => ClientOp::WriteEnd(WriteEnd {
             inode: InodeId(w.inode),
             length: w.length,
             mtime_ns: w.mtime_ns,
             chunks: written(w.chunks)?,
-        },
+            inline: inline(w.inline)?,
+        }),
         Op::EndGrants(e) => ClientOp::EndGrants { chunks: written(e.chunks)? },
         Op::ReportBroken(r) => ClientOp::ReportBroken(ReportBroken {
             inode: InodeId(r.inode),
@@ -125,8 +127,18 @@ fn written(chunks: Vec<wire::WrittenChunk>) -> Result<Vec<WrittenChunk>, Malform
         grant: GrantId(w.grant),
         resent: w.resent,
         end: w.end,
+        inline_bytes: w.inline_bytes,
     };
     Ok(chunks.into_iter().map(one).collect())
+}
+
+/// I1: writes that do not overlap have no more bytes than the metadata may hold of a file.
+fn inline(writes: Vec<wire::InlineWrite>) -> Result<Vec<InlineWrite>, Malformed> {
+    let bytes: usize = writes.iter().map(|w| w.data.len()).sum();
+    if bytes > MAX_INLINE_BYTES as usize || writes.iter().any(|w| w.data.is_empty() || w.offset >= MAX_INLINE_BYTES) {
+        return Err(Malformed::OutOfRange("inline"));
+    }
+    Ok(writes.into_iter().map(|w| InlineWrite { offset: w.offset, data: w.data.into() }).collect())
 }
 
 fn kind(kind: wire::FileKind) -> Result<Kind, Malformed> {

@@ -16,6 +16,8 @@ pub(crate) use grant::{give, granted, new_chunk, not_granted};
 pub(crate) const MAX_CHUNKS_PER_COMMAND: usize = 1024;
 
 #[cfg(test)]
+mod inline_tests;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod tests;

@@ -14,10 +14,11 @@ use crate::fsm::tables::{chunks, garbage, servers};
 #[derive(Clone, Debug)]
 enum Act {
     Take { who: usize, file: usize, index: u32 },
-    WriteEnd { who: usize, grant: usize, length: u64, resent: bool, end: bool },
+    WriteEnd { who: usize, grant: usize, length: u64, resent: bool, end: bool, moves: bool },
     End { who: usize, grant: usize },
     Release { who: usize, grant: usize },
     Report { who: usize, grant: usize },
+    Inline { who: usize, file: usize, offset: u32, len: usize },
     Truncate { who: usize, file: usize, size: u64 },
     StartIntent { chunk: usize },
     Ready { chunk: usize, mask: u8, clean: u8, join: bool },
@@ -34,8 +35,11 @@ fn act() -> impl Strategy<Value = Act> {
     let size = (0..4u64, 0..3u64).prop_map(|(chunk, more)| chunk * caribou_proto::ids::CHUNK_BYTES / 2 + more * 70_000);
     prop_oneof![
         4 => (who.clone(), file.clone(), 0..3u32).prop_map(|(who, file, index)| Act::Take { who, file, index }),
-        3 => (who.clone(), grant.clone(), size.clone(), any::<bool>(), any::<bool>())
-            .prop_map(|(who, grant, length, resent, end)| Act::WriteEnd { who, grant, length, resent, end }),
+        3 => (who.clone(), grant.clone(), size.clone(), any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+            |(who, grant, length, resent, end, moves)| Act::WriteEnd { who, grant, length, resent, end, moves }
+        ),
+        2 => (who.clone(), file.clone(), 0..90_000_u32, 1..9_000_usize)
+            .prop_map(|(who, file, offset, len)| Act::Inline { who, file, offset, len }),
         1 => (who.clone(), grant.clone()).prop_map(|(who, grant)| Act::End { who, grant }),
         1 => (who.clone(), grant.clone()).prop_map(|(who, grant)| Act::Release { who, grant }),
         2 => (who.clone(), grant).prop_map(|(who, grant)| Act::Report { who, grant }),
@@ -145,6 +149,11 @@ impl History {
             assert!(matches!(set, Ok(()) | Err(Errno::Again)), "{set:?}");
             return;
         }
+        if let Act::Inline { who, file, offset, len } = *act {
+            let told = self.world.write_inline(self.sessions[who], self.files[file], offset, &vec![len as u8; len]);
+            assert!(told.is_ok() || told == Err(Errno::Again), "{told:?}");
+            return;
+        }
         let (Act::WriteEnd { who, grant, .. }
         | Act::End { who, grant }
         | Act::Release { who, grant }
@@ -155,8 +164,10 @@ impl History {
         let Some((inode, grant)) = self.grants.get(grant).cloned() else { return };
         let session = self.sessions[who];
         match *act {
-            Act::WriteEnd { length, resent, end, .. } => {
-                let chunk = WrittenChunk { resent, end, ..written(&grant) };
+            Act::WriteEnd { length, resent, end, moves, .. } => {
+                let there = self.world.inline(inode).map_or(0, |bytes| bytes.len() as u32);
+                let inline_bytes = if moves { there } else { 0 };
+                let chunk = WrittenChunk { resent, end, inline_bytes, ..written(&grant) };
                 let told = self.world.write_end(session, inode, length, &[chunk]);
                 assert!(told.is_ok() || told == Err(Errno::Again), "{told:?}");
             }

@@ -8,6 +8,7 @@ use crate::fsm::command::*;
 use crate::fsm::error::Errno;
 use crate::fsm::reply::{Body, ClientReply, Effect, GrantReply, GrantState, Outcome, Reply};
 use crate::fsm::tables::chunks::{self, Chunk};
+use crate::fsm::tables::inline;
 use crate::fsm::tables::memory::MemoryTables;
 use crate::fsm::{Applied, Batch, FEATURE_LEVEL, invariants_chunks};
 
@@ -135,7 +136,24 @@ impl World {
         length: u64,
         chunks: &[WrittenChunk],
     ) -> Result<Body, Errno> {
-        self.client(s, ClientOp::WriteEnd { inode, length, mtime_ns: 0, chunks: chunks.to_vec() })
+        self.client(s, ClientOp::WriteEnd(WriteEnd { inode, length, chunks: chunks.to_vec(), ..WriteEnd::default() }))
+    }
+
+    /// I2: `bytes` at `offset`, in a write-end that says how long the file is with them.
+    pub(crate) fn write_inline(
+        &mut self,
+        s: SessionId,
+        inode: InodeId,
+        offset: u32,
+        bytes: &[u8],
+    ) -> Result<Body, Errno> {
+        let length = u64::from(offset) + bytes.len() as u64;
+        let inline = vec![InlineWrite { offset, data: bytes.to_vec() }];
+        self.client(s, ClientOp::WriteEnd(WriteEnd { inode, length, inline, ..WriteEnd::default() }))
+    }
+
+    pub(crate) fn inline(&self, inode: InodeId) -> Option<Vec<u8>> {
+        inline::get(&self.tables, inode).unwrap()
     }
 
     pub(crate) fn end(&mut self, s: SessionId, chunks: &[WrittenChunk]) -> Vec<u32> {
@@ -209,6 +227,7 @@ pub(crate) fn written(grant: &GrantReply) -> WrittenChunk {
         grant: grant.grant,
         resent: false,
         end: false,
+        inline_bytes: 0,
     }
 }
 
@@ -221,5 +240,6 @@ pub(crate) fn release(chunk: ChunkId, index: u32) -> WrittenChunk {
         grant: GrantId(0),
         resent: true,
         end: false,
+        inline_bytes: 0,
     }
 }

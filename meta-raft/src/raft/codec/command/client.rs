@@ -81,11 +81,12 @@ impl From<ClientOp> for Op {
                 index: t.index,
                 placement: from_servers(t.placement),
             }),
-            ClientOp::WriteEnd { inode, length, mtime_ns, chunks } => Op::WriteEnd(disk::WriteEnd {
-                inode: inode.0,
-                length,
-                mtime_ns,
-                chunks: chunks.into_iter().map(Into::into).collect(),
+            ClientOp::WriteEnd(w) => Op::WriteEnd(disk::WriteEnd {
+                inode: w.inode.0,
+                length: w.length,
+                mtime_ns: w.mtime_ns,
+                chunks: w.chunks.into_iter().map(Into::into).collect(),
+                inline: w.inline.into_iter().map(Into::into).collect(),
             }),
             ClientOp::EndGrants { chunks } => {
                 Op::EndGrants(disk::EndGrants { chunks: chunks.into_iter().map(Into::into).collect() })
@@ -152,12 +153,13 @@ impl TryFrom<Op> for ClientOp {
                 index: t.index,
                 placement: to_servers(t.placement),
             }),
-            Op::WriteEnd(w) => ClientOp::WriteEnd {
+            Op::WriteEnd(w) => ClientOp::WriteEnd(mem::WriteEnd {
                 inode: InodeId(w.inode),
                 length: w.length,
                 mtime_ns: w.mtime_ns,
                 chunks: w.chunks.into_iter().map(Into::into).collect(),
-            },
+                inline: w.inline.into_iter().map(Into::into).collect(),
+            }),
             Op::EndGrants(e) => ClientOp::EndGrants { chunks: e.chunks.into_iter().map(Into::into).collect() },
             Op::ReportBroken(r) => ClientOp::ReportBroken(mem::ReportBroken {
                 inode: InodeId(r.inode),
@@ -208,9 +210,29 @@ impl From<disk::SetAttr> for mem::SetAttr {
     }
 }
 
+impl From<mem::InlineWrite> for disk::InlineWrite {
+    fn from(w: mem::InlineWrite) -> Self {
+        Self { offset: w.offset, data: w.data.into() }
+    }
+}
+
+impl From<disk::InlineWrite> for mem::InlineWrite {
+    fn from(w: disk::InlineWrite) -> Self {
+        Self { offset: w.offset, data: w.data.into() }
+    }
+}
+
 impl From<mem::WrittenChunk> for disk::WrittenChunk {
     fn from(w: mem::WrittenChunk) -> Self {
-        Self { index: w.index, chunk: w.chunk.0, version: w.version.0, grant: w.grant.0, resent: w.resent, end: w.end }
+        Self {
+            index: w.index,
+            chunk: w.chunk.0,
+            version: w.version.0,
+            grant: w.grant.0,
+            resent: w.resent,
+            end: w.end,
+            inline_bytes: w.inline_bytes,
+        }
     }
 }
 
@@ -223,6 +245,7 @@ impl From<disk::WrittenChunk> for mem::WrittenChunk {
             grant: GrantId(w.grant),
             resent: w.resent,
             end: w.end,
+            inline_bytes: w.inline_bytes,
         }
     }
 }

@@ -23,6 +23,7 @@ fn written() -> WrittenChunk {
         grant: GrantId::new(1, 6),
         resent: true,
         end: true,
+        inline_bytes: 77,
     }
 }
 
@@ -68,7 +69,13 @@ fn every_command() -> Vec<Command> {
         client(ClientOp::SetXattr { inode, name: name(), value: vec![0, 255], create: true, replace: false }),
         client(ClientOp::RemoveXattr { inode, name: name() }),
         client(ClientOp::TakeGrant(TakeGrant { inode, index: 3, placement: vec![server] })),
-        client(ClientOp::WriteEnd { inode, length: 10, mtime_ns: 11, chunks: vec![written()] }),
+        client(ClientOp::WriteEnd(WriteEnd {
+            inode,
+            length: 10,
+            mtime_ns: 11,
+            chunks: vec![written()],
+            inline: vec![InlineWrite { offset: 12, data: vec![13; 14] }],
+        })),
         client(ClientOp::EndGrants { chunks: vec![written()] }),
         client(ClientOp::ReportBroken(ReportBroken {
             inode,
