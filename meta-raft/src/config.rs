@@ -82,9 +82,9 @@ pub struct RaftSection {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StorageConfig {
-    /// Memory for cached blocks of the state.
+    /// Memory for the state: blocks that were read, and changes that are not in a table file yet.
     pub block_cache: ByteSize,
-    /// Memory for changes that are not in a table file yet.
+    /// The part of it that such changes may take.
     pub write_buffer: ByteSize,
 }
 
@@ -132,7 +132,7 @@ impl Default for RaftSection {
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { block_cache: ByteSize::mib(512), write_buffer: ByteSize::mib(256) }
+        Self { block_cache: ByteSize::mib(768), write_buffer: ByteSize::mib(256) }
     }
 }
 

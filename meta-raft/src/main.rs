@@ -6,8 +6,9 @@ use caribou_meta_raft::config::{Args, Config};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+/// RocksDB's allocations go there too: blocks that come into its cache on one thread and leave it on another would fragment the C library's heap.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How long tasks that are in the middle of something are waited for at the end.
 const END_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);

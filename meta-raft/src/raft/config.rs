@@ -18,9 +18,9 @@ pub struct RaftConfig {
     pub snapshot_after_bytes: u64,
     /// Log kept behind the last snapshot for followers that were away.
     pub log_keep_bytes: u64,
-    /// Memory for cached blocks of the state.
+    /// Memory for the state: cached blocks and changes that are not in a table file yet.
     pub block_cache_bytes: usize,
-    /// Memory for changes of the state that are not in a table file yet.
+    /// The part of it that such changes may take.
     pub write_buffer_bytes: usize,
     /// Memory for the newest log entries, which replication and apply read again.
     pub log_tail_bytes: usize,
@@ -37,7 +37,7 @@ impl RaftConfig {
             election_timeout_max: Duration::from_millis(150),
             snapshot_after_bytes: 256 << 20,
             log_keep_bytes: 256 << 20,
-            block_cache_bytes: 512 << 20,
+            block_cache_bytes: 768 << 20,
             write_buffer_bytes: 256 << 20,
             log_tail_bytes: 64 << 20,
         }

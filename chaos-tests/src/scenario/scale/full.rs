@@ -103,7 +103,7 @@ fn judge_memory(nodes: &[Memory], limit_bytes: u64, when: &str, verdict: &mut Ve
     for (node, memory) in nodes.iter().enumerate() {
         verdict.check(memory.own <= limit_bytes, || {
             let (own, limit) = (megabytes(memory.own), megabytes(limit_bytes));
-            format!("node {} has {own} MB of memory {when}, above cache, write buffer and 300 MB: {limit} MB", node + 1)
+            format!("node {} has {own} MB of memory {when}, above its cache and 300 MB: {limit} MB", node + 1)
         });
     }
 }

@@ -60,9 +60,9 @@ pub struct Args {
     #[arg(long, default_value_t = 10)]
     pub kills: usize,
     /// The metadata nodes' `block_cache`
-    #[arg(long, default_value_t = 512)]
+    #[arg(long, default_value_t = 768)]
     pub cache_mib: u64,
-    /// The metadata nodes' `write_buffer`
+    /// The metadata nodes' `write_buffer`, a part of it
     #[arg(long, default_value_t = 256)]
     pub write_buffer_mib: u64,
     /// The metadata nodes' `snapshot_after`
@@ -107,7 +107,7 @@ impl Args {
 
     /// What the metadata nodes are told to use, in bytes.
     fn configured_bytes(&self) -> u64 {
-        (self.cache_mib + self.write_buffer_mib) << 20
+        self.cache_mib << 20
     }
 
     async fn load(&self, lab: &Lab, files: u64) -> Result<(Tree, Loaded)> {

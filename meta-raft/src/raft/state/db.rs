@@ -5,7 +5,7 @@ use std::path::Path;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, Options,
-    WriteBatch, WriteOptions,
+    WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::StateError;
@@ -21,7 +21,8 @@ const DEFAULT: &str = "default";
 const BLOOM_BITS: f64 = 10.0;
 /// The filter's share of a write buffer.
 const MEMTABLE_BLOOM_RATIO: f64 = 0.02;
-const BLOCK_BYTES: usize = 16 << 10;
+/// A row that is not cached costs the decompression of a block.
+const BLOCK_BYTES: usize = 8 << 10;
 const BACKGROUND_JOBS: i32 = 2;
 /// A family's share of the write buffer before it is switched.
 const FAMILY_SHARE: usize = 4;
@@ -29,6 +30,8 @@ const FAMILY_SHARE: usize = 4;
 /// What all instances of this node share.
 pub(super) struct Settings {
     cache: Cache,
+    /// Counts the write buffers against the cache, so that both together stay within it.
+    buffers: WriteBufferManager,
     write_buffer_bytes: usize,
 }
 
@@ -40,7 +43,9 @@ impl std::fmt::Debug for Settings {
 
 impl Settings {
     pub(super) fn new(block_cache_bytes: usize, write_buffer_bytes: usize) -> Self {
-        Self { cache: Cache::new_lru_cache(block_cache_bytes), write_buffer_bytes }
+        let cache = Cache::new_lru_cache(block_cache_bytes);
+        let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(write_buffer_bytes, false, cache.clone());
+        Self { cache, buffers, write_buffer_bytes }
     }
 
     fn database(&self) -> Options {
@@ -51,7 +56,7 @@ impl Settings {
         options.set_atomic_flush(true);
         // There is one writer: what lets several at once in makes each insertion dearer.
         options.set_allow_concurrent_memtable_write(false);
-        options.set_db_write_buffer_size(self.write_buffer_bytes);
+        options.set_write_buffer_manager(&self.buffers);
         options.set_max_background_jobs(BACKGROUND_JOBS);
         options.set_keep_log_file_num(2);
         options
