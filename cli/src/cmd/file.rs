@@ -46,6 +46,8 @@ pub struct FileInfo {
     pub path: String,
     pub inode: u64,
     pub length_bytes: u64,
+    /// Bytes of the first chunk that are on the metadata nodes.
+    pub inline_bytes: u64,
     pub chunks: Vec<ChunkInfo>,
 }
 
@@ -98,13 +100,15 @@ pub async fn info(client: &Client, path: &Path) -> Result<FileInfo> {
     let caller = Caller { uid: 0, gid: 0, groups: vec![] };
     let attr = resolve(client, &caller, path).await?;
     let chunks = attr.size.div_ceil(CHUNK_BYTES).max(1) as u32;
-    let mut found = Vec::new();
+    let (mut found, mut inline_bytes) = (Vec::new(), 0);
     for first_index in (0..chunks).step_by(PAGE as usize) {
         let locate = Locate { inode: attr.inode, first_index, count: PAGE.min(chunks - first_index) };
         let reply = client.meta().query(&caller, QueryOp::Locate(locate)).await?;
+        inline_bytes += reply.inline.as_ref().map_or(0, |bytes| bytes.len() as u64);
         found.extend(reply.chunks.iter().filter(|c| c.chunk != 0).map(ChunkInfo::from));
     }
-    Ok(FileInfo { path: path.display().to_string(), inode: attr.inode, length_bytes: attr.size, chunks: found })
+    let (path, inode) = (path.display().to_string(), attr.inode);
+    Ok(FileInfo { path, inode, length_bytes: attr.size, inline_bytes, chunks: found })
 }
 
 async fn resolve(client: &Client, caller: &Caller, path: &Path) -> Result<Attr> {
@@ -180,6 +184,9 @@ fn mount_of(path: &Path) -> Result<Option<(Vec<String>, PathBuf)>> {
 
 fn print(info: &FileInfo) {
     println!("{}: inode {}, {}", info.path, info.inode, ByteSize(info.length_bytes));
+    if info.inline_bytes > 0 {
+        println!("  {} with its attributes, on every metadata node", ByteSize(info.inline_bytes));
+    }
     for c in &info.chunks {
         let replicas: Vec<String> =
             c.replicas.iter().map(|r| format!("server {} ({})", r.server_id, r.address)).collect();

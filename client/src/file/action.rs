@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caribou_proto::cluster::v1::Holder;
-use caribou_proto::meta::v1::{Grant, InlineWrite, WrittenChunk};
+use caribou_proto::meta::v1::{Grant, WriteEnd, WrittenChunk};
 use tokio::time::Instant;
 
 /// What has to be done outside.
@@ -35,12 +35,10 @@ pub(crate) enum Action {
         data: Bytes,
         sync: bool,
     },
+    /// The inode's number is filled in outside.
     WriteEnd {
         id: u64,
-        length: u64,
-        mtime_ns: i64,
-        chunks: Vec<WrittenChunk>,
-        inline: Vec<InlineWrite>,
+        write: WriteEnd,
         attempt: u32,
     },
     /// W7.

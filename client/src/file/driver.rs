@@ -100,16 +100,8 @@ fn handle(inode: u64, state: &mut State, event: Event) {
             }
             state.write.waited(index, clip);
         }
-        Event::WriteEnded { id, result: Ok(body) } => {
-            if state.write.write_ended(id, &body) {
-                state.generation += 1;
-            }
-            state.settled();
-        }
-        Event::WriteEnded { id, result: Err(error) } => {
-            state.write.write_end_failed(id);
-            give_up(inode, state, None, &error);
-        }
+        Event::WriteEnded { id, result: Ok(body) } => state.write_ended(id, &body),
+        Event::WriteEnded { id, result: Err(error) } => write_end_failed(inode, state, id, &error),
         Event::Ended { index, grant, result: Ok(lost) } => state.write.ended(index, grant, lost),
         // The call was for the grants of many files: which one it is about shows when the grant is taken again.
         Event::Ended { index, grant, result: Err(Error::Errno(_)) } => state.write.ended(index, grant, true),
@@ -117,6 +109,32 @@ fn handle(inode: u64, state: &mut State, event: Event) {
             state.write.call_failed(index);
             give_up(inode, state, Some(index), &error);
         }
+    }
+}
+
+/// A write-end came to nothing, or nobody can say any more whether it did (S4: its session's row is gone). Then bytes that it carried must
+/// not be sent again: somebody may have written over them since.
+fn write_end_failed(inode: u64, state: &mut State, id: u64, error: &Error) {
+    if is_unknown(error) && state.write.forget_inline(id) {
+        tracing::error!(inode, "whether buffered bytes of a file were written is not known");
+        return state.sticky.record(errno::EIO);
+    }
+    state.write.write_end_failed(id);
+    give_up(inode, state, None, error);
+}
+
+/// S4: the call may have been carried out.
+fn is_unknown(error: &Error) -> bool {
+    matches!(error, Error::Errno(libc::EIO))
+}
+
+/// A change of attributes that carried a write-end is answered (`setattr.rs`).
+pub(super) fn carried(inode: u64, state: &mut State, id: u64, result: &Result<ReplyBody, Error>) {
+    match result {
+        Ok(body) => state.write_ended(id, body),
+        Err(error) if is_unknown(error) => write_end_failed(inode, state, id, error),
+        // The change was refused, and nothing was written either: what becomes of the bytes, the next write-end will show.
+        Err(_) => state.write.write_end_failed(id),
     }
 }
 
@@ -217,10 +235,11 @@ fn start(inode: &Arc<Inode>, streams: &mut Streams, action: Action) -> BoxFuture
             Event::Granted { index, result: meta.mutate(own_caller(), op).await }
         }
         .boxed(),
-        Action::WriteEnd { id, length, mtime_ns, chunks, inline, attempt } => async move {
+        Action::WriteEnd { id, write, attempt } => async move {
             pause(attempt).await;
-            let op = Op::WriteEnd(WriteEnd { inode: number, length, mtime_ns, chunks, inline });
-            Event::WriteEnded { id, result: meta.mutate(own_caller(), op).await }
+            // I2: never given up, or its bytes could come after newer ones. Who waits for it has a patience of his own.
+            let op = Op::WriteEnd(WriteEnd { inode: number, ..write });
+            Event::WriteEnded { id, result: meta.mutate_patiently(own_caller(), op).await }
         }
         .boxed(),
         Action::End { held, attempt } => async move {

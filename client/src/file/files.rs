@@ -5,10 +5,10 @@ use std::sync::{Arc, Weak};
 use caribou_proto::meta::v1::{Attr, Caller, Create, GetAttr, ReplyBody, SetAttr, mutation::Op};
 use futures::future::join_all;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 
 use super::context::Context;
 use super::handle::OpenFile;
-use super::inode::Inode;
 use super::places::{Asked, Places};
 use super::ports::Ports;
 use crate::meta::{MetaEvent, QueryOp};
@@ -66,13 +66,13 @@ impl Files {
         let (inode, known) = self.context.open(&attr, writer);
         let file = Arc::new(OpenFile::new(inode.clone(), writer));
         if let Some(grant) = &body.grant {
-            inode.change(0, |state| state.write.adopt(grant, tokio::time::Instant::now()));
+            inode.change(0, |state| state.write.adopt(grant, Instant::now()));
         }
         if !body.created {
             if known {
                 inode.refresh_length().await?;
             }
-            self.revalidate(&inode);
+            inode.peek(|state| state.revalidate(Instant::now()));
             if truncate {
                 attr = self.truncate_by_handle(caller, attr.inode).await?;
             }
@@ -102,31 +102,20 @@ impl Files {
         let writer = access & WRITE != 0;
         let (found, _) = self.context.open(&attr, writer);
         let file = Arc::new(OpenFile::new(found.clone(), writer));
-        let is_news = found.peek(|state| {
-            let unchanged = (state.stamp, state.places.asking().stamp) == (stamp, asked.stamp);
-            unchanged && !state.is_outdated(&attr)
+        found.change(0, |state| {
+            let is_news =
+                state.stamp == stamp && state.places.asking().stamp == asked.stamp && !state.is_outdated(&attr);
+            state.learn(&attr, stamp);
+            state.revalidate(asked.at);
+            if is_news && (body.inline.is_some() || !body.chunks.is_empty()) {
+                state.places.learn(0, &body, Asked { at: asked.at, ..state.places.asking() });
+            }
         });
-        found.learn(&attr, stamp);
-        self.revalidate(&found);
-        if is_news && (body.inline.is_some() || !body.chunks.is_empty()) {
-            found.peek(|state| {
-                let stamp = state.places.asking().stamp;
-                state.places.learn(0, &body, Asked { stamp, ..asked });
-            });
-        }
         if truncate {
             attr = self.truncate_by_handle(caller, inode).await?;
         }
         found.overlay(&mut attr);
         Ok((attr, file))
-    }
-
-    /// Close-to-open: what was known of places, and what was read ahead, may be older than what another client closed.
-    fn revalidate(&self, inode: &Arc<Inode>) {
-        inode.peek(|state| {
-            state.places.forget_from(0);
-            state.ahead.clear();
-        });
     }
 
     async fn truncate_by_handle(&self, caller: &Caller, inode: u64) -> Result<Attr, Error> {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use caribou_proto::meta::v1::Attr;
+use caribou_proto::meta::v1::{Attr, ReplyBody};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Duration, Instant};
@@ -116,6 +116,7 @@ impl Inode {
             sync_after: self.context.settings.sync_after,
             in_use,
             inline_limit: self.context.ports.meta.inline_limit(),
+            data_generation: state.generation,
         };
         let deadline = state.write.plan(&settings, actions);
         self.settle(&mut state, 0);
@@ -229,15 +230,7 @@ impl Inode {
 
     /// Takes in attributes that were asked for when the stamp was `stamp`; out-of-date ones are left aside.
     pub(crate) fn learn(self: &Arc<Self>, attr: &Attr, stamp: u64) {
-        self.change(0, |state| {
-            if state.stamp == stamp {
-                state.learn_length(attr.size);
-                state.generation = attr.data_generation;
-                if !state.write.has_untold() {
-                    state.write.set_mtime(attr.mtime_ns);
-                }
-            }
-        });
+        self.change(0, |state| state.learn(attr, stamp));
     }
 }
 
@@ -247,10 +240,40 @@ impl State {
         attr.data_generation < self.generation
     }
 
+    /// As [`Inode::learn`].
+    pub(crate) fn learn(&mut self, attr: &Attr, stamp: u64) {
+        // An answer to an older question may come after that to a newer one, but not much later.
+        let overtaken = self.is_outdated(attr) && Instant::now() < self.length_at + OVERRULE;
+        if self.stamp != stamp || overtaken {
+            return;
+        }
+        self.learn_length(attr.size);
+        self.generation = attr.data_generation;
+        if !self.write.has_untold() {
+            self.write.set_mtime(attr.mtime_ns);
+        }
+    }
+
+    /// Close-to-open: what was known of places before, and what was read ahead, may be older than what another client closed.
+    pub(crate) fn revalidate(&mut self, asked_at: Instant) {
+        self.places.forget_before(asked_at);
+        self.ahead.clear();
+    }
+
     /// The leader just said this length.
     pub(crate) fn learn_length(&mut self, length: u64) {
         self.write.set_length(length);
         self.length_at = Instant::now();
+    }
+
+    /// The answer to a write-end.
+    pub(crate) fn write_ended(&mut self, id: u64, body: &ReplyBody) {
+        let changed = self.write.write_ended(id, body);
+        match &body.attr {
+            Some(attr) => self.generation = self.generation.max(attr.data_generation),
+            None => self.generation += u64::from(changed),
+        }
+        self.settled();
     }
 
     /// This client has just changed length or times at the leader.

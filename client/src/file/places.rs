@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::action::Held;
 use crate::chunk::Place;
 
-/// What is not on chunk servers may be changed by another client without anybody telling this one.
+/// What is not on chunk servers may be changed by another client without anybody telling this one. With a length or a time of another content
+/// it must not be believed at all: it would not fit to them.
 const HOLE_LIFE: Duration = Duration::from_secs(1);
 /// Chunks remembered per file; beyond that all are forgotten.
 const MAX_PLACES: usize = 4096;
@@ -40,6 +41,15 @@ impl Found {
     }
 }
 
+#[derive(Debug)]
+struct Known {
+    found: Found,
+    /// An answer to an older question takes no newer one's place, whatever the order in which they come.
+    asked_at: Instant,
+    /// The content that it is of, where that is not told by the place itself.
+    data_generation: u64,
+}
+
 /// When the leader was asked, and what was known then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asked {
@@ -50,8 +60,7 @@ pub(crate) struct Asked {
 /// See the head of this file.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
-    /// With the time at which it was asked for: an answer to an older question takes no newer one's place, whatever the order in which they come.
-    known: BTreeMap<u32, (Found, Instant)>,
+    known: BTreeMap<u32, Known>,
     /// Counts what was forgotten or put by the file's own writes: an answer that was asked for before must not be kept.
     stamp: u64,
 }
@@ -62,10 +71,11 @@ impl Places {
         Asked { at: Instant::now(), stamp: self.stamp }
     }
 
-    pub(crate) fn get(&self, index: u32) -> Option<Found> {
-        let (found, asked) = self.known.get(&index)?;
-        let lasts = matches!(found, Found::At(_)) || Instant::now() < *asked + HOLE_LIFE;
-        lasts.then(|| found.clone())
+    /// `data_generation`: the newest that this client has heard of.
+    pub(crate) fn get(&self, index: u32, data_generation: u64) -> Option<Found> {
+        let known = self.known.get(&index)?;
+        let fits = known.data_generation == data_generation && Instant::now() < known.asked_at + HOLE_LIFE;
+        (fits || matches!(known.found, Found::At(_))).then(|| known.found.clone())
     }
 
     /// Takes in the leader's answer for chunks from `first` on; what it does not name is a hole. Returns what it says of `first`.
@@ -80,35 +90,42 @@ impl Places {
             if location.index == first {
                 wanted = found.clone();
             }
-            self.keep(location.index, found, asked);
+            self.keep(location.index, found, body.data_generation, asked);
         }
         if !matches!(wanted, Found::At(_)) {
-            self.keep(first, wanted.clone(), asked);
+            self.keep(first, wanted.clone(), body.data_generation, asked);
         }
         wanted
     }
 
-    fn keep(&mut self, index: u32, found: Found, asked: Asked) {
-        let newer = self.known.get(&index).is_some_and(|(_, known)| *known > asked.at);
+    fn keep(&mut self, index: u32, found: Found, data_generation: u64, asked: Asked) {
+        let newer = self.known.get(&index).is_some_and(|known| known.asked_at > asked.at);
         if asked.stamp != self.stamp || newer || found == Found::Busy {
             return;
         }
         if self.known.len() >= MAX_PLACES {
             self.known.clear();
         }
-        self.known.insert(index, (found, asked.at));
+        self.known.insert(index, Known { found, asked_at: asked.at, data_generation });
     }
 
     /// The file's own grant, once a write-end has named its chunk.
     pub(crate) fn put_own(&mut self, held: &Held) {
         self.stamp += 1;
         let place = Place { chunk: held.chunk, version: held.version, holders: held.holders.to_vec() };
-        self.known.insert(held.index, (Found::At(place), Instant::now()));
+        let known = Known { found: Found::At(place), asked_at: Instant::now(), data_generation: 0 };
+        self.known.insert(held.index, known);
     }
 
     pub(crate) fn forget(&mut self, index: u32) {
         self.stamp += 1;
         self.known.remove(&index);
+    }
+
+    /// What was asked for before then.
+    pub(crate) fn forget_before(&mut self, asked_at: Instant) {
+        self.stamp += 1;
+        self.known.retain(|_, known| known.asked_at >= asked_at);
     }
 
     pub(crate) fn forget_from(&mut self, first: u32) {

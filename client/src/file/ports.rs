@@ -18,6 +18,8 @@ use crate::{Error, MetaClient};
 pub trait Metadata: Send + Sync + 'static {
     /// A logged mutation (S1). Dropping the future gives it up (S5).
     fn mutate(&self, caller: Caller, op: mutation::Op) -> BoxFuture<'static, Result<ReplyBody, Error>>;
+    /// As [`Self::mutate`], without the soft timeout: for calls that must not be carried out later than others that come after them.
+    fn mutate_patiently(&self, caller: Caller, op: mutation::Op) -> BoxFuture<'static, Result<ReplyBody, Error>>;
     /// A read at the leader.
     fn query(&self, caller: Caller, op: QueryOp) -> BoxFuture<'static, Result<ReplyBody, Error>>;
     /// S7: one more open handle.
@@ -61,6 +63,11 @@ impl Metadata for MetaClient {
     fn mutate(&self, caller: Caller, op: mutation::Op) -> BoxFuture<'static, Result<ReplyBody, Error>> {
         let client = self.clone();
         Box::pin(async move { Self::mutate(&client, &caller, op).await })
+    }
+
+    fn mutate_patiently(&self, caller: Caller, op: mutation::Op) -> BoxFuture<'static, Result<ReplyBody, Error>> {
+        let client = self.clone();
+        Box::pin(async move { Self::mutate_patiently(&client, &caller, op).await })
     }
 
     fn query(&self, caller: Caller, op: QueryOp) -> BoxFuture<'static, Result<ReplyBody, Error>> {

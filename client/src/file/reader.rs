@@ -183,11 +183,8 @@ impl Inode {
     }
 
     async fn locate(self: &Arc<Self>, index: u32) -> Result<Found, Error> {
-        let known = self.peek(|state| {
-            // W2: what there is of a new chunk is in the buffer, or came with its grant.
-            state.write.new_chunk(index).or_else(|| state.places.get(index))
-        });
-        if let Some(found) = known {
+        // I4: of a chunk that is new the leader has what there is beside the buffer.
+        if let Some(found) = self.peek(|state| state.places.get(index, state.generation)) {
             return Ok(found);
         }
         let op = QueryOp::Locate(Locate { inode: self.number, first_index: index, count: LOCATE_COUNT });
@@ -205,6 +202,7 @@ impl Inode {
         Ok(self.change(0, |state| {
             if state.stamp == stamp {
                 state.learn_length(body.length);
+                state.generation = state.generation.max(body.data_generation);
             }
             state.places.learn(index, &body, asked)
         }))

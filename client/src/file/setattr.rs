@@ -5,13 +5,18 @@
 //! - mtime: a write-end that is under way is waited for, and no other starts until the change is made; later ones carry the time
 //!   that was set. Bytes go to the servers meanwhile: who sets the time of what it has written is about to close it.
 //! - mode and owner are in no write-end: nothing is waited for.
+//!
+//! The bytes of a small file that only wait for their write-end (I2) go with a change of the latter two in one record: programs that copy
+//! files set times, owner and mode before they close, and each is a round of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use caribou_proto::ids::CHUNK_BYTES;
-use caribou_proto::meta::v1::{Attr, Caller, ReplyBody, SetAttr, mutation::Op};
+use caribou_proto::meta::v1::{Attr, Caller, ReplyBody, SetAttr, WriteAndSet, WriteEnd, mutation::Op};
+use futures::future::BoxFuture;
 
+use super::driver;
 use super::files::{Files, attr_of};
 use super::inode::Inode;
 use crate::Error;
@@ -26,7 +31,7 @@ impl Files {
     /// As the file system decides; an error of the write-back before; [`Error::Unavailable`] after the soft timeout, outcome unknown.
     pub async fn setattr(&self, caller: &Caller, setattr: SetAttr) -> Result<Attr, Error> {
         match self.context.find(setattr.inode) {
-            None => attr_of(&self.set(caller, &setattr).await?),
+            None => attr_of(&self.set(caller, Op::Setattr(setattr)).await?),
             Some(inode) if setattr.size.is_some() => self.resize(caller, setattr, &inode).await,
             Some(inode) => self.set_others(caller, setattr, &inode).await,
         }
@@ -40,7 +45,7 @@ impl Files {
         let pause = Pause::new(inode);
         inode.wait_untold(seen, |state| state.write.is_calm()).await?;
         let size = setattr.size;
-        let body = self.set(caller, &setattr).await?;
+        let body = self.set(caller, Op::Setattr(setattr)).await?;
         let mut attr = attr_of(&body)?;
         inode.change(0, |state| {
             state.settled();
@@ -63,11 +68,19 @@ impl Files {
         let sets_mtime = setattr.mtime_ns.is_some() || setattr.mtime_now;
         let held = sets_mtime.then(|| CommitsHeld::new(inode));
         let seen = inode.peek(|state| state.sticky.now());
-        inode.change(0, |state| state.write.want_flush());
         if sets_mtime {
             inode.wait_untold(seen, |state| !state.write.is_committing()).await?;
         }
-        let mut attr = attr_of(&self.set(caller, &setattr).await?)?;
+        let limit = self.context.ports.meta.inline_limit();
+        let carried = inode.change(0, |state| {
+            state.write.want_flush();
+            state.write.carry(limit, state.generation)
+        });
+        let body = match carried {
+            Some((id, write)) => self.set_with(caller, setattr, inode, id, write).await?,
+            None => self.set(caller, Op::Setattr(setattr)).await?,
+        };
+        let mut attr = attr_of(&body)?;
         inode.change(0, |state| {
             state.settled();
             if sets_mtime {
@@ -79,18 +92,43 @@ impl Files {
         Ok(attr)
     }
 
+    /// I2: with a write-end of the same file. Whoever asked may go away: the bytes may not be sent again before their outcome is known, so a task
+    /// of its own sees to that.
+    async fn set_with(
+        &self,
+        caller: &Caller,
+        set: SetAttr,
+        inode: &Arc<Inode>,
+        id: u64,
+        write: WriteEnd,
+    ) -> Result<ReplyBody, Error> {
+        let write = WriteEnd { inode: inode.number, ..write };
+        let op = Op::WriteAndSet(WriteAndSet { write: Some(write), set: Some(set) });
+        let (caller, inode) = (caller.clone(), inode.clone());
+        let both = tokio::spawn(async move {
+            let meta = &inode.context.ports.meta;
+            let result = until_it_may(|| meta.mutate_patiently(caller.clone(), op.clone())).await;
+            inode.change(0, |state| driver::carried(inode.number, state, id, &result));
+            result
+        });
+        let gone = |_| Err(Error::Fatal("the files have been shut down".to_owned()));
+        self.context.patiently("the attributes could not be set", async { both.await.unwrap_or_else(gone) }).await
+    }
+
     /// M13: EAGAIN says that nothing was changed, since a chunk that the growth goes over is being recovered. That reply is final for its
     /// request (S2), so another one is made.
-    async fn set(&self, caller: &Caller, setattr: &SetAttr) -> Result<ReplyBody, Error> {
-        let ask = async {
-            loop {
-                match self.context.ports.meta.mutate(caller.clone(), Op::Setattr(*setattr)).await {
-                    Err(Error::Errno(libc::EAGAIN)) => tokio::time::sleep(AGAIN).await,
-                    result => return result,
-                }
-            }
-        };
+    async fn set(&self, caller: &Caller, op: Op) -> Result<ReplyBody, Error> {
+        let ask = until_it_may(|| self.context.ports.meta.mutate(caller.clone(), op.clone()));
         self.context.patiently("the size could not be set", ask).await
+    }
+}
+
+async fn until_it_may(ask: impl Fn() -> BoxFuture<'static, Result<ReplyBody, Error>>) -> Result<ReplyBody, Error> {
+    loop {
+        match ask().await {
+            Err(Error::Errno(libc::EAGAIN)) => tokio::time::sleep(AGAIN).await,
+            result => return result,
+        }
     }
 }
 

@@ -83,13 +83,14 @@ pub(crate) struct WriteChunk {
 }
 
 impl WriteChunk {
-    pub(crate) fn new(index: u32, now: Instant) -> Self {
+    /// `life`: another number for each that the file has had, so that an answer to one that is gone counts for none that came after it.
+    pub(crate) fn new(index: u32, life: u32, now: Instant) -> Self {
         Self {
             index,
             buffer: ChunkBuffer::default(),
             phase: Phase::Free,
             held: None,
-            epoch: 0,
+            epoch: u64::from(life) << 32,
             is_new: false,
             untold: false,
             recalled: false,

@@ -13,7 +13,6 @@ use caribou_proto::meta::v1::{Grant, GrantState};
 use tokio::time::Instant;
 
 use super::action::{Action, Held, Phase, Want};
-use super::places::Found;
 use super::write_chunk::WriteChunk;
 use crate::Error;
 use commit::Commit;
@@ -38,12 +37,16 @@ pub(crate) struct Planning {
     pub(crate) in_use: bool,
     /// I1.
     pub(crate) inline_limit: u32,
+    /// I2: the file's, as this client knows it.
+    pub(crate) data_generation: u64,
 }
 
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct WriteState {
     chunks: BTreeMap<u32, WriteChunk>,
+    /// Chunks that there have been in `chunks`, the same ones again included.
+    lives: u32,
     /// The newest write's number.
     pub(crate) write: u64,
     /// The committed length as far as this client knows (W9).
@@ -74,6 +77,7 @@ impl WriteState {
     pub(crate) fn new(length: u64, mtime_ns: i64) -> Self {
         Self {
             chunks: BTreeMap::new(),
+            lives: 0,
             write: 0,
             length,
             mtime_ns,
@@ -105,15 +109,22 @@ impl WriteState {
             let within = offset % CHUNK_BYTES;
             let len = (CHUNK_BYTES - within).min(data.len() as u64);
             let piece = data.split_to(usize::try_from(len).expect("a piece is in memory"));
-            let chunk = self.chunks.entry(index).or_insert_with(|| WriteChunk::new(index, now));
-            chunk.write(u32::try_from(within).expect("within a chunk"), piece, self.write, now);
+            let (within, write) = (u32::try_from(within).expect("within a chunk"), self.write);
+            self.chunk(index, now).write(within, piece, write, now);
             offset += len;
         }
     }
 
+    fn chunk(&mut self, index: u32, now: Instant) -> &mut WriteChunk {
+        self.chunks.entry(index).or_insert_with(|| {
+            self.lives += 1;
+            WriteChunk::new(index, self.lives, now)
+        })
+    }
+
     /// W1: the grant that came with the creation.
     pub(crate) fn adopt(&mut self, grant: &Grant, now: Instant) {
-        let chunk = self.chunks.entry(grant.index).or_insert_with(|| WriteChunk::new(grant.index, now));
+        let chunk = self.chunk(grant.index, now);
         if chunk.phase == Phase::Free && grant.state() == GrantState::Granted {
             chunk.granted(grant, None);
         }
@@ -132,12 +143,6 @@ impl WriteState {
     /// The buffered bytes of one chunk within `[start, end)`.
     pub(crate) fn snapshot(&self, index: u32, start: u32, end: u32) -> Vec<(u32, Bytes)> {
         self.chunks.get(&index).map_or_else(Vec::new, |chunk| chunk.buffer.snapshot(start, end))
-    }
-
-    /// W2, I4: what there is to read of a chunk that has nothing yet that could be read from servers.
-    pub(crate) fn new_chunk(&self, index: u32) -> Option<Found> {
-        let base = self.chunks.get(&index)?.new_base()?;
-        Some(base.map_or(Found::Hole, Found::Inline))
     }
 
     /// Written bytes whose time or length the leader does not know.
@@ -218,12 +223,16 @@ impl WriteState {
         self.has_untold() || self.chunks.values().any(|chunk| chunk.is_news(self.length) || chunk.resend.is_some())
     }
 
+    /// I2: what may go into the metadata of this file where `limit` may of any.
+    fn inline_limit(&self, limit: u32) -> u32 {
+        if !self.is_chunked && self.length <= u64::from(limit) { limit } else { 0 }
+    }
+
     /// What to do now, and when to ask again although nothing happens.
     pub(crate) fn plan(&mut self, planning: &Planning, out: &mut Vec<Action>) -> Option<Instant> {
         let now = planning.now;
         let in_use = planning.in_use && !self.ending;
         let sync_after = if self.ending { Duration::ZERO } else { planning.sync_after };
-        let is_small = !self.is_chunked && self.length <= u64::from(planning.inline_limit);
         let want = Want {
             now,
             sync_after,
@@ -235,14 +244,14 @@ impl WriteState {
             paused: self.paused,
             in_use,
             committed_length: self.length,
-            inline_limit: if is_small { planning.inline_limit } else { 0 },
+            inline_limit: self.inline_limit(planning.inline_limit),
         };
         for chunk in self.chunks.values_mut() {
             chunk.plan(&want, out);
         }
         self.chunks.retain(|_, chunk| !chunk.is_quiet());
         if !self.paused && !self.commits_held && self.commit.is_none() {
-            self.plan_commit(&want, out);
+            self.plan_commit(&want, planning.data_generation, out);
         }
         self.chunks.values().filter_map(|chunk| chunk.deadline(sync_after, in_use)).filter(|due| *due > now).min()
     }

@@ -101,6 +101,15 @@ impl MetaClient {
         self.call(claims, |call, reply| Command::Mutate { call, caller, op, reply }).await
     }
 
+    /// As [`Self::mutate`], without the soft timeout.
+    ///
+    /// # Errors
+    /// [`Error::Errno`] as the file system decided.
+    pub async fn mutate_patiently(&self, caller: &Caller, op: mutation::Op) -> Result<ReplyBody, Error> {
+        let caller = caller.clone();
+        self.call_patiently(false, |call, reply| Command::Mutate { call, caller, op, reply }).await
+    }
+
     /// A read at the leader; asked again on a new stream until it is answered.
     ///
     /// # Errors
@@ -164,13 +173,7 @@ impl MetaClient {
     }
 
     async fn call(&self, claims: bool, command: impl FnOnce(CallId, Replier) -> Command) -> CallResult {
-        let work = async {
-            let permit = self.shared.calls.clone().acquire_owned().await.expect("this semaphore is never closed");
-            let id = self.shared.next_call.fetch_add(1, Ordering::Relaxed);
-            let (reply, answer) = oneshot::channel();
-            self.shared.commands.send(command(id, reply)).map_err(|_| shut_down())?;
-            PendingCall::new(id, claims, answer, self.shared.commands.clone(), permit).wait().await
-        };
+        let work = self.call_patiently(claims, command);
         match self.shared.soft {
             None => work.await,
             Some(soft) => match tokio::time::timeout(soft, work).await {
@@ -181,6 +184,14 @@ impl MetaClient {
                 ))),
             },
         }
+    }
+
+    async fn call_patiently(&self, claims: bool, command: impl FnOnce(CallId, Replier) -> Command) -> CallResult {
+        let permit = self.shared.calls.clone().acquire_owned().await.expect("this semaphore is never closed");
+        let id = self.shared.next_call.fetch_add(1, Ordering::Relaxed);
+        let (reply, answer) = oneshot::channel();
+        self.shared.commands.send(command(id, reply)).map_err(|_| shut_down())?;
+        PendingCall::new(id, claims, answer, self.shared.commands.clone(), permit).wait().await
     }
 
     /// Waits for the first connection.

@@ -28,7 +28,7 @@ use super::status::Board;
 use crate::{ClientConfig, Error, errno};
 
 /// The wire version that this client speaks.
-const WIRE_VERSION: u32 = 1;
+const WIRE_VERSION: u32 = 2;
 /// Inodes in one release message; more follow with the next event.
 const MAX_RELEASES: usize = 1024;
 /// Releases wait this long for other messages to leave with: nobody waits for them.

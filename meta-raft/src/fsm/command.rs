@@ -118,6 +118,7 @@ pub enum ClientOp {
     RemoveXattr { inode: InodeId, name: Vec<u8> },
     TakeGrant(TakeGrant),
     WriteEnd(WriteEnd),
+    WriteAndSet(WriteAndSet),
     EndGrants { chunks: Vec<WrittenChunk> },
     ReportBroken(ReportBroken),
 }
@@ -187,6 +188,15 @@ pub struct WriteEnd {
     pub chunks: Vec<WrittenChunk>,
     /// I2: bytes of the first chunk, for the metadata to keep.
     pub inline: Vec<InlineWrite>,
+    /// I2: the content that these were written over.
+    pub data_generation: u64,
+}
+
+/// A write-end and then a change of the same file's attributes but its size, both or neither.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WriteAndSet {
+    pub write: WriteEnd,
+    pub set: SetAttr,
 }
 
 /// I2.

@@ -19,7 +19,7 @@ use super::reads::Reads;
 use super::state::StateStore;
 use super::types::{CommittedLeaderId, Payload, Raft, TypeConfig};
 use crate::fsm::FEATURE_LEVEL;
-use crate::fsm::command::{ClientOp, Command, Entry};
+use crate::fsm::command::{ClientOp, Command, Entry, WriteEnd};
 use crate::fsm::error::Fatal;
 use crate::fsm::reply::Reply;
 use crate::fsm::tables::meta;
@@ -114,9 +114,8 @@ fn estimate(command: &Command) -> usize {
                         ClientOp::SetXattr { name, value, .. } => name.len() + value.len(),
                         ClientOp::Symlink { name, target, .. } => name.len() + target.len(),
                         ClientOp::Rename(r) => r.name.len() + r.new_name.len(),
-                        ClientOp::WriteEnd(w) => {
-                            64 * w.chunks.len() + w.inline.iter().map(|i| 16 + i.data.len()).sum::<usize>()
-                        }
+                        ClientOp::WriteEnd(w) => estimate_write(w),
+                        ClientOp::WriteAndSet(w) => estimate_write(&w.write) + 256,
                         ClientOp::EndGrants { chunks } => 64 * chunks.len(),
                         ClientOp::Create(c) => c.name.len() + 8 * c.placement.len(),
                         _ => 256,
@@ -130,6 +129,10 @@ fn estimate(command: &Command) -> usize {
             Command::Ready(r) => 32 * r.holders.len(),
             _ => 0,
         }
+}
+
+fn estimate_write(write: &WriteEnd) -> usize {
+    64 * write.chunks.len() + write.inline.iter().map(|inline| 16 + inline.data.len()).sum::<usize>()
 }
 
 /// The times of a term's entries.

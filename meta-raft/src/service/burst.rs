@@ -24,7 +24,7 @@ pub(super) const BURST_BYTES: usize = 256 << 10;
 /// Whether a request can be proposed at once; else its call looks first whether it must wait.
 pub(super) fn is_ready(request: &Request) -> bool {
     match operation(request) {
-        Some(mutation::Op::TakeGrant(_) | mutation::Op::WriteEnd(_)) => false,
+        Some(mutation::Op::TakeGrant(_) | mutation::Op::WriteEnd(_) | mutation::Op::WriteAndSet(_)) => false,
         Some(mutation::Op::Setattr(set)) => set.size.is_none(),
         _ => true,
     }

@@ -237,7 +237,8 @@ fn located(
     first: u32,
     count: u32,
 ) -> error::OpResult<ReplyBody> {
-    let length = read::getattr(view, inode)?.size;
+    let attr = read::getattr(view, inode)?;
+    let (length, data_generation) = (attr.size, attr.data_generation);
     let inline = if first == 0 { chunks::inline_data(view, inode)? } else { None };
     // I1: the file has no more than one place then, and most that are asked for are not long.
     let count = if inline.is_some() && length <= CHUNK_BYTES { 0 } else { count };
@@ -257,7 +258,7 @@ fn located(
         clip: l.clip,
     };
     let chunks = places.into_iter().map(location).collect();
-    Ok(ReplyBody { chunks, length, inline: inline.map(Into::into), ..ReplyBody::default() })
+    Ok(ReplyBody { chunks, length, data_generation, inline: inline.map(Into::into), ..ReplyBody::default() })
 }
 
 /// Waits until the place can be read or granted, or for a second; answers with its state then.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use caribou_proto::ids::{InodeId, SESSION_WINDOW, Seq, SessionId};
 use caribou_proto::meta::v1::{
     Cancel, ClientMessage, Hello, Query, Redirect, Refused, Renew, Renewed, Request, ServerMessage, SessionExpired,
-    SetAttr, Welcome, client_message, mutation, refused, server_message,
+    SetAttr, Welcome, WriteAndSet, client_message, mutation, refused, server_message,
 };
 use futures::FutureExt as _;
 use prost::Message as _;
@@ -31,7 +31,7 @@ use crate::leader::{LeaderHandle, RenewError, Renewal, limits};
 use crate::raft::{ClusterIdentity, NotLeader, ProposeError};
 
 /// The wire version that this node speaks.
-const WIRE_VERSION: u32 = 1;
+const WIRE_VERSION: u32 = 2;
 /// How long a client may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a call looks whether its chunk is still held back.
@@ -334,7 +334,9 @@ impl Call {
     async fn request(&self, request: Request) -> Result<(), Goodbye> {
         match request.mutation.as_ref().and_then(|m| m.op.as_ref()) {
             Some(mutation::Op::TakeGrant(take)) => self.wait_while_held_back(InodeId(take.inode), take.index).await?,
-            Some(mutation::Op::WriteEnd(end)) => self.wait_until_it_may_grow(InodeId(end.inode), end.length).await?,
+            Some(mutation::Op::WriteAndSet(WriteAndSet { write: Some(end), .. }) | mutation::Op::WriteEnd(end)) => {
+                self.wait_until_it_may_grow(InodeId(end.inode), end.length).await?
+            }
             Some(mutation::Op::Setattr(SetAttr { inode, size: Some(size), .. })) => {
                 self.wait_until_it_may_grow(InodeId(*inode), *size).await?;
             }

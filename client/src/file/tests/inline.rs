@@ -126,6 +126,84 @@ async fn i3_a_move_that_breaks_starts_anew_and_loses_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn i4_what_is_about_to_move_is_read_all_the_same() {
+    let rig = rig();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 10_000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    rig.world.inner.lock().hold_acks = true;
+    file.write(12_000, pattern(2, 20_000)).await.expect("writes");
+    let flush = async { file.flush().await.expect("flushes") };
+    let read = async {
+        rig.until("it is on its way", |rig| rig.live_grants() == 1).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_same(&file.read(0, 4096).await.expect("reads"), &pattern(1, 10_000)[..4096]);
+        rig.world.break_streams(1);
+        for _ in 0..20 {
+            assert_same(&file.read(0, 4096).await.expect("reads"), &pattern(1, 10_000)[..4096]);
+            tokio::time::sleep(Duration::from_micros(300)).await;
+        }
+        rig.world.inner.lock().hold_acks = false;
+        rig.world.break_streams(1);
+    };
+    futures::join!(flush, read);
+    assert_same(&file.read(0, 10_000).await.expect("reads"), &pattern(1, 10_000));
+    assert_eq!(inline(&rig, &file), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i4_a_new_length_comes_with_its_bytes() {
+    let rig = rig();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 100)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    let other = Rig::client(&rig.world, &ClientConfig::default());
+    let (_, reader) = other.open(&Caller::default(), file.inode(), 4, false).await.expect("opens");
+    assert_same(&read_all(&reader).await, &pattern(1, 100));
+    file.write(100, pattern(2, 100)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    let attr = other.getattr(&Caller::default(), file.inode()).await.expect("looks");
+    assert_eq!(attr.size, 200);
+    assert_same(&read_all(&reader).await, &[pattern(1, 100), pattern(2, 100)].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_errors_that_say_what_happened_are_tried_again_and_others_are_told() {
+    let rig = rig();
+    let file = rig.create().await;
+    rig.world.inner.lock().errors.extend([libc::EAGAIN, libc::EAGAIN]);
+    file.write(0, pattern(1, 500)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    assert_same(&rig.on_disk(file.inode()), &pattern(1, 500));
+    // S4: it may have been carried out, and others may have written since.
+    rig.world.inner.lock().errors.push_back(libc::EIO);
+    file.write(0, pattern(2, 500)).await.expect("writes");
+    file.sync(false).await.expect_err("nobody knows");
+    assert_eq!(rig.buffered(), 0);
+    file.write(0, pattern(3, 500)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    assert_same(&rig.on_disk(file.inode()), &pattern(3, 500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_what_passes_the_limit_while_a_record_is_under_way_moves_after_it() {
+    let rig = rig();
+    rig.world.inner.lock().write_end_delay = Duration::from_millis(100);
+    let file = rig.create().await;
+    file.write(0, pattern(1, 10_000)).await.expect("writes");
+    let first = async { file.sync(false).await.expect("syncs") };
+    let second = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        file.write(9_000, pattern(2, 30_000)).await.expect("writes");
+        file.sync(false).await.expect("syncs");
+    };
+    futures::join!(first, second);
+    let expected = [pattern(1, 10_000)[..9_000].to_vec(), pattern(2, 30_000).to_vec()].concat();
+    assert_same(&rig.on_disk(file.inode()), &expected);
+    assert_eq!(inline(&rig, &file), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn i2_a_file_with_a_first_chunk_takes_no_inline_data() {
     let rig = rig();
     let file = rig.create().await;
@@ -147,6 +225,29 @@ async fn i2_a_file_with_a_first_chunk_takes_no_inline_data() {
     again.write(200, pattern(3, 100)).await.expect("writes");
     again.flush().await.expect("flushes");
     assert_eq!(rig.world.calls("write_end"), before + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_two_clients_that_write_different_parts_lose_nothing() {
+    let rig = rig();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 1000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    let other = Rig::client(&rig.world, &ClientConfig::default());
+    let (_, theirs) = other.open(&Caller::default(), file.inode(), 6, false).await.expect("opens");
+    let mut expected = pattern(1, 1000).to_vec();
+    for round in 0..3 {
+        theirs.write(100 * round, pattern(2, 50)).await.expect("writes");
+        theirs.sync(false).await.expect("syncs");
+        file.write(100 * round + 50, pattern(3, 50)).await.expect("writes");
+        file.sync(false).await.expect("syncs");
+        let at = 100 * round as usize;
+        expected[at..at + 50].copy_from_slice(&pattern(2, 50));
+        expected[at + 50..at + 100].copy_from_slice(&pattern(3, 50));
+    }
+    assert_same(&rig.on_disk(file.inode()), &expected);
+    // Each of them knew an older generation, but for the first one of the other client, which had just opened the file.
+    assert_eq!((counts(&rig), inline(&rig, &file)), ([12, 0, 0], 1000));
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,6 +288,42 @@ async fn i4_another_client_sees_them_after_a_while_and_at_once_when_it_opens() {
     file.flush().await.expect("flushes");
     tokio::time::sleep(LIFE).await;
     assert_same(&read_all(&reader).await, &pattern(3, 500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_times_and_modes_take_the_bytes_along() {
+    let rig = rig();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 5000)).await.expect("writes");
+    let times = SetAttr { inode: file.inode(), mtime_ns: Some(77), ..SetAttr::default() };
+    let attr = rig.files.setattr(&Caller::default(), times).await.expect("sets the time");
+    assert_eq!((attr.size, attr.mtime_ns, rig.buffered()), (5000, 77, 0));
+    let mode = SetAttr { inode: file.inode(), mode: Some(0o600), ..SetAttr::default() };
+    rig.files.setattr(&Caller::default(), mode).await.expect("sets the mode");
+    file.sync(false).await.expect("syncs");
+    file.flush().await.expect("flushes");
+    assert_eq!(rig.world.inner.lock().files[&file.inode()].mtime_ns, 77);
+    assert_eq!((counts(&rig), rig.world.calls("setattr")), ([1, 0, 0], 2), "nothing was left for the close");
+    assert_same(&rig.on_disk(file.inode()), &pattern(1, 5000));
+}
+
+#[tokio::test(start_paused = true)]
+async fn i2_a_change_that_fails_or_is_given_up_leaves_the_bytes_to_the_close() {
+    let rig = rig();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 5000)).await.expect("writes");
+    rig.world.inner.lock().errors.push_back(libc::EPERM);
+    let owner = SetAttr { inode: file.inode(), uid: Some(1), ..SetAttr::default() };
+    rig.files.setattr(&Caller::default(), owner).await.expect_err("it is not allowed");
+    assert!(rig.buffered() > 0);
+    // The caller goes away; the bytes are not sent a second time before it is known what became of them.
+    rig.world.inner.lock().write_end_delay = Duration::from_secs(1);
+    let (me, mode) = (Caller::default(), SetAttr { mode: Some(0o600), uid: None, ..owner });
+    tokio::time::timeout(Duration::from_millis(1), rig.files.setattr(&me, mode)).await.expect_err("it is given up");
+    file.flush().await.expect("flushes");
+    assert_eq!(counts(&rig), [1, 0, 0]);
+    assert_eq!((rig.buffered(), rig.length(file.inode())), (0, 5000));
+    assert_same(&rig.on_disk(file.inode()), &pattern(1, 5000));
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,12 +27,20 @@ impl Metadata for Leader {
     fn mutate(&self, _: Caller, op: Op) -> BoxFuture<'static, Result<ReplyBody, Error>> {
         let world = self.0.clone();
         Box::pin(async move {
-            let delay = if matches!(op, Op::WriteEnd(_)) { world.inner.lock().write_end_delay } else { Duration::ZERO };
+            let delay = if matches!(op, Op::WriteEnd(_) | Op::WriteAndSet(_)) {
+                world.inner.lock().write_end_delay
+            } else {
+                Duration::ZERO
+            };
             tokio::time::sleep(TRIP + delay).await;
             let result = world.inner.lock().mutate(op, &world);
             tokio::time::sleep(TRIP).await;
             result
         })
+    }
+
+    fn mutate_patiently(&self, caller: Caller, op: Op) -> BoxFuture<'static, Result<ReplyBody, Error>> {
+        self.mutate(caller, op)
     }
 
     fn query(&self, _: Caller, op: QueryOp) -> BoxFuture<'static, Result<ReplyBody, Error>> {
@@ -101,6 +109,11 @@ impl Inner {
                 Ok(ReplyBody { grant: Some(grant), inline, ..ReplyBody::default() })
             }
             Op::WriteEnd(end) => self.write_end(&end),
+            Op::WriteAndSet(both) => {
+                let written = self.write_end(&both.write.expect("a write"))?;
+                let set = self.setattr(&both.set.expect("a change"))?;
+                Ok(ReplyBody { length: written.length, lost: written.lost, ..set })
+            }
             Op::EndGrants(end) => Ok(self.end_grants(&end)),
             Op::ReportBroken(report) => self.report(&report),
             Op::Setattr(set) => self.setattr(&set),
@@ -184,7 +197,8 @@ impl Inner {
         self.check_move(end);
         let file = self.file(end.inode)?;
         let mut lost = Vec::new();
-        let inlined = !end.inline.is_empty() && !file.chunks.contains_key(&0);
+        let late = end.data_generation != file.generation;
+        let inlined = !end.inline.is_empty() && !late && !file.chunks.contains_key(&0);
         if inlined {
             // I2
             for write in &end.inline {
@@ -220,7 +234,9 @@ impl Inner {
             file.mtime_ns = end.mtime_ns;
             file.generation += 1;
         }
-        Ok(ReplyBody { length: file.length, lost, ..ReplyBody::default() })
+        let length = file.length;
+        let attr = self.attr(end.inode).filter(|_| inlined || (late && !end.inline.is_empty()));
+        Ok(ReplyBody { attr, length, lost, ..ReplyBody::default() })
     }
 
     /// I3: when a new first chunk is told of, all its holders have synced: the inline data were the first that they got.
@@ -381,6 +397,7 @@ impl Inner {
             }
         });
         let inline = self.inline(inode).filter(|_| first == 0);
-        Ok(ReplyBody { chunks: chunks.collect(), length: file.length, inline, ..ReplyBody::default() })
+        let (length, data_generation) = (file.length, file.generation);
+        Ok(ReplyBody { chunks: chunks.collect(), length, data_generation, inline, ..ReplyBody::default() })
     }
 }

@@ -53,7 +53,7 @@ fn the_wait_for_a_lost_grant_tells_of_a_cut() {
     let plan = |state: &mut WriteState| {
         let mut actions = Vec::new();
         let sync_after = Duration::from_secs(2);
-        state.plan(&Planning { now, sync_after, in_use: true, inline_limit: 0 }, &mut actions);
+        state.plan(&Planning { now, sync_after, in_use: true, inline_limit: 0, data_generation: 1 }, &mut actions);
         actions.into_iter().next().expect("something is to be done")
     };
     let Action::Send { epoch, n, .. } = plan(&mut state) else { panic!("the bytes are sent") };
@@ -97,7 +97,7 @@ fn a_cut_that_leaves_nothing_to_send_is_told_all_the_same() {
     let holder = Holder { server_id: 1, incarnation: 1, ..Holder::default() };
     let grant = Grant { chunk: 7, version: 1, grant: 3, holders: vec![holder], ..Grant::default() };
     let granted = || {
-        let mut chunk = WriteChunk::new(0, Instant::now());
+        let mut chunk = WriteChunk::new(0, 1, Instant::now());
         chunk.granted(&grant, None);
         chunk
     };

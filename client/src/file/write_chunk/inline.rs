@@ -1,7 +1,6 @@
 //! The first chunk of a small file: its bytes go into the metadata with a write-end, without a grant (I2), and once they are too many they
 //! move into a chunk (I3).
 
-use bytes::Bytes;
 use caribou_proto::meta::v1::InlineWrite;
 
 use super::super::action::{Action, Held, Phase, Want};
@@ -9,8 +8,8 @@ use super::WriteChunk;
 
 impl WriteChunk {
     /// I2: everything that is buffered may go into the metadata: it is little, and this client has had no grant of the chunk lately.
-    pub(super) fn may_inline(&self, limit: u32) -> bool {
-        let untouched = self.phase == Phase::Free && self.epoch == 0 && self.resend.is_none();
+    pub(crate) fn may_inline(&self, limit: u32) -> bool {
+        let untouched = self.phase == Phase::Free && self.epoch as u32 == 0 && self.resend.is_none();
         self.index == 0 && untouched && self.buffer.end() <= limit
     }
 
@@ -43,11 +42,6 @@ impl WriteChunk {
     pub(crate) fn not_inlined(&mut self) {
         self.buffer.reset();
         self.phase = Phase::Free;
-    }
-
-    /// W2, I4: what readers find of this chunk below what is buffered, while it is new.
-    pub(crate) fn new_base(&self) -> Option<Option<Bytes>> {
-        (self.is_new && self.held.is_some()).then(|| self.base.clone())
     }
 
     /// I3: bytes of inline data that are in the new chunk, once a write-end may name it.

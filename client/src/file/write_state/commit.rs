@@ -1,6 +1,6 @@
 //! Write-ends of a file, one at a time: what they tell the leader, and what its answer means for the chunks that they name (W2, W5, W9, I2).
 
-use caribou_proto::meta::v1::{ReplyBody, WrittenChunk};
+use caribou_proto::meta::v1::{InlineWrite, ReplyBody, WriteEnd, WrittenChunk};
 
 use super::super::action::{Action, Phase, Want};
 use super::super::write_chunk::WriteChunk;
@@ -24,17 +24,21 @@ pub(super) struct Commit {
     inline: bool,
 }
 
+fn end(inline: &[InlineWrite]) -> u64 {
+    inline.iter().map(|write| u64::from(write.offset) + write.data.len() as u64).max().unwrap_or(0)
+}
+
 impl WriteState {
     /// W9: one write-end for everything that is acknowledged, when somebody waits for it: a flush, a reader of a held chunk
     /// (W5), bytes that only wait for their length, or a grant that shall end (W7). It carries the bytes of a small file itself (I2).
-    pub(super) fn plan_commit(&mut self, want: &Want, out: &mut Vec<Action>) {
+    pub(super) fn plan_commit(&mut self, want: &Want, data_generation: u64, out: &mut Vec<Action>) {
         let small = self.chunks.get_mut(&0).filter(|chunk| chunk.wants_inline(want));
         let inline = small.map_or_else(Vec::new, WriteChunk::take_inline);
         let mut covers = self.write;
         let mut urgent = !inline.is_empty();
         let mut news = self.has_untold();
         let (mut named, mut acked) = (Vec::new(), Vec::new());
-        let mut length = inline.iter().map(|w| u64::from(w.offset) + w.data.len() as u64).max().unwrap_or(0);
+        let mut length = end(&inline);
         for chunk in self.chunks.values() {
             if chunk.phase == Phase::Inlining {
                 continue;
@@ -67,21 +71,36 @@ impl WriteState {
         if !(urgent || flush) || (is_empty && !self.chunks.is_empty()) {
             return;
         }
+        let commit = Commit { id: 0, chunks: named, acked, covers, mtime_write: 0, inline: !inline.is_empty() };
+        let write = WriteEnd { data_generation, ..self.begin(commit, length, inline) };
+        out.push(Action::WriteEnd { id: self.next_commit - 1, write, attempt: self.commit_attempt });
+    }
+
+    /// I2: the write-end that tells all that is untold of this file, if that is the bytes of a small one: its number and itself, for
+    /// another call to take along. Its answer goes to [`Self::write_ended`], its failure to [`Self::write_end_failed`].
+    pub(crate) fn carry(&mut self, inline_limit: u32, data_generation: u64) -> Option<(u64, WriteEnd)> {
+        if self.commit.is_some() || self.paused || self.chunks.len() != 1 {
+            return None;
+        }
+        let limit = self.inline_limit(inline_limit);
+        let chunk = self.chunks.get_mut(&0).filter(|chunk| chunk.may_inline(limit) && !chunk.buffer.is_empty())?;
+        let inline = chunk.take_inline();
+        let (chunks, acked, covers) = (Vec::new(), Vec::new(), self.write);
+        let commit = Commit { id: 0, chunks, acked, covers, mtime_write: 0, inline: true };
+        let write = WriteEnd { data_generation, ..self.begin(commit, end(&inline), inline) };
+        Some((self.next_commit - 1, write))
+    }
+
+    /// Numbers the write-end and says what it tells; `length`: the end of the furthest byte that it tells of.
+    fn begin(&mut self, commit: Commit, length: u64, inline: Vec<InlineWrite>) -> WriteEnd {
+        let id = self.next_commit;
+        self.next_commit += 1;
+        let chunks = commit.chunks.clone();
+        self.commit = Some(Commit { id, mtime_write: self.write, ..commit });
         // The newest write's time; what has been told already is told again, since 0 would mean "now".
         let mtime_ns = if self.mtime_ns == 0 { 1 } else { self.mtime_ns };
         let length = if length > self.length { length } else { 0 };
-        let id = self.next_commit;
-        self.next_commit += 1;
-        let carries = !inline.is_empty();
-        out.push(Action::WriteEnd {
-            id,
-            length,
-            mtime_ns,
-            chunks: named.clone(),
-            inline,
-            attempt: self.commit_attempt,
-        });
-        self.commit = Some(Commit { id, chunks: named, acked, covers, mtime_write: self.write, inline: carries });
+        WriteEnd { inode: 0, length, mtime_ns, chunks, inline, data_generation: 0 }
     }
 
     /// The answer to a write-end.
@@ -93,7 +112,10 @@ impl WriteState {
         self.commit_attempt = 0;
         self.set_length(body.length);
         if commit.inline {
-            self.inline_ended(body.lost.contains(&0), commit.mtime_write);
+            let refused = body.lost.contains(&0);
+            // Attributes say that it was refused for its generation; else the file has a first chunk.
+            self.is_chunked |= refused && body.attr.is_none();
+            self.inline_ended(refused, commit.mtime_write);
         }
         for (told, (acked, end)) in commit.chunks.iter().zip(commit.acked) {
             let Some(chunk) = self.chunks.get_mut(&told.index) else { continue };
@@ -128,10 +150,18 @@ impl WriteState {
 
     /// I2: the write-end that carried the first chunk's bytes is answered.
     fn inline_ended(&mut self, refused: bool, write: u64) {
-        self.is_chunked |= refused;
         self.notes.push(Note::Moved(0));
         let Some(chunk) = self.chunks.get_mut(&0) else { return };
         if refused { chunk.not_inlined() } else { chunk.inlined(write) }
+    }
+
+    /// Nobody can say what became of the write-end: what it carried leaves the buffer. False if it carried nothing.
+    pub(crate) fn forget_inline(&mut self, id: u64) -> bool {
+        let Some(commit) = self.commit.take_if(|commit| commit.id == id && commit.inline) else { return false };
+        self.inline_ended(false, commit.mtime_write);
+        self.committed = self.committed.max(commit.covers);
+        self.mtime_told = self.mtime_told.max(commit.mtime_write);
+        true
     }
 
     /// The write-end came to nothing and shall be tried anew.

@@ -106,6 +106,7 @@ fn run(op: &mut Op<'_, '_>, client_op: &ClientOp) -> OpResult<Body> {
         ClientOp::RemoveXattr { inode, name } => removexattr::apply(op, *inode, name),
         ClientOp::TakeGrant(args) => take_grant::apply(op, args),
         ClientOp::WriteEnd(args) => write_end::apply(op, args),
+        ClientOp::WriteAndSet(args) => write_and_set::apply(op, args),
         ClientOp::EndGrants { chunks } => end_grants::apply(op, chunks),
         ClientOp::ReportBroken(args) => report_broken::apply(op, args),
     }

@@ -40,6 +40,7 @@ mod start_intent;
 mod symlink;
 mod take_grant;
 mod unlink;
+mod write_and_set;
 mod write_end;
 
 use caribou_proto::ids::SessionId;

@@ -15,7 +15,7 @@ use crate::fsm::tables::chunks::{self, Chunk};
 use crate::fsm::tables::inodes::{self, MAX_FILE_BYTES};
 
 pub(crate) fn apply(op: &mut Op<'_, '_>, args: &WriteEnd) -> OpResult<Body> {
-    let WriteEnd { inode: inode_id, length, mtime_ns, chunks: written, inline: writes } = args;
+    let WriteEnd { inode: inode_id, length, mtime_ns, chunks: written, inline: writes, data_generation } = args;
     let (inode_id, length) = (*inode_id, *length);
     let mut inode = inodes::named(op.txn, inode_id)?;
     if inode.kind != Kind::Regular || written.len() > MAX_CHUNKS_PER_COMMAND {
@@ -24,7 +24,9 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, args: &WriteEnd) -> OpResult<Body> {
     if length > MAX_FILE_BYTES {
         return Err(Errno::FileTooBig.into());
     }
-    let open = inline::is_open(op.txn, inode_id, writes)?;
+    // I2: what its client has given up may come late, after newer bytes of the same client or after a cut.
+    let is_late = *data_generation != inode.data_generation;
+    let open = !is_late && inline::is_open(op.txn, inode_id, writes)?;
     // W9: the length counts only if the chunk that holds the last byte is still granted, or if the byte comes with the record.
     let comes_along = open && length <= inline::end(writes);
     let counts = length <= inode.size || comes_along || last_byte_is_granted(op, inode_id, length, written)?;
@@ -35,7 +37,8 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, args: &WriteEnd) -> OpResult<Body> {
     let mut lost = Vec::new();
     let mut any = written.is_empty() && writes.is_empty();
     // I2
-    if open && inline::end(writes) <= inode.size {
+    let kept = open && inline::end(writes) <= inode.size;
+    if kept {
         inline::write(op, inode_id, writes)?;
         any = true;
     } else if !writes.is_empty() {
@@ -55,7 +58,8 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, args: &WriteEnd) -> OpResult<Body> {
         }
         inodes::put(op.txn, inode_id, &inode);
     }
-    Ok(Body { length: inode.size, lost, ..Body::default() })
+    let attr = (kept || (is_late && !writes.is_empty())).then(|| inode.attr(inode_id));
+    Ok(Body { attr, length: inode.size, lost, ..Body::default() })
 }
 
 fn last_byte_is_granted(op: &Op<'_, '_>, inode: InodeId, length: u64, written: &[WrittenChunk]) -> Result<bool, Fatal> {

@@ -5,8 +5,8 @@ use caribou_proto::meta::v1 as wire;
 use caribou_proto::meta::v1::mutation::Op;
 
 use crate::fsm::command::{
-    Caller, ClientOp, Create, InlineWrite, Kind, Rename, ReportBroken, SetAttr, SetTime, TakeGrant, WriteEnd,
-    WrittenChunk,
+    Caller, ClientOp, Create, InlineWrite, Kind, Rename, ReportBroken, SetAttr, SetTime, TakeGrant, WriteAndSet,
+    WriteEnd, WrittenChunk,
 };
 
 /// Supplementary groups that a caller may have (Linux: NGROUPS_MAX).
@@ -83,12 +83,10 @@ pub(crate) fn mutation(mutation: Option<wire::Mutation>, placement: Vec<ServerId
         },
         Op::Removexattr(x) => ClientOp::RemoveXattr { inode: InodeId(x.inode), name: x.name.into() },
         Op::TakeGrant(t) => ClientOp::TakeGrant(TakeGrant { inode: InodeId(t.inode), index: t.index, placement }),
-        Op::WriteEnd(w) => ClientOp::WriteEnd(WriteEnd {
-            inode: InodeId(w.inode),
-            length: w.length,
-            mtime_ns: w.mtime_ns,
-            chunks: written(w.chunks)?,
-            inline: inline(w.inline)?,
+        Op::WriteEnd(w) => ClientOp::WriteEnd(write_end(w)?),
+        Op::WriteAndSet(w) => ClientOp::WriteAndSet(WriteAndSet {
+            write: write_end(w.write.ok_or(Malformed::Missing("write"))?)?,
+            set: set_attr(&w.set.ok_or(Malformed::Missing("set"))?),
         }),
         Op::EndGrants(e) => ClientOp::EndGrants { chunks: written(e.chunks)? },
         Op::ReportBroken(r) => ClientOp::ReportBroken(ReportBroken {
@@ -130,6 +128,17 @@ fn written(chunks: Vec<wire::WrittenChunk>) -> Result<Vec<WrittenChunk>, Malform
         inline_bytes: w.inline_bytes,
     };
     Ok(chunks.into_iter().map(one).collect())
+}
+
+fn write_end(w: wire::WriteEnd) -> Result<WriteEnd, Malformed> {
+    Ok(WriteEnd {
+        inode: InodeId(w.inode),
+        length: w.length,
+        mtime_ns: w.mtime_ns,
+        chunks: written(w.chunks)?,
+        inline: inline(w.inline)?,
+        data_generation: w.data_generation,
+    })
 }
 
 /// I1: writes that do not overlap have no more bytes than the metadata may hold of a file.

@@ -1,12 +1,22 @@
 //! Inline data (I1–I5) as small stories.
 
-use caribou_proto::ids::{CHUNK_BYTES, MAX_INLINE_BYTES, ROOT_INODE};
+use caribou_proto::ids::{CHUNK_BYTES, InodeId, MAX_INLINE_BYTES, ROOT_INODE};
 
 use super::world::{World, end, written};
-use crate::fsm::command::{ClientOp, Command, InlineWrite, WriteEnd, WrittenChunk};
+use crate::fsm::command::{ClientOp, Command, InlineWrite, SetAttr, SetTime, WriteAndSet, WriteEnd, WrittenChunk};
 use crate::fsm::error::Errno;
 use crate::fsm::reply::{GrantState, Reply};
 use crate::fsm::tables::{Table, Tables, Visit, inodes};
+
+/// A write-end that carries these bytes of the file's start.
+fn carrying(inode: InodeId, bytes: &[u8]) -> WriteEnd {
+    let inline = vec![InlineWrite { offset: 0, data: bytes.to_vec() }];
+    WriteEnd { inode, length: bytes.len() as u64, inline, ..WriteEnd::default() }
+}
+
+fn generation(w: &World, inode: InodeId) -> u64 {
+    inodes::get(&w.tables, inode).unwrap().unwrap().data_generation
+}
 
 fn rows(w: &World) -> usize {
     let mut count = 0;
@@ -29,8 +39,22 @@ fn i2_writes_lie_over_each_other_and_gaps_are_zeros() {
     assert_eq!(w.write_inline(b, inode, 2, b"XY").unwrap().length, 6);
     assert_eq!(w.write_inline(a, inode, 8, b"z").unwrap().length, 9);
     assert_eq!(w.inline(inode).unwrap(), b"abXYef\0\0z");
-    let generation = inodes::get(&w.tables, inode).unwrap().unwrap().data_generation;
-    assert_eq!(generation, 4, "each is a change of content");
+    assert_eq!(generation(&w, inode), 4, "each is a change of content");
+}
+
+#[test]
+fn i2_a_late_write_takes_nothing_back() {
+    let mut w = World::new(2);
+    let (a, b) = (w.open(1), w.open(2));
+    let (inode, _) = w.create(a, "f", &[]);
+    let late = WriteEnd { data_generation: generation(&w, inode), ..carrying(inode, b"old") };
+    w.write_inline(a, inode, 0, b"new").unwrap();
+    let body = w.client(a, ClientOp::WriteEnd(late.clone())).unwrap();
+    assert_eq!((body.lost, body.attr.unwrap().data_generation), (vec![0], 2), "and says what it is now");
+    assert_eq!(w.inline(inode).unwrap(), b"new");
+    w.truncate(b, inode, 0);
+    assert_eq!(w.client(a, ClientOp::WriteEnd(late)).unwrap().lost, [0]);
+    assert_eq!((w.inline(inode), inodes::get(&w.tables, inode).unwrap().unwrap().size), (None, 0));
 }
 
 #[test]
@@ -50,9 +74,9 @@ fn i2_refused_where_there_is_a_first_chunk_and_beyond_what_is_allowed() {
     assert_eq!(w.write_inline(a, long, 0, &bytes).unwrap().length, u64::from(MAX_INLINE_BYTES));
     // Bytes beyond the length that comes with them.
     let (short, _) = w.create(a, "short", &[]);
-    let inline = vec![InlineWrite { offset: 0, data: vec![1; 10] }];
-    let told = WriteEnd { inode: short, length: 5, inline, ..WriteEnd::default() };
-    assert_eq!(w.client(a, ClientOp::WriteEnd(told)).unwrap().lost, [0]);
+    let told = WriteEnd { length: 5, data_generation: generation(&w, short), ..carrying(short, b"0123456789") };
+    let body = w.client(a, ClientOp::WriteEnd(told)).unwrap();
+    assert_eq!((body.lost, body.attr), (vec![0], None));
     assert_eq!(rows(&w), 2);
 }
 
@@ -120,19 +144,47 @@ fn i5_cuts_and_purges_take_inline_data_along() {
 }
 
 #[test]
+fn a_write_and_a_change_of_attributes_are_one_record() {
+    let mut w = World::new(2);
+    let a = w.open(1);
+    let (inode, _) = w.create(a, "f", &[]);
+    let write = WriteEnd { mtime_ns: 5, data_generation: generation(&w, inode), ..carrying(inode, b"abc") };
+    let set = SetAttr { inode, mode: Some(0o600), atime: Some(SetTime::At(9)), ..SetAttr::default() };
+    let both =
+        |write: &WriteEnd, set: &SetAttr| ClientOp::WriteAndSet(WriteAndSet { write: write.clone(), set: set.clone() });
+    let body = w.client(a, both(&write, &set)).unwrap();
+    let attr = body.attr.unwrap();
+    assert_eq!((attr.size, attr.mode, attr.mtime_ns, attr.atime_ns), (3, 0o600, 5, 9));
+    assert_eq!((body.length, body.lost.len(), w.inline(inode).unwrap()), (3, 0, b"abc".to_vec()));
+    // An error of the second undoes the first.
+    let longer = WriteEnd { data_generation: generation(&w, inode), ..carrying(inode, b"wxyz") };
+    assert_eq!(w.client(a, both(&longer, &SetAttr { size: Some(1), ..set.clone() })), Err(Errno::Inval));
+    assert_eq!(w.client(a, both(&longer, &SetAttr { inode: ROOT_INODE, ..set.clone() })), Err(Errno::Inval));
+    assert_eq!(w.inline(inode).unwrap(), b"abc");
+    // A lost grant does not hinder the change.
+    let grant = w.take(a, inode, 0);
+    let body = w.client(a, both(&longer, &SetAttr { mode: Some(0o640), ..set })).unwrap();
+    assert_eq!((body.attr.unwrap().mode, body.length, body.lost), (0o640, 3, vec![0]));
+    assert!(w.exists(grant.chunk));
+}
+
+#[test]
 fn w9_a_write_end_may_carry_bytes_and_name_chunks() {
     let mut w = World::new(2);
     let a = w.open(1);
     let (inode, _) = w.create(a, "f", &[]);
     let far = w.take(a, inode, 1);
     let inline = vec![InlineWrite { offset: 3, data: b"near".to_vec() }];
-    let told = WriteEnd { inode, length: CHUNK_BYTES + 9, chunks: vec![written(&far)], inline, ..WriteEnd::default() };
+    let chunks = vec![written(&far)];
+    let told = WriteEnd { inode, length: CHUNK_BYTES + 9, chunks, inline, data_generation: 1, ..WriteEnd::default() };
     let body = w.client(a, ClientOp::WriteEnd(told.clone())).unwrap();
     assert_eq!((body.length, body.lost.len()), (CHUNK_BYTES + 9, 0));
     assert_eq!(w.inline(inode).unwrap(), b"\0\0\0near");
     // The far chunk's grant is lost, so the length does not count; the near bytes lie within the old one.
     w.end(a, &[end(&far)]);
-    let told = WriteEnd { length: 2 * CHUNK_BYTES, ..told };
+    let inline = vec![InlineWrite { offset: 3, data: b"NEAR".to_vec() }];
+    let told = WriteEnd { length: 2 * CHUNK_BYTES, data_generation: 2, inline, ..told };
     let body = w.client(a, ClientOp::WriteEnd(told)).unwrap();
     assert_eq!((body.length, body.lost), (CHUNK_BYTES + 9, vec![1]));
+    assert_eq!(w.inline(inode).unwrap(), b"\0\0\0NEAR");
 }

@@ -1,6 +1,6 @@
 //! Random histories of chunk records: the invariants hold after each, and a second replica that takes them in other batches is equal.
 
-use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId, SessionId};
+use caribou_proto::ids::{ChunkId, ChunkVersion, InodeId, ServerId, SessionId};
 use proptest::prelude::*;
 
 use super::world::{SERVERS, World, end, release, written};
@@ -9,7 +9,7 @@ use crate::fsm::command::{Command, IntentKind, StartIntent, WrittenChunk};
 use crate::fsm::error::Errno;
 use crate::fsm::reply::{GrantReply, GrantState};
 use crate::fsm::tables::memory::MemoryTables;
-use crate::fsm::tables::{chunks, garbage, servers};
+use crate::fsm::tables::{chunks, garbage, inodes, servers};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -61,9 +61,9 @@ struct History {
     world: World,
     sessions: [SessionId; 2],
     opened: u8,
-    files: Vec<caribou_proto::ids::InodeId>,
+    files: Vec<InodeId>,
     /// The last grants that anybody got, with their inodes.
-    grants: Vec<(caribou_proto::ids::InodeId, GrantReply)>,
+    grants: Vec<(InodeId, GrantReply)>,
 }
 
 impl History {
@@ -83,7 +83,36 @@ impl History {
         servers::get(&self.world.tables, ServerId(server)).unwrap().unwrap().incarnation.0
     }
 
+    /// Carries the act out. I1–I3, I5: inline data change by writes, cuts and moves that hold all of them, and by nothing else.
     fn act(&mut self, act: &Act) {
+        let before: Vec<_> = self.files.iter().map(|inode| self.world.inline(*inode)).collect();
+        let lengths: Vec<_> = self.files.iter().map(|inode| self.length(*inode)).collect();
+        self.carry_out(act);
+        for (file, before) in before.into_iter().enumerate() {
+            let (inode, after) = (self.files[file], self.world.inline(self.files[file]));
+            let moved = after.is_none() && chunks::of_file(&self.world.tables, inode, 0).unwrap().is_some();
+            let expected = match *act {
+                Act::Inline { file: of, offset, len, .. } if of == file && after != before => {
+                    let (mut bytes, end) = (before.unwrap_or_default(), offset as usize + len);
+                    bytes.resize(bytes.len().max(end), 0);
+                    bytes[offset as usize..end].fill(len as u8);
+                    Some(bytes)
+                }
+                Act::Truncate { file: of, size, .. } if of == file && size < lengths[file] => before
+                    .map(|bytes| bytes[..bytes.len().min(size as usize)].to_vec())
+                    .filter(|bytes| !bytes.is_empty()),
+                Act::WriteEnd { moves: true, .. } if moved => None,
+                _ => before,
+            };
+            assert_eq!(after, expected, "inline data of file {file} after {act:?}");
+        }
+    }
+
+    fn length(&self, inode: InodeId) -> u64 {
+        inodes::get(&self.world.tables, inode).unwrap().unwrap().size
+    }
+
+    fn carry_out(&mut self, act: &Act) {
         match *act {
             Act::Take { who, file, index } => {
                 let inode = self.files[file];

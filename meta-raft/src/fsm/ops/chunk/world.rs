@@ -8,8 +8,8 @@ use crate::fsm::command::*;
 use crate::fsm::error::Errno;
 use crate::fsm::reply::{Body, ClientReply, Effect, GrantReply, GrantState, Outcome, Reply};
 use crate::fsm::tables::chunks::{self, Chunk};
-use crate::fsm::tables::inline;
 use crate::fsm::tables::memory::MemoryTables;
+use crate::fsm::tables::{inline, inodes};
 use crate::fsm::{Applied, Batch, FEATURE_LEVEL, invariants_chunks};
 
 pub(crate) const SERVERS: u64 = 4;
@@ -148,8 +148,9 @@ impl World {
         bytes: &[u8],
     ) -> Result<Body, Errno> {
         let length = u64::from(offset) + bytes.len() as u64;
+        let data_generation = inodes::get(&self.tables, inode).unwrap().map_or(0, |row| row.data_generation);
         let inline = vec![InlineWrite { offset, data: bytes.to_vec() }];
-        self.client(s, ClientOp::WriteEnd(WriteEnd { inode, length, inline, ..WriteEnd::default() }))
+        self.client(s, ClientOp::WriteEnd(WriteEnd { inode, length, inline, data_generation, ..WriteEnd::default() }))
     }
 
     pub(crate) fn inline(&self, inode: InodeId) -> Option<Vec<u8>> {

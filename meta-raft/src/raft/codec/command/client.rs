@@ -81,13 +81,10 @@ impl From<ClientOp> for Op {
                 index: t.index,
                 placement: from_servers(t.placement),
             }),
-            ClientOp::WriteEnd(w) => Op::WriteEnd(disk::WriteEnd {
-                inode: w.inode.0,
-                length: w.length,
-                mtime_ns: w.mtime_ns,
-                chunks: w.chunks.into_iter().map(Into::into).collect(),
-                inline: w.inline.into_iter().map(Into::into).collect(),
-            }),
+            ClientOp::WriteEnd(w) => Op::WriteEnd(w.into()),
+            ClientOp::WriteAndSet(w) => {
+                Op::WriteAndSet(disk::WriteAndSet { write: Some(w.write.into()), set: Some(w.set.into()) })
+            }
             ClientOp::EndGrants { chunks } => {
                 Op::EndGrants(disk::EndGrants { chunks: chunks.into_iter().map(Into::into).collect() })
             }
@@ -153,12 +150,10 @@ impl TryFrom<Op> for ClientOp {
                 index: t.index,
                 placement: to_servers(t.placement),
             }),
-            Op::WriteEnd(w) => ClientOp::WriteEnd(mem::WriteEnd {
-                inode: InodeId(w.inode),
-                length: w.length,
-                mtime_ns: w.mtime_ns,
-                chunks: w.chunks.into_iter().map(Into::into).collect(),
-                inline: w.inline.into_iter().map(Into::into).collect(),
+            Op::WriteEnd(w) => ClientOp::WriteEnd(w.into()),
+            Op::WriteAndSet(w) => ClientOp::WriteAndSet(mem::WriteAndSet {
+                write: w.write.ok_or(CodecError::UnknownCommand)?.into(),
+                set: w.set.ok_or(CodecError::UnknownCommand)?.into(),
             }),
             Op::EndGrants(e) => ClientOp::EndGrants { chunks: e.chunks.into_iter().map(Into::into).collect() },
             Op::ReportBroken(r) => ClientOp::ReportBroken(mem::ReportBroken {
@@ -206,6 +201,32 @@ impl From<disk::SetAttr> for mem::SetAttr {
             atime: time(s.atime_now, s.atime_ns),
             mtime: time(s.mtime_now, s.mtime_ns),
             by_handle: s.by_handle,
+        }
+    }
+}
+
+impl From<mem::WriteEnd> for disk::WriteEnd {
+    fn from(w: mem::WriteEnd) -> Self {
+        Self {
+            inode: w.inode.0,
+            length: w.length,
+            mtime_ns: w.mtime_ns,
+            chunks: w.chunks.into_iter().map(Into::into).collect(),
+            inline: w.inline.into_iter().map(Into::into).collect(),
+            data_generation: w.data_generation,
+        }
+    }
+}
+
+impl From<disk::WriteEnd> for mem::WriteEnd {
+    fn from(w: disk::WriteEnd) -> Self {
+        Self {
+            inode: InodeId(w.inode),
+            length: w.length,
+            mtime_ns: w.mtime_ns,
+            chunks: w.chunks.into_iter().map(Into::into).collect(),
+            inline: w.inline.into_iter().map(Into::into).collect(),
+            data_generation: w.data_generation,
         }
     }
 }

@@ -69,12 +69,17 @@ fn every_command() -> Vec<Command> {
         client(ClientOp::SetXattr { inode, name: name(), value: vec![0, 255], create: true, replace: false }),
         client(ClientOp::RemoveXattr { inode, name: name() }),
         client(ClientOp::TakeGrant(TakeGrant { inode, index: 3, placement: vec![server] })),
+        client(ClientOp::WriteAndSet(WriteAndSet {
+            write: WriteEnd { inode, length: 1, mtime_ns: 2, ..WriteEnd::default() },
+            set: SetAttr { inode, mode: Some(0o640), ..SetAttr::default() },
+        })),
         client(ClientOp::WriteEnd(WriteEnd {
             inode,
             length: 10,
             mtime_ns: 11,
             chunks: vec![written()],
             inline: vec![InlineWrite { offset: 12, data: vec![13; 14] }],
+            data_generation: 15,
         })),
         client(ClientOp::EndGrants { chunks: vec![written()] }),
         client(ClientOp::ReportBroken(ReportBroken {
