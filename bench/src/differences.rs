@@ -24,8 +24,9 @@ pub fn sentences() -> Vec<&'static str> {
         "Both delete later what is unlinked. MooseFS's chunk servers begin minutes after a turn; Caribou's move replicas to a quarantine \
          within seconds, which falls into the rows that follow. MooseFS's trash, a day as shipped, is off, so that a turn leaves nothing.",
         "MooseFS keeps access times (as shipped: at the first access to a new file), which its synced master syncs; Caribou keeps none.",
-        "A file that Caribou creates for writing brings the grant of its first chunk along unless the files before it stayed empty; the rows \
-         of empty files are measured without it but for the first few, those of 4 KiB files with it.",
+        "Caribou keeps files of up to 16 KiB with their attributes on its metadata nodes (three copies, synced when they are closed); the rows \
+         of 4 KiB files and most of the tree's files are such, and read cold they may come from the leader's memory. MooseFS keeps all of them in \
+         chunks, two copies.",
         "The local disk keeps one copy, without a network, a server or a FUSE mount: what the hardware gives.",
         "With one thread, a shared folder is a private one and is measured once.",
     ]

@@ -93,7 +93,7 @@ fn handle(inode: u64, state: &mut State, event: Event) {
             let place = result.as_ref().ok().and_then(|body| body.chunks.iter().find(|place| place.index == index));
             let clip = place.and_then(|place| place.clip);
             match result {
-                Ok(body) if stamp == state.stamp => state.learn_length(body.length),
+                Ok(body) if stamp == state.stamp => drop(state.learn_content(&body)),
                 Err(error) if WriteState::verdict(&error) == Some(GiveUp::Inode) => give_up(inode, state, None, &error),
                 // The call that follows will say more.
                 _ => {}
@@ -237,9 +237,14 @@ fn start(inode: &Arc<Inode>, streams: &mut Streams, action: Action) -> BoxFuture
         .boxed(),
         Action::WriteEnd { id, write, attempt } => async move {
             pause(attempt).await;
-            // I2: never given up, or its bytes could come after newer ones. Who waits for it has a patience of his own.
+            let carries = !write.inline.is_empty();
             let op = Op::WriteEnd(WriteEnd { inode: number, ..write });
-            Event::WriteEnded { id, result: meta.mutate_patiently(own_caller(), op).await }
+            // I2: never given up, or its bytes could come after newer ones. Who waits for it has a patience of his own.
+            let result = match carries {
+                true => meta.mutate_patiently(own_caller(), op).await,
+                false => meta.mutate(own_caller(), op).await,
+            };
+            Event::WriteEnded { id, result }
         }
         .boxed(),
         Action::End { held, attempt } => async move {

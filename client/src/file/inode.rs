@@ -34,7 +34,7 @@ pub(crate) struct Inode {
     /// Wakes those who wait for the state.
     changed: Notify,
     /// One change of attributes at a time (`setattr.rs`).
-    pub(crate) turn: Semaphore,
+    pub(crate) turn: Arc<Semaphore>,
 }
 
 pub(crate) struct State {
@@ -75,7 +75,7 @@ impl Inode {
             settled_at: None,
             generation: attr.data_generation,
         };
-        let (wake, changed, turn) = (Notify::new(), Notify::new(), Semaphore::new(1));
+        let (wake, changed, turn) = (Notify::new(), Notify::new(), Arc::new(Semaphore::new(1)));
         Self { number: attr.inode, context, state: Mutex::new(state), wake, changed, turn }
     }
 
@@ -268,12 +268,31 @@ impl State {
 
     /// The answer to a write-end.
     pub(crate) fn write_ended(&mut self, id: u64, body: &ReplyBody) {
-        let changed = self.write.write_ended(id, body);
-        match &body.attr {
-            Some(attr) => self.generation = self.generation.max(attr.data_generation),
-            None => self.generation += u64::from(changed),
+        self.write.write_ended(id, body);
+        if let Some(attr) = &body.attr {
+            // What was refused for its generation is to be sent with the one that the leader knows, whatever this client thought.
+            let refused = body.lost.contains(&0);
+            self.generation = if refused { attr.data_generation } else { self.generation.max(attr.data_generation) };
         }
         self.settled();
+    }
+
+    /// Mode, owner or times have been changed by this client.
+    pub(crate) fn set_others(&mut self, attr: &Attr, sets_mtime: bool) {
+        self.settled();
+        if sets_mtime {
+            self.write.set_mtime(attr.mtime_ns);
+        }
+    }
+
+    /// Length and generation as an answer says them together; false if this client knows of a newer content.
+    pub(crate) fn learn_content(&mut self, body: &ReplyBody) -> bool {
+        let fits = body.data_generation >= self.generation;
+        if fits {
+            self.generation = body.data_generation;
+            self.learn_length(body.length);
+        }
+        fits
     }
 
     /// This client has just changed length or times at the leader.

@@ -74,7 +74,8 @@ impl Places {
     /// `data_generation`: the newest that this client has heard of.
     pub(crate) fn get(&self, index: u32, data_generation: u64) -> Option<Found> {
         let known = self.known.get(&index)?;
-        let fits = known.data_generation == data_generation && Instant::now() < known.asked_at + HOLE_LIFE;
+        let fits = index > 0 || known.data_generation == data_generation;
+        let fits = fits && Instant::now() < known.asked_at + HOLE_LIFE;
         (fits || matches!(known.found, Found::At(_))).then(|| known.found.clone())
     }
 

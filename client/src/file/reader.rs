@@ -23,6 +23,8 @@ use crate::{Error, errno};
 
 /// Chunks whose places are asked for at once.
 const LOCATE_COUNT: u32 = 16;
+/// How often a place is asked for again because the file was changed meanwhile.
+const MAX_ASKS: u32 = 4;
 /// A read at the end of the file believes a length no older than this.
 const LENGTH_LIFE: Duration = Duration::from_secs(1);
 /// Pause between attempts to read a chunk, doubled each time …
@@ -197,14 +199,23 @@ impl Inode {
     }
 
     async fn ask_place(self: &Arc<Self>, index: u32, op: QueryOp) -> Result<Found, Error> {
+        for _ in 1..MAX_ASKS {
+            let (found, fits) = self.ask_place_once(index, op.clone()).await?;
+            // What the metadata have of a chunk must be of the content whose length is believed.
+            if fits || !matches!(found, Found::Hole | Found::Inline(_)) {
+                return Ok(found);
+            }
+        }
+        Ok(self.ask_place_once(index, op).await?.0)
+    }
+
+    /// With whether nothing has changed the file since it was asked, as far as this client knows.
+    async fn ask_place_once(self: &Arc<Self>, index: u32, op: QueryOp) -> Result<(Found, bool), Error> {
         let (stamp, asked) = self.peek(|state| (state.stamp, state.places.asking()));
         let body = self.context.ports.meta.query(own_caller(), op).await?;
         Ok(self.change(0, |state| {
-            if state.stamp == stamp {
-                state.learn_length(body.length);
-                state.generation = state.generation.max(body.data_generation);
-            }
-            state.places.learn(index, &body, asked)
+            let fits = state.stamp == stamp && state.learn_content(&body);
+            (state.places.learn(index, &body, asked), fits)
         }))
     }
 

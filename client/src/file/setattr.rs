@@ -15,6 +15,7 @@ use std::time::Duration;
 use caribou_proto::ids::CHUNK_BYTES;
 use caribou_proto::meta::v1::{Attr, Caller, ReplyBody, SetAttr, WriteAndSet, WriteEnd, mutation::Op};
 use futures::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::driver;
 use super::files::{Files, attr_of};
@@ -38,7 +39,7 @@ impl Files {
     }
 
     async fn resize(&self, caller: &Caller, setattr: SetAttr, inode: &Arc<Inode>) -> Result<Attr, Error> {
-        let _turn = inode.turn.acquire().await.expect("this semaphore is never closed");
+        let _turn = self.turn(inode).await?;
         let seen = inode.peek(|state| state.sticky.now());
         let write = inode.change(0, |state| state.write.want_flush());
         inode.wait_untold(seen, |state| state.write.is_flushed(write)).await?;
@@ -64,7 +65,7 @@ impl Files {
 
     /// Mode, owner, times.
     async fn set_others(&self, caller: &Caller, setattr: SetAttr, inode: &Arc<Inode>) -> Result<Attr, Error> {
-        let _turn = inode.turn.acquire().await.expect("this semaphore is never closed");
+        let turn = self.turn(inode).await?;
         let sets_mtime = setattr.mtime_ns.is_some() || setattr.mtime_now;
         let held = sets_mtime.then(|| CommitsHeld::new(inode));
         let seen = inode.peek(|state| state.sticky.now());
@@ -76,43 +77,28 @@ impl Files {
             state.write.want_flush();
             state.write.carry(limit, state.generation)
         });
-        let body = match carried {
-            Some((id, write)) => self.set_with(caller, setattr, inode, id, write).await?,
-            None => self.set(caller, Op::Setattr(setattr)).await?,
-        };
-        let mut attr = attr_of(&body)?;
-        inode.change(0, |state| {
-            state.settled();
-            if sets_mtime {
-                state.write.set_mtime(attr.mtime_ns);
+        let mut attr = match carried {
+            None => {
+                let attr = attr_of(&self.set(caller, Op::Setattr(setattr)).await?)?;
+                inode.change(0, |state| state.set_others(&attr, sets_mtime));
+                attr
             }
-        });
-        drop(held);
+            Some((id, write)) => {
+                let both = WriteAndSet { write: Some(WriteEnd { inode: inode.number, ..write }), set: Some(setattr) };
+                let task = tokio::spawn(set_with(inode.clone(), caller.clone(), id, both, sets_mtime, (turn, held)));
+                let gone = |_| Err(Error::Fatal("the files have been shut down".to_owned()));
+                let answer = async { task.await.unwrap_or_else(gone) };
+                self.context.patiently("the attributes could not be set", answer).await?
+            }
+        };
         inode.overlay(&mut attr);
         Ok(attr)
     }
 
-    /// I2: with a write-end of the same file. Whoever asked may go away: the bytes may not be sent again before their outcome is known, so a task
-    /// of its own sees to that.
-    async fn set_with(
-        &self,
-        caller: &Caller,
-        set: SetAttr,
-        inode: &Arc<Inode>,
-        id: u64,
-        write: WriteEnd,
-    ) -> Result<ReplyBody, Error> {
-        let write = WriteEnd { inode: inode.number, ..write };
-        let op = Op::WriteAndSet(WriteAndSet { write: Some(write), set: Some(set) });
-        let (caller, inode) = (caller.clone(), inode.clone());
-        let both = tokio::spawn(async move {
-            let meta = &inode.context.ports.meta;
-            let result = until_it_may(|| meta.mutate_patiently(caller.clone(), op.clone())).await;
-            inode.change(0, |state| driver::carried(inode.number, state, id, &result));
-            result
-        });
-        let gone = |_| Err(Error::Fatal("the files have been shut down".to_owned()));
-        self.context.patiently("the attributes could not be set", async { both.await.unwrap_or_else(gone) }).await
+    async fn turn(&self, inode: &Inode) -> Result<OwnedSemaphorePermit, Error> {
+        let turn = inode.turn.clone().acquire_owned();
+        let turn = async { Ok(turn.await.expect("this semaphore is never closed")) };
+        self.context.patiently("an earlier change of the file's attributes has no answer", turn).await
     }
 
     /// M13: EAGAIN says that nothing was changed, since a chunk that the growth goes over is being recovered. That reply is final for its
@@ -121,6 +107,27 @@ impl Files {
         let ask = until_it_may(|| self.context.ports.meta.mutate(caller.clone(), op.clone()));
         self.context.patiently("the size could not be set", ask).await
     }
+}
+
+/// I2: a change of attributes with a write-end of the same file. Whoever asked may go away: the bytes may not be sent again, and no later change may
+/// begin, before it is known what became of them. So this is a task of its own, and holds what belongs to the change until then.
+async fn set_with(
+    inode: Arc<Inode>,
+    caller: Caller,
+    id: u64,
+    both: WriteAndSet,
+    sets_mtime: bool,
+    _held: (OwnedSemaphorePermit, Option<CommitsHeld>),
+) -> Result<Attr, Error> {
+    let meta = &inode.context.ports.meta;
+    let result = until_it_may(|| meta.mutate_patiently(caller.clone(), Op::WriteAndSet(both.clone()))).await;
+    inode.change(0, |state| {
+        driver::carried(inode.number, state, id, &result);
+        if let Ok(ReplyBody { attr: Some(attr), .. }) = &result {
+            state.set_others(attr, sets_mtime);
+        }
+    });
+    attr_of(&result?)
 }
 
 async fn until_it_may(ask: impl Fn() -> BoxFuture<'static, Result<ReplyBody, Error>>) -> Result<ReplyBody, Error> {
@@ -133,16 +140,16 @@ async fn until_it_may(ask: impl Fn() -> BoxFuture<'static, Result<ReplyBody, Err
 }
 
 /// While it lives, no write-end starts for the file.
-struct CommitsHeld<'a>(&'a Arc<Inode>);
+struct CommitsHeld(Arc<Inode>);
 
-impl<'a> CommitsHeld<'a> {
-    fn new(inode: &'a Arc<Inode>) -> Self {
+impl CommitsHeld {
+    fn new(inode: &Arc<Inode>) -> Self {
         inode.change(0, |state| state.write.commits_held = true);
-        Self(inode)
+        Self(inode.clone())
     }
 }
 
-impl Drop for CommitsHeld<'_> {
+impl Drop for CommitsHeld {
     fn drop(&mut self) {
         self.0.change(0, |state| state.write.commits_held = false);
     }

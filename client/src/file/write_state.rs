@@ -68,6 +68,8 @@ pub(crate) struct WriteState {
     pub(crate) commits_held: bool,
     /// I2: the leader has refused inline data: the file has a first chunk.
     is_chunked: bool,
+    /// Inline writes that were refused in a row.
+    refused: u32,
     /// End every grant as soon as it is clean: the client shuts down.
     ending: bool,
     pub(crate) notes: Vec<Note>,
@@ -92,6 +94,7 @@ impl WriteState {
             paused: false,
             commits_held: false,
             is_chunked: false,
+            refused: 0,
             ending: false,
             notes: Vec::new(),
         }

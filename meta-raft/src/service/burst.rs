@@ -24,7 +24,10 @@ pub(super) const BURST_BYTES: usize = 256 << 10;
 /// Whether a request can be proposed at once; else its call looks first whether it must wait.
 pub(super) fn is_ready(request: &Request) -> bool {
     match operation(request) {
-        Some(mutation::Op::TakeGrant(_) | mutation::Op::WriteEnd(_) | mutation::Op::WriteAndSet(_)) => false,
+        Some(mutation::Op::TakeGrant(_)) => false,
+        // Bytes that go into the metadata grow a file over no chunk: where there is one, they are refused.
+        Some(mutation::Op::WriteEnd(write)) => write.chunks.is_empty(),
+        Some(mutation::Op::WriteAndSet(both)) => both.write.as_ref().is_none_or(|write| write.chunks.is_empty()),
         Some(mutation::Op::Setattr(set)) => set.size.is_none(),
         _ => true,
     }

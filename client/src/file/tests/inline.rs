@@ -251,6 +251,21 @@ async fn i2_two_clients_that_write_different_parts_lose_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn p5_who_is_always_too_late_takes_a_grant() {
+    let rig = rig();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 1000)).await.expect("writes");
+    rig.world.inner.lock().overtake = 2;
+    file.sync(false).await.expect("syncs");
+    assert_eq!((counts(&rig), inline(&rig, &file)), ([3, 0, 0], 1000));
+    file.write(500, pattern(2, 1000)).await.expect("writes");
+    rig.world.inner.lock().overtake = u32::MAX;
+    file.sync(false).await.expect("syncs");
+    assert_eq!((rig.world.calls("take_grant"), inline(&rig, &file)), (1, 0), "the data have moved into a chunk");
+    assert_same(&rig.on_disk(file.inode()), &[&pattern(1, 1000)[..500], &pattern(2, 1000)].concat());
+}
+
+#[tokio::test(start_paused = true)]
 async fn i5_a_cut_cuts_inline_data_and_a_file_cut_to_nothing_takes_them_again() {
     let rig = rig();
     let file = rig.create().await;

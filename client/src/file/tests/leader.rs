@@ -195,6 +195,10 @@ impl Inner {
         self.count("write_end");
         let session = self.session;
         self.check_move(end);
+        if !end.inline.is_empty() && self.overtake > 0 {
+            self.overtake -= 1;
+            self.file(end.inode)?.generation += 1;
+        }
         let file = self.file(end.inode)?;
         let mut lost = Vec::new();
         let late = end.data_generation != file.generation;
@@ -235,7 +239,7 @@ impl Inner {
             file.generation += 1;
         }
         let length = file.length;
-        let attr = self.attr(end.inode).filter(|_| inlined || (late && !end.inline.is_empty()));
+        let attr = self.attr(end.inode);
         Ok(ReplyBody { attr, length, lost, ..ReplyBody::default() })
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Inner {
     pub(super) hold_acks: bool,
     /// Write-ends take so much longer than other calls to be carried out.
     pub(super) write_end_delay: Duration,
+    /// As many inline writes find that somebody else has been faster.
+    pub(super) overtake: u32,
     /// Recovery does not come to an end while this holds.
     pub(super) hold_recovery: bool,
     /// Fragments and syncs seen.

@@ -8,6 +8,8 @@ use super::{Note, WriteState};
 
 /// Chunks that one write-end names.
 const MAX_NAMED: usize = 512;
+/// Inline writes that are refused in a row before the file is treated as one with a first chunk.
+const MAX_REFUSED: u32 = 4;
 
 /// A write-end under way.
 #[derive(Debug)]
@@ -20,8 +22,10 @@ pub(super) struct Commit {
     covers: u64,
     /// The number of the write whose time it carries: the newest.
     mtime_write: u64,
-    /// I2: it carries the bytes of the first chunk.
+    /// I2: it carries the bytes of the first chunk …
     inline: bool,
+    /// … which are laid over this content.
+    data_generation: u64,
 }
 
 fn end(inline: &[InlineWrite]) -> u64 {
@@ -71,8 +75,9 @@ impl WriteState {
         if !(urgent || flush) || (is_empty && !self.chunks.is_empty()) {
             return;
         }
-        let commit = Commit { id: 0, chunks: named, acked, covers, mtime_write: 0, inline: !inline.is_empty() };
-        let write = WriteEnd { data_generation, ..self.begin(commit, length, inline) };
+        let (id, mtime_write, carries) = (0, 0, !inline.is_empty());
+        let commit = Commit { id, chunks: named, acked, covers, mtime_write, inline: carries, data_generation };
+        let write = self.begin(commit, length, inline);
         out.push(Action::WriteEnd { id: self.next_commit - 1, write, attempt: self.commit_attempt });
     }
 
@@ -86,8 +91,8 @@ impl WriteState {
         let chunk = self.chunks.get_mut(&0).filter(|chunk| chunk.may_inline(limit) && !chunk.buffer.is_empty())?;
         let inline = chunk.take_inline();
         let (chunks, acked, covers) = (Vec::new(), Vec::new(), self.write);
-        let commit = Commit { id: 0, chunks, acked, covers, mtime_write: 0, inline: true };
-        let write = WriteEnd { data_generation, ..self.begin(commit, end(&inline), inline) };
+        let commit = Commit { id: 0, chunks, acked, covers, mtime_write: 0, inline: true, data_generation };
+        let write = self.begin(commit, end(&inline), inline);
         Some((self.next_commit - 1, write))
     }
 
@@ -95,26 +100,26 @@ impl WriteState {
     fn begin(&mut self, commit: Commit, length: u64, inline: Vec<InlineWrite>) -> WriteEnd {
         let id = self.next_commit;
         self.next_commit += 1;
-        let chunks = commit.chunks.clone();
+        let (chunks, data_generation) = (commit.chunks.clone(), commit.data_generation);
         self.commit = Some(Commit { id, mtime_write: self.write, ..commit });
         // The newest write's time; what has been told already is told again, since 0 would mean "now".
         let mtime_ns = if self.mtime_ns == 0 { 1 } else { self.mtime_ns };
         let length = if length > self.length { length } else { 0 };
-        WriteEnd { inode: 0, length, mtime_ns, chunks, inline, data_generation: 0 }
+        WriteEnd { inode: 0, length, mtime_ns, chunks, inline, data_generation }
     }
 
     /// The answer to a write-end.
-    /// True if it changed the file.
-    pub(crate) fn write_ended(&mut self, id: u64, body: &ReplyBody) -> bool {
-        let Some(commit) = self.commit.take_if(|commit| commit.id == id) else { return false };
-        let parts = commit.chunks.len() + usize::from(commit.inline);
-        let changed = parts == 0 || body.lost.len() < parts;
+    pub(crate) fn write_ended(&mut self, id: u64, body: &ReplyBody) {
+        let Some(commit) = self.commit.take_if(|commit| commit.id == id) else { return };
         self.commit_attempt = 0;
         self.set_length(body.length);
         if commit.inline {
             let refused = body.lost.contains(&0);
-            // Attributes say that it was refused for its generation; else the file has a first chunk.
-            self.is_chunked |= refused && body.attr.is_none();
+            let is_late = body.attr.is_some_and(|attr| attr.data_generation != commit.data_generation);
+            self.refused = if refused { self.refused + 1 } else { 0 };
+            // Refused for its own generation, it says that the file has a first chunk. Who loses against another writer again and again takes
+            // a grant: that decides who writes (W8).
+            self.is_chunked |= refused && (!is_late || self.refused >= MAX_REFUSED);
             self.inline_ended(refused, commit.mtime_write);
         }
         for (told, (acked, end)) in commit.chunks.iter().zip(commit.acked) {
@@ -145,7 +150,6 @@ impl WriteState {
             self.mtime_told = self.mtime_told.max(commit.mtime_write);
         }
         self.release();
-        changed
     }
 
     /// I2: the write-end that carried the first chunk's bytes is answered.

@@ -26,7 +26,8 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, args: &WriteEnd) -> OpResult<Body> {
     }
     // I2: what its client has given up may come late, after newer bytes of the same client or after a cut.
     let is_late = *data_generation != inode.data_generation;
-    let open = !is_late && inline::is_open(op.txn, inode_id, writes)?;
+    let fits = inline::end(writes) <= length.max(inode.size);
+    let open = !is_late && fits && inline::is_open(op.txn, inode_id, writes)?;
     // W9: the length counts only if the chunk that holds the last byte is still granted, or if the byte comes with the record.
     let comes_along = open && length <= inline::end(writes);
     let counts = length <= inode.size || comes_along || last_byte_is_granted(op, inode_id, length, written)?;
@@ -58,8 +59,8 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, args: &WriteEnd) -> OpResult<Body> {
         }
         inodes::put(op.txn, inode_id, &inode);
     }
-    let attr = (kept || (is_late && !writes.is_empty())).then(|| inode.attr(inode_id));
-    Ok(Body { attr, length: inode.size, lost, ..Body::default() })
+    // With the data generation after it: the client counts none itself.
+    Ok(Body { attr: Some(inode.attr(inode_id)), length: inode.size, lost, ..Body::default() })
 }
 
 fn last_byte_is_granted(op: &Op<'_, '_>, inode: InodeId, length: u64, written: &[WrittenChunk]) -> Result<bool, Fatal> {

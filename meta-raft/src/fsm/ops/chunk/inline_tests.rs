@@ -76,7 +76,7 @@ fn i2_refused_where_there_is_a_first_chunk_and_beyond_what_is_allowed() {
     let (short, _) = w.create(a, "short", &[]);
     let told = WriteEnd { length: 5, data_generation: generation(&w, short), ..carrying(short, b"0123456789") };
     let body = w.client(a, ClientOp::WriteEnd(told)).unwrap();
-    assert_eq!((body.lost, body.attr), (vec![0], None));
+    assert_eq!((body.lost, body.length), (vec![0], 0));
     assert_eq!(rows(&w), 2);
 }
 
