@@ -9,6 +9,7 @@ use super::WriteChunk;
 impl WriteChunk {
     /// I2: everything that is buffered may go into the metadata: it is little, and this client has had no grant of the chunk lately.
     pub(crate) fn may_inline(&self, limit: u32) -> bool {
+        // The lower half of the epoch counts those of this life.
         let untouched = self.phase == Phase::Free && self.epoch as u32 == 0 && self.resend.is_none();
         self.index == 0 && untouched && self.buffer.end() <= limit
     }
