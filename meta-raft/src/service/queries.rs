@@ -49,28 +49,40 @@ impl From<Fatal> for Failure {
     }
 }
 
-/// Answers one query.
-pub(super) async fn answer(
+/// Answers a question that may wait for a chunk.
+pub(super) async fn answer_alone(
     node: &Arc<Node>,
     leading: &LeaderHandle,
     session: SessionId,
     query: Query,
-) -> Result<Answer, Failure> {
-    let id = query.id;
-    let result = if let Some(wait) = query.wait_chunk {
-        Ok(wait_chunk(node, session, &wait).await?)
-    } else {
+) -> Result<Vec<Answer>, Failure> {
+    match &query.wait_chunk {
+        Some(wait) => Ok(vec![told(query.id, Ok(wait_chunk(node, session, wait).await?))]),
+        None => answer(node, leading, session, &[query]).await,
+    }
+}
+
+/// Answers questions that came together, one after the other on one view.
+pub(super) async fn answer(
+    node: &Arc<Node>,
+    leading: &LeaderHandle,
+    session: SessionId,
+    queries: &[Query],
+) -> Result<Vec<Answer>, Failure> {
+    // Begun before the view is taken: no purge that the view does not show can come in between.
+    let openings: Vec<_> = queries.iter().map(|query| Opening::of(leading, query)).collect();
+    let view = node.raft().read().await?;
+    let mut answers = Vec::with_capacity(queries.len());
+    for (query, opening) in queries.iter().zip(openings) {
         let caller = request::caller(query.caller.clone())?;
-        // Begun before the view is taken: no purge that the view does not show can come in between.
-        let opening = query.open.as_ref().map(|open| Opening::begin(leading, InodeId(open.inode)));
-        let view = node.raft().read().await?;
-        match read(&view, node, opening, session, &caller, &query) {
+        let result = match read(&view, node, opening, session, &caller, query) {
             Ok(body) => Ok(body?),
             Err(error::Failure::Errno(errno)) => Err(errno),
             Err(error::Failure::Fatal(fatal)) => return Err(fatal.into()),
-        }
-    };
-    Ok(told(id, result))
+        };
+        answers.push(told(query.id, result));
+    }
+    Ok(answers)
 }
 
 fn told(id: u64, result: Result<ReplyBody, Errno>) -> Answer {
@@ -80,15 +92,20 @@ fn told(id: u64, result: Result<ReplyBody, Errno>) -> Answer {
     }
 }
 
-/// As [`answer`], without a wait: a question about one inode or name, while the lease holds and all that it needs is in memory. So it costs no
-/// task of its own. `None`: [`answer`] must be asked.
+/// Whether it is about one inode or name.
+pub(super) fn is_brief(query: &Query) -> bool {
+    query.lookup.is_some() || query.getattr.is_some() || query.access.is_some() || query.open.is_some()
+}
+
+/// As [`answer`] for a brief question, without a wait: while the lease holds and all that it needs is in memory. So it costs no task of its own.
+/// `None`: [`answer`] must be asked.
 pub(super) fn answer_at_once(node: &Node, leading: &LeaderHandle, session: SessionId, query: &Query) -> Option<Answer> {
-    if query.lookup.is_none() && query.getattr.is_none() && query.access.is_none() && query.open.is_none() {
+    if !is_brief(query) {
         return None;
     }
     let caller = request::caller(query.caller.clone()).ok()?;
     // Before the view, as in `answer`.
-    let opening = query.open.as_ref().map(|open| Opening::begin(leading, InodeId(open.inode)));
+    let opening = Opening::of(leading, query);
     let view = node.raft().read_at_once()?;
     let view = view.in_memory();
     let result = read(&view, node, opening, session, &caller, query);
@@ -201,9 +218,11 @@ struct Opening<'a> {
 }
 
 impl<'a> Opening<'a> {
-    fn begin(leading: &'a LeaderHandle, inode: InodeId) -> Self {
+    /// The open that the question asks for, if it does.
+    fn of(leading: &'a LeaderHandle, query: &Query) -> Option<Self> {
+        let inode = InodeId(query.open.as_ref()?.inode);
         leading.claims(|claims| claims.begin_open(inode));
-        Self { leading, inode, opened: None }
+        Some(Self { leading, inode, opened: None })
     }
 
     fn opened(mut self, session: SessionId) {

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use caribou_proto::ids::{InodeId, SESSION_WINDOW, Seq, SessionId};
 use caribou_proto::meta::v1::{
-    Cancel, ClientMessage, Hello, Query, Redirect, Refused, Renew, Renewed, Request, ServerMessage, SessionExpired,
-    SetAttr, Welcome, WriteAndSet, client_message, mutation, refused, server_message,
+    Answer, Cancel, ClientMessage, Hello, Query, Redirect, Refused, Renew, Renewed, Request, ServerMessage,
+    SessionExpired, SetAttr, Welcome, WriteAndSet, client_message, mutation, refused, server_message,
 };
 use futures::FutureExt as _;
 use prost::Message as _;
@@ -38,6 +38,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const HELD_BACK_POLL: Duration = Duration::from_millis(10);
 /// How long a greeting waits for an election before it is redirected; longer than an election takes.
 const ELECTION_PATIENCE: Duration = Duration::from_millis(400);
+/// Brief questions that need the disk and share a task: few enough that they do not wait for each other's blocks for long.
+const TOGETHER: usize = 16;
 /// Longest name of a client, in bytes.
 const CLIENT_NAME_MAX: usize = 256;
 
@@ -222,6 +224,7 @@ async fn work(
         let (mut requests, mut bytes) = (Vec::new(), 0);
         // Answers about claims are not urgent (an open of the same inode may wait for one): they go along with replies if there will be some.
         let mut along = Vec::new();
+        let mut slow = Vec::new();
         let (mut next, mut is_over) = (Some(message), false);
         for taken in 1.. {
             let Some(message) = next else { break };
@@ -241,13 +244,23 @@ async fn work(
                 body => {
                     // One client must not keep this thread for itself.
                     tokio::task::consume_budget().await;
-                    if let Some(body) = call.handle_at_once(body) {
-                        let work = call.clone();
-                        begin(admit(&room, 1).await, &failed, async move { work.handle(body).await });
+                    match call.handle_at_once(body) {
+                        Some(client_message::Body::Query(query)) if queries::is_brief(&query) => slow.push(query),
+                        Some(body) => {
+                            let work = call.clone();
+                            begin(admit(&room, 1).await, &failed, async move { work.handle(body).await });
+                        }
+                        None => {}
                     }
                 }
             }
             next = if taken < burst && bytes < BURST_BYTES { inbox.next().now_or_never() } else { None };
+        }
+        while !slow.is_empty() {
+            let together = slow.split_off(slow.len().saturating_sub(TOGETHER));
+            let work = call.clone();
+            let permit = admit(&room, together.len()).await;
+            begin(permit, &failed, async move { work.queries(together).await });
         }
         if requests.is_empty() {
             for answer in along {
@@ -369,17 +382,28 @@ impl Call {
     }
 
     async fn query(&self, query: Query) -> Result<(), Goodbye> {
-        self.node.counters.queries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let id = query.id;
-        let result = queries::answer(&self.node, &self.leading, self.session, query).await;
-        let answer = match result {
-            Ok(answer) => answer,
+        self.answers(1, queries::answer_alone(&self.node, &self.leading, self.session, query)).await
+    }
+
+    async fn queries(&self, queries: Vec<Query>) -> Result<(), Goodbye> {
+        self.answers(queries.len(), queries::answer(&self.node, &self.leading, self.session, &queries)).await
+    }
+
+    async fn answers(
+        &self,
+        questions: usize,
+        answers: impl Future<Output = Result<Vec<Answer>, queries::Failure>>,
+    ) -> Result<(), Goodbye> {
+        self.node.counters.queries.fetch_add(questions as u64, std::sync::atomic::Ordering::Relaxed);
+        let answers = match answers.await {
+            Ok(answers) => answers,
             Err(queries::Failure::NotLeader) => return Err(Goodbye::Redirect),
             Err(queries::Failure::Malformed(error)) => return Err(error.into()),
             Err(queries::Failure::Fatal(fatal)) => return Err(stop(&self.node, &fatal)),
         };
-        assert_eq!(answer.id, id, "an answer names its query");
-        self.send(server_message::Body::Answer(answer)).await;
+        for answer in answers {
+            self.send(server_message::Body::Answer(answer)).await;
+        }
         Ok(())
     }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, FlushOptions, Options,
-    WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DataBlockIndexType,
+    FlushOptions, Options, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::StateError;
@@ -23,6 +23,8 @@ const BLOOM_BITS: f64 = 10.0;
 const MEMTABLE_BLOOM_RATIO: f64 = 0.02;
 /// A row that is not cached costs the decompression of a block.
 const BLOCK_BYTES: usize = 8 << 10;
+/// Rows for each bucket of a block's hash index.
+const BLOCK_HASH_RATIO: f64 = 0.75;
 const BACKGROUND_JOBS: i32 = 2;
 /// A family's share of the write buffer before it is switched.
 const FAMILY_SHARE: usize = 4;
@@ -71,11 +73,16 @@ impl Settings {
         table.set_cache_index_and_filter_blocks(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
         table.set_format_version(5);
+        // Single rows are what is mostly asked for.
+        table.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
+        table.set_data_block_hash_ratio(BLOCK_HASH_RATIO);
         let mut options = Options::default();
         options.set_block_based_table_factory(&table);
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_write_buffer_size((self.write_buffer_bytes / FAMILY_SHARE).max(1 << 20));
         options.set_level_compaction_dynamic_level_bytes(true);
+        // Who asks for an inode has its number from another row: it is there, and a filter of the last level would only say so.
+        options.set_optimize_filters_for_hits(name == Table::Inodes.name());
         // A create looks for a name that is not there: most such searches end in this filter. Rows of other tables are there when asked for.
         if name == Table::Dentries.name() {
             options.set_memtable_whole_key_filtering(true);
