@@ -15,6 +15,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 use tracing::{debug, warn};
@@ -31,9 +32,7 @@ pub(crate) async fn serve(
     connections: usize,
 ) -> Result<(), tonic::transport::Error> {
     let closing = server.closing.clone();
-    let service = ChunkDataServer::new(DataService { server })
-        .max_decoding_message_size(limits::MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MESSAGE_BYTES);
+    let service = data_service(server);
     Server::builder()
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -47,6 +46,19 @@ pub(crate) async fn serve(
         .add_service(service)
         .serve_with_incoming_shutdown(accepted(listener, connections), closing.cancelled_owned())
         .await
+}
+
+fn data_service(server: Arc<ChunkServer>) -> ChunkDataServer<DataService> {
+    ChunkDataServer::new(DataService { server })
+        .max_decoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES)
+}
+
+impl ChunkServer {
+    /// What others ask of it, without a socket: for simulations.
+    pub fn routes(self: &Arc<Self>) -> Routes {
+        Routes::new(data_service(self.clone()))
+    }
 }
 
 /// Accepted connections. Those above the cap are closed at once; a failing accept is tried again after a pause.

@@ -2,6 +2,8 @@
 //! loops that only the leader runs (`leader`). `server` puts them together; `config` and `listen` are what a process needs besides.
 
 pub mod config;
+pub mod embedded;
+pub mod folder_image;
 pub mod fsm;
 pub mod leader;
 mod listen;

@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
 
 use crate::config::{self, Config};
 use crate::leader::control::Control;
@@ -94,26 +95,28 @@ async fn serve(
     connections: usize,
     closing: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let control = Control::new(node.clone());
     let (clients, arriving) = mpsc::channel(ARRIVING);
     let (peers, arriving_peers) = mpsc::channel(ARRIVING);
     let serving_peers = node.raft().serve(arriving_peers);
     let doors = Doors { clients, peers };
-    let serving = listen::builder()
-        .add_service(
-            MetaServiceServer::new(Meta { node: node.clone() }).max_decoding_message_size(CLIENT_MESSAGE_BYTES),
-        )
-        .add_service(ControlServiceServer::new(control).max_decoding_message_size(CONTROL_MESSAGE_BYTES))
-        .add_service(AdminServiceServer::new(Admin::new(node)))
-        .serve_with_incoming_shutdown(
-            ReceiverStream::new(arriving).map(Ok::<_, Infallible>),
-            closing.cancelled_owned(),
-        );
+    let serving = listen::builder().add_routes(routes(&node)).serve_with_incoming_shutdown(
+        ReceiverStream::new(arriving).map(Ok::<_, Infallible>),
+        closing.cancelled_owned(),
+    );
     tokio::select! {
         served = serving => served,
         served = serving_peers => served,
         () = listen::accept(listener, connections, &doors) => unreachable!("accepts without end"),
     }
+}
+
+/// What clients, chunk servers and operators ask of a node.
+pub(crate) fn routes(node: &Arc<Node>) -> Routes {
+    let clients = MetaServiceServer::new(Meta { node: node.clone() }).max_decoding_message_size(CLIENT_MESSAGE_BYTES);
+    let chunk_servers = ControlServiceServer::new(Control::new(node.clone()));
+    Routes::new(clients)
+        .add_service(chunk_servers.max_decoding_message_size(CONTROL_MESSAGE_BYTES))
+        .add_service(AdminServiceServer::new(Admin::new(node.clone())))
 }
 
 /// A planned stop of the leader is a hand-over, not an outage.

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::{Bytes, BytesMut};
+use caribou_planted::{self as planted, Bug};
 use caribou_proto::ids::{BLOCK_BYTES, MAX_FRAGMENT_BYTES};
 
 /// What an extent costs beside its bytes, so that a buffer of tiny extents is bounded too.
@@ -225,6 +226,9 @@ impl ChunkBuffer {
         let offsets: Vec<u32> = self.extents.keys().copied().collect();
         for offset in offsets {
             let mut extent = self.remove(offset);
+            if planted::is(Bug::ResendForgotten) && matches!(extent.state, State::Acked(_) | State::Synced(_)) {
+                continue;
+            }
             extent.kept = extent.told && matches!(extent.state, State::Acked(_) | State::Synced(_));
             extent.state = State::Dirty { unsent: extent.since };
             self.put(offset, extent);

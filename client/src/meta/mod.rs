@@ -39,4 +39,4 @@ pub use event::MetaEvent;
 pub use grpc::GrpcTransport;
 pub use query::QueryOp;
 pub use status::MetaStatus;
-pub use transport::{Link, Transport, TransportError};
+pub use transport::{LINK_QUEUE, Link, Transport, TransportError};

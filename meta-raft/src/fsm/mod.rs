@@ -9,7 +9,7 @@
 
 mod access;
 pub mod command;
-mod digest;
+pub(crate) mod digest;
 pub mod error;
 pub mod invariants;
 pub mod invariants_chunks;

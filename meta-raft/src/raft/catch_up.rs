@@ -9,6 +9,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::log_store::LogHandle;
 use super::state::StateStore;
+use super::surroundings::Blocking;
 use super::types::Raft;
 
 /// How often changes of the state are made durable. In between, the log alone holds them.
@@ -32,7 +33,12 @@ pub(super) async fn stand_again(raft: Raft, last_log: u64, mut applied: watch::R
 }
 
 /// Flushes what has changed, for as long as the node runs.
-pub(super) async fn flush_regularly(state: Arc<StateStore>, log: LogHandle, applied: watch::Receiver<u64>) {
+pub(super) async fn flush_regularly(
+    state: Arc<StateStore>,
+    log: LogHandle,
+    applied: watch::Receiver<u64>,
+    blocking: Blocking,
+) {
     let mut beat = tokio::time::interval(FLUSH_EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut flushed = *applied.borrow();
@@ -50,7 +56,7 @@ pub(super) async fn flush_regularly(state: Arc<StateStore>, log: LogHandle, appl
             return;
         }
         let store = Arc::clone(&state);
-        match tokio::task::spawn_blocking(move || store.flush()).await {
+        match blocking.run(move || store.flush()).await {
             Ok(Ok(())) => flushed = now,
             // A store that cannot write fails the next apply, and that stops the node.
             Ok(Err(error)) => tracing::warn!(%error, "the state could not be flushed"),

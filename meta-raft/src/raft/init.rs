@@ -16,6 +16,7 @@ use super::api::{InitError, LeaderState};
 use super::config::INIT_TIMEOUT;
 use super::identity::{ClusterIdentity, Identity};
 use super::network::peers::{Peers, Purpose};
+use super::surroundings::Line;
 use super::types::{Node, Raft};
 
 /// A cluster has at most this many voters.
@@ -122,7 +123,7 @@ impl Init {
         node_id: u64,
         address: &str,
         call: impl AsyncFnOnce(
-            wire::raft_service_client::RaftServiceClient<tonic::transport::Channel>,
+            wire::raft_service_client::RaftServiceClient<Line>,
         ) -> Result<tonic::Response<T>, tonic::Status>,
     ) -> Result<T, InitError> {
         let (id, at) = (NodeId(node_id), address.to_owned());

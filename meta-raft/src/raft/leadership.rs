@@ -24,6 +24,7 @@ pub(crate) struct Parts {
     pub(crate) identity: Arc<Identity>,
     pub(crate) leader: watch::Sender<LeaderState>,
     pub(crate) fatal: watch::Sender<Option<FatalError>>,
+    pub(crate) now_ns: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
 
 fn leads(state: &RaftServerMetrics<TypeConfig>) -> bool {
@@ -102,8 +103,7 @@ fn propose_first_record(parts: &Parts) {
         nonce: cluster.nonce,
         default_goal: parts.identity.default_goal(),
     });
-    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let time_ns = clock.map_or(1, |d| i64::try_from(d.as_nanos()).unwrap_or(1));
+    let time_ns = (parts.now_ns)().max(1);
     let entry = Entry { feature_level: FEATURE_LEVEL, time_ns, commands: vec![first] };
     let raft = parts.raft.clone();
     tokio::spawn(async move {

@@ -4,7 +4,7 @@
 //! - `proposer` (commands → entries), `reads` (linearizable views), `leadership` (who is ready), `upkeep` (snapshots and purges by bytes),
 //!   `catch_up` (flushes, and who had better not lead after a restart).
 //! - `log_store` (the Raft log), `state` (the tables on RocksDB), `snapshot` (checkpoints), `state_machine` (their adapter).
-//! - `network` (gRPC between nodes), `identity` (whose folder, whose message), `codec` (bytes), `types` (the library's parameters).
+//! - `surroundings` (the network, the clock and the threads that it is given), `network` (gRPC between nodes), `identity` (whose folder, whose message), `codec` (bytes), `types` (the library's parameters).
 
 mod api;
 mod catch_up;
@@ -24,6 +24,7 @@ mod start;
 mod state;
 mod state_machine;
 mod status;
+mod surroundings;
 #[cfg(test)]
 pub(crate) mod tests;
 mod types;
@@ -37,5 +38,6 @@ pub use config::RaftConfig;
 pub use identity::ClusterIdentity;
 pub(crate) use network::door;
 pub use network::server::Server as RaftServer;
-pub use node::RaftNode;
+pub use node::{RaftNode, WeakRaftNode};
 pub use state::StateView;
+pub use surroundings::{Blocking, Dial, Line, Surroundings};

@@ -2,10 +2,11 @@
 //!
 //! Runs on a small runtime of its own. A failed disk or apply ends it: [`RaftNode::fatal`] returns, and the process exits.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use caribou_proto::ids::NodeId;
+use caribou_proto::raft::v1::raft_service_server::RaftServiceServer;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::ForwardToLeader;
 use parking_lot::Mutex;
@@ -25,6 +26,7 @@ use super::reads::Reads;
 use super::snapshot::receive::Progress;
 use super::start;
 use super::state::{StateStore, StateView};
+use super::surroundings::{Blocking, Surroundings};
 use super::types::{Raft, TypeConfig};
 use crate::fsm::command::Command;
 use crate::fsm::reply::Reply;
@@ -53,6 +55,7 @@ pub(super) struct Inner {
     pub(super) log: LogHandle,
     pub(super) state: Arc<StateStore>,
     pub(super) runtime: Mutex<Option<Runtime>>,
+    pub(super) blocking: Blocking,
     /// One `init` or hand-over at a time.
     pub(super) exclusive: tokio::sync::Mutex<()>,
     pub(super) _lock: DirLock,
@@ -71,6 +74,16 @@ impl Drop for Inner {
         if let Some(runtime) = self.runtime.get_mut().take() {
             start::end(runtime);
         }
+    }
+}
+
+/// A [`RaftNode`] that does not keep the node alive.
+#[derive(Clone, Debug)]
+pub struct WeakRaftNode(Weak<Inner>);
+
+impl WeakRaftNode {
+    pub fn upgrade(&self) -> Option<RaftNode> {
+        self.0.upgrade().map(|inner| RaftNode { inner })
     }
 }
 
@@ -95,7 +108,16 @@ impl RaftNode {
     /// Opens the data folder and starts. A node that has been in a cluster before first waits until every promise that it may have
     /// forgotten has run out (about 0.2 s). `events` is called from the apply loop and must not block.
     pub async fn start(config: RaftConfig, events: EventSink) -> Result<Self, StartError> {
-        start::start(config, events).await.map(|inner| Self { inner: Arc::new(inner) })
+        Self::start_in(config, Surroundings::default(), events).await
+    }
+
+    /// As [`Self::start`], with what a node takes from outside: for simulations.
+    pub async fn start_in(
+        config: RaftConfig,
+        surroundings: Surroundings,
+        events: EventSink,
+    ) -> Result<Self, StartError> {
+        start::start(config, surroundings, events).await.map(|inner| Self { inner: Arc::new(inner) })
     }
 
     /// Serves the other metadata nodes on these connections, on Raft's own runtime, until it ends. What is returned ends with that.
@@ -111,6 +133,10 @@ impl RaftNode {
                 None => Ok(()),
             }
         }
+    }
+
+    pub fn downgrade(&self) -> WeakRaftNode {
+        WeakRaftNode(Arc::downgrade(&self.inner))
     }
 
     pub fn node_id(&self) -> NodeId {
@@ -171,6 +197,11 @@ impl RaftNode {
                 std::future::pending().await
             }
         }
+    }
+
+    /// What other metadata nodes ask of this one.
+    pub(crate) fn raft_service(&self) -> RaftServiceServer<Server> {
+        door::service(self.inner.server.clone())
     }
 
     /// A view that observes every write acknowledged before the call.
@@ -281,11 +312,16 @@ impl RaftNode {
         }
     }
 
+    /// Why the node must stop, if that is known already.
+    pub fn failed(&self) -> Option<FatalError> {
+        self.inner.fatal.borrow().clone()
+    }
+
     /// Stops Raft and makes the state durable, so that the next start has little to apply again.
     pub async fn shutdown(&self) {
         self.stop().await;
         let state = Arc::clone(&self.inner.state);
-        let flushing = tokio::task::spawn_blocking(move || state.flush());
+        let flushing = self.inner.blocking.run(move || state.flush());
         match tokio::time::timeout(start::STOP_TIMEOUT, flushing).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(error))) => tracing::warn!(%error, "the state could not be flushed; the log brings it back"),
@@ -295,7 +331,7 @@ impl RaftNode {
     }
 
     /// Stops Raft, and nothing else: what a crash leaves.
-    pub(super) async fn stop(&self) {
+    pub async fn stop(&self) {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "Raft did not stop cleanly");
         }

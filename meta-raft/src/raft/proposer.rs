@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::impls::ProgressResponder;
@@ -63,6 +62,7 @@ pub(crate) struct Parts {
     pub(crate) state: Arc<StateStore>,
     pub(crate) reads: Arc<Reads>,
     pub(crate) leader: watch::Receiver<LeaderState>,
+    pub(crate) now_ns: Arc<dyn Fn() -> i64 + Send + Sync>,
 }
 
 impl Proposer {
@@ -144,13 +144,16 @@ struct Stamp {
 
 impl Stamp {
     /// `max(previous + 1, clock)`. A new term goes on from the applied state, which holds every earlier entry once the leader is ready.
-    fn next(&mut self, term: u64, applied_ns: impl FnOnce() -> Result<i64, Fatal>) -> Result<i64, Fatal> {
+    fn next(
+        &mut self,
+        term: u64,
+        clock_ns: i64,
+        applied_ns: impl FnOnce() -> Result<i64, Fatal>,
+    ) -> Result<i64, Fatal> {
         if self.term != term {
             *self = Self { term, last_ns: applied_ns()? };
         }
-        let clock =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(0));
-        self.last_ns = clock.max(self.last_ns + 1);
+        self.last_ns = clock_ns.max(self.last_ns + 1);
         Ok(self.last_ns)
     }
 }
@@ -204,7 +207,7 @@ impl Task {
             return;
         }
         let state = &self.parts.state;
-        let time_ns = match self.stamp.next(leader.term, || meta::last_time_ns(&state.view())) {
+        let time_ns = match self.stamp.next(leader.term, (self.parts.now_ns)(), || meta::last_time_ns(&state.view())) {
             Ok(time) => time,
             Err(error) => {
                 tracing::error!(%error, "the state's last time cannot be read");
@@ -299,11 +302,11 @@ mod tests {
     #[test]
     fn times_rise_whatever_the_clock_says() {
         let mut stamp = Stamp::default();
-        let first = stamp.next(1, || Ok(0)).unwrap();
-        let second = stamp.next(1, || Ok(0)).unwrap();
-        assert!(second > first);
-        let ahead = first + 1_000_000_000_000_000;
-        assert_eq!(stamp.next(2, || Ok(ahead)).unwrap(), ahead + 1);
-        assert_eq!(stamp.next(2, || Ok(0)).unwrap(), ahead + 2);
+        let mut next = |term, clock_ns, applied_ns| stamp.next(term, clock_ns, || Ok(applied_ns)).unwrap();
+        assert_eq!(next(1, 100, 0), 100);
+        assert_eq!(next(1, 100, 0), 101);
+        assert_eq!(next(1, 50, 0), 102, "the clock was put back");
+        assert_eq!(next(2, 200, 1000), 1001, "a new term goes on from what was applied");
+        assert_eq!(next(2, 200, 0), 1002);
     }
 }

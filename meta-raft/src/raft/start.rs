@@ -24,6 +24,7 @@ use super::snapshot::SnapshotStore;
 use super::snapshot::receive::{Gathering, Progress};
 use super::state::StateStore;
 use super::state_machine::StateMachine;
+use super::surroundings::{Blocking, Surroundings};
 use super::types::Raft;
 use super::{catch_up, leadership, upkeep};
 use crate::fsm::tables::meta;
@@ -67,7 +68,7 @@ struct Opened {
 }
 
 /// Checks whose folder it is before anything in it is changed, then opens the stores. Blocks.
-fn open(config: &RaftConfig) -> Result<Opened, StartError> {
+fn open(config: &RaftConfig, blocking: Blocking) -> Result<Opened, StartError> {
     let dir = &config.dir;
     let io = |source| StartError::Io { path: dir.clone(), source };
     let store = |path: &Path, e: String| StartError::Store { path: path.to_owned(), reason: e };
@@ -77,7 +78,7 @@ fn open(config: &RaftConfig) -> Result<Opened, StartError> {
     let lock = DirLock::take(dir)?;
     let identity = Arc::new(Identity::load(dir, config.node_id)?);
     let log_dir = dir.join("log");
-    let mut log = LogStore::open(&log_dir, config.log_tail_bytes, config.segment_bytes())
+    let mut log = LogStore::open(&log_dir, config.log_tail_bytes, config.segment_bytes(), blocking)
         .map_err(|e| store(&log_dir, e.to_string()))?;
     if identity.member_of().is_none() && !log.handle().is_pristine() {
         return Err(StartError::NoIdentity { path: dir.clone() });
@@ -121,16 +122,23 @@ pub(super) fn end(runtime: Runtime) {
     }
 }
 
-pub(super) async fn start(config: RaftConfig, events: EventSink) -> Result<Inner, StartError> {
+pub(super) async fn start(
+    config: RaftConfig,
+    surroundings: Surroundings,
+    events: EventSink,
+) -> Result<Inner, StartError> {
     let library = library_config(&config)?;
-    let settings = config.clone();
-    let opened = tokio::task::spawn_blocking(move || open(&settings)).await;
+    let (settings, place) = (config.clone(), surroundings.blocking.clone());
+    let opened = surroundings.blocking.run(move || open(&settings, place)).await;
     let opened = opened.map_err(|e| StartError::Raft(e.to_string()))??;
     if opened.identity.cluster().is_some() {
         tokio::time::sleep(config.restart_wait()).await;
     }
+    if let Blocking::Inline { .. } = surroundings.blocking {
+        return run(config, surroundings, library, opened, events).await;
+    }
     let runtime = runtime().map_err(|source| StartError::Io { path: config.dir.clone(), source })?;
-    let started = runtime.spawn(run(config, library, opened, events)).await;
+    let started = runtime.spawn(run(config, surroundings, library, opened, events)).await;
     match started.map_err(|e| StartError::Raft(e.to_string())).flatten() {
         Ok(inner) => {
             *inner.runtime.lock() = Some(runtime);
@@ -143,9 +151,10 @@ pub(super) async fn start(config: RaftConfig, events: EventSink) -> Result<Inner
     }
 }
 
-/// On Raft's own runtime, so that everything the library spawns stays there.
+/// On Raft's own runtime if it has one, so that everything the library spawns stays there.
 async fn run(
     config: RaftConfig,
+    surroundings: Surroundings,
     mut library: openraft::Config,
     opened: Opened,
     events: EventSink,
@@ -155,8 +164,11 @@ async fn run(
     let (leader_tx, leader) = watch::channel(LeaderState::default());
     let (fatal_tx, fatal) = watch::channel(None);
     let log_handle = log.handle();
-    let machine = StateMachine::new(Arc::clone(&state), Arc::clone(&snapshots), log_handle.clone(), events, applied_tx);
-    let peers = Arc::new(Peers::new(Arc::clone(&identity)));
+    let Surroundings { blocking, now_ns, .. } = surroundings.clone();
+    let (machine_state, place) = (Arc::clone(&state), blocking.clone());
+    let machine =
+        StateMachine::new(machine_state, Arc::clone(&snapshots), log_handle.clone(), events, applied_tx, place);
+    let peers = Arc::new(Peers::new(Arc::clone(&identity), surroundings));
     let last_log = log_handle.last_index();
     let behind = catch_up::is_behind(last_log, state.applied_index());
     library.enable_elect = !behind;
@@ -169,6 +181,7 @@ async fn run(
         state: Arc::clone(&state),
         reads: Arc::clone(&reads),
         leader: leader.clone(),
+        now_ns: Arc::clone(&now_ns),
     });
     tokio::spawn(leadership::run(leadership::Parts {
         raft: raft.clone(),
@@ -176,15 +189,16 @@ async fn run(
         identity: Arc::clone(&identity),
         leader: leader_tx,
         fatal: fatal_tx,
+        now_ns,
     }));
     let gathering = Gathering::new(state.incoming());
     tokio::spawn(upkeep::run(raft.clone(), log_handle.clone(), config, applied.clone()));
-    tokio::spawn(catch_up::flush_regularly(Arc::clone(&state), log_handle.clone(), applied.clone()));
+    tokio::spawn(catch_up::flush_regularly(Arc::clone(&state), log_handle.clone(), applied.clone(), blocking.clone()));
     if behind {
         tokio::spawn(catch_up::stand_again(raft.clone(), last_log, applied.clone()));
     }
     let progress = Arc::new(Progress::default());
-    let server = Server::new(raft.clone(), Arc::clone(&identity), gathering, Arc::clone(&progress));
+    let server = Server::new(raft.clone(), Arc::clone(&identity), gathering, Arc::clone(&progress), blocking.clone());
     Ok(Inner {
         identity,
         raft,
@@ -199,6 +213,7 @@ async fn run(
         log: log_handle,
         state,
         runtime: Mutex::new(None),
+        blocking,
         exclusive: tokio::sync::Mutex::new(()),
         _lock: lock,
     })

@@ -15,6 +15,7 @@ use super::config::{MAX_APPLY_BYTES, MAX_APPLY_ENTRIES, MAX_INLINE_APPLY_BYTES};
 use super::log_store::LogHandle;
 use super::snapshot::{SnapshotData, SnapshotStore};
 use super::state::{Outcome, StateError, StateStore, Work};
+use super::surroundings::Blocking;
 use super::types::{EntryPayload, LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 
 type Responder = ApplyResponder<TypeConfig>;
@@ -26,6 +27,7 @@ pub(crate) struct StateMachine {
     log: LogHandle,
     events: EventSink,
     applied: watch::Sender<u64>,
+    blocking: Blocking,
 }
 
 impl StateMachine {
@@ -35,9 +37,10 @@ impl StateMachine {
         log: LogHandle,
         events: EventSink,
         applied: watch::Sender<u64>,
+        blocking: Blocking,
     ) -> Self {
         applied.send_replace(state.applied_index());
-        Self { state, snapshots, log, events, applied }
+        Self { state, snapshots, log, events, applied, blocking }
     }
 
     async fn apply_group(&self, group: Group) -> io::Result<()> {
@@ -62,7 +65,7 @@ impl StateMachine {
     async fn apply_entries(&self, entries: Vec<(LogId, EntryPayload)>, bytes: usize) -> io::Result<Outcome> {
         let state = Arc::clone(&self.state);
         if bytes > MAX_INLINE_APPLY_BYTES {
-            return blocking(move || state.apply(&decode(entries)?)).await;
+            return blocking(&self.blocking, move || state.apply(&decode(entries)?)).await;
         }
         tokio::task::yield_now().await;
         let work = decode(entries)?;
@@ -71,7 +74,7 @@ impl StateMachine {
         {
             return Ok(outcome);
         }
-        blocking(move || state.apply(&work)).await
+        blocking(&self.blocking, move || state.apply(&work)).await
     }
 }
 
@@ -104,12 +107,12 @@ impl Group {
     }
 }
 
-async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> io::Result<T>
+async fn blocking<T, E>(place: &Blocking, work: impl FnOnce() -> Result<T, E> + Send + 'static) -> io::Result<T>
 where
     T: Send + 'static,
     E: Into<io::Error> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?.map_err(Into::into)
+    place.run(work).await?.map_err(Into::into)
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -136,14 +139,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { state: Arc::clone(&self.state), snapshots: Arc::clone(&self.snapshots), log: self.log.clone() }
+        let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
+        Builder { state, snapshots, log: self.log.clone(), blocking: self.blocking.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
         // A truncation that is still queued must not be overtaken by the new state (STACK, RocksDB).
         self.log.sync().await?;
         let (state, snapshots, meta) = (Arc::clone(&self.state), Arc::clone(&self.snapshots), meta.clone());
-        blocking(move || snapshots.install(&state, &meta, snapshot)).await?;
+        blocking(&self.blocking, move || snapshots.install(&state, &meta, snapshot)).await?;
         let index = self.state.applied_index();
         tracing::info!(index, "a snapshot has been installed");
         self.applied.send_replace(index);
@@ -161,6 +165,7 @@ pub(crate) struct Builder {
     state: Arc<StateStore>,
     snapshots: Arc<SnapshotStore>,
     log: LogHandle,
+    blocking: Blocking,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
@@ -170,7 +175,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         // A checkpoint makes the state durable, which must not be ahead of the log.
         self.log.sync().await?;
         let (state, snapshots) = (Arc::clone(&self.state), Arc::clone(&self.snapshots));
-        let checkpoint = blocking(move || snapshots.build(&state)).await?;
+        let checkpoint = blocking(&self.blocking, move || snapshots.build(&state)).await?;
         Ok(Snapshot { meta: checkpoint.meta(), snapshot: SnapshotData::Checkpoint(checkpoint) })
     }
 }

@@ -200,10 +200,8 @@ impl Node {
             let running = self.leading().map(|l| l.term());
             let wanted = state.ready.then_some(state.term);
             if running != wanted {
-                if let Some(over) = self.leading.send_replace(None) {
-                    over.stop();
-                    self.registry.end_all();
-                    self.waiters.wake_all();
+                if running.is_some() {
+                    self.end();
                 }
                 if let Some(term) = wanted {
                     self.lead(term);
@@ -213,6 +211,15 @@ impl Node {
                 return;
             }
         }
+    }
+
+    /// Ends the loops and all session streams: nothing of this node is to go on.
+    pub(crate) fn end(&self) {
+        if let Some(over) = self.leading.send_replace(None) {
+            over.stop();
+        }
+        self.registry.end_all();
+        self.waiters.wake_all();
     }
 
     fn lead(self: &Arc<Self>, term: u64) {

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use super::{MEMBERS, root};
 
 /// Who may depend on whom; nothing else.
-const EDGES: [(&str, &[&str]); 9] = [
+const EDGES: [(&str, &[&str]); 11] = [
     ("proto", &[]),
-    ("meta-raft", &["proto"]),
-    ("chunkd", &["proto", "client"]),
-    ("client", &["proto"]),
+    ("meta-raft", &["proto", "planted"]),
+    ("chunkd", &["proto", "client", "planted"]),
+    ("client", &["proto", "planted"]),
     ("fuse-client", &["client"]),
     ("cli", &["proto", "client"]),
     ("chaos-tests", &["client", "cli"]),
+    ("planted", &[]),
+    ("simulation", &["proto", "meta-raft", "chunkd", "client", "planted"]),
     ("bench", &["cli"]),
     ("xtask", &[]),
 ];

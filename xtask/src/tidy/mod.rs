@@ -14,8 +14,19 @@ fn root() -> PathBuf {
 }
 
 /// Members of the workspace, by folder.
-const MEMBERS: [&str; 9] =
-    ["proto", "meta-raft", "chunkd", "client", "fuse-client", "cli", "chaos-tests", "bench", "xtask"];
+const MEMBERS: [&str; 11] = [
+    "proto",
+    "meta-raft",
+    "chunkd",
+    "client",
+    "fuse-client",
+    "cli",
+    "chaos-tests",
+    "simulation",
+    "planted",
+    "bench",
+    "xtask",
+];
 
 /// All Rust files below a folder of the root, with their text.
 fn rust_files(folder: &str) -> Vec<(PathBuf, String)> {

@@ -2,6 +2,7 @@
 //!
 //! The reply of an executed request, success or errno, is stored with what the request changed, or neither is.
 
+use caribou_planted::{self as planted, Bug};
 use caribou_proto::ids::{SESSION_WINDOW, Seq, SessionId};
 
 use super::*;
@@ -66,6 +67,7 @@ pub(super) fn stored_or_refused(
         return Ok(Some(not_run(Outcome::Acknowledged)));
     }
     if seq <= session.max_seq
+        && !planted::is(Bug::RepliesForgotten)
         && let Some(reply) = replies::get(txn, id, seq)?
     {
         return Ok(Some(reply));

@@ -15,7 +15,7 @@ use crate::raft::types::{EntryPayload, Payload, log_id, vote};
 const SEGMENT: u64 = 64 << 10;
 
 fn open(dir: &Path) -> io::Result<LogStore> {
-    LogStore::open(dir, 16 << 10, SEGMENT)
+    LogStore::open(dir, 16 << 10, SEGMENT, Blocking::Threads)
 }
 
 fn entry(term: u64, index: u64, bytes: usize) -> Entry {

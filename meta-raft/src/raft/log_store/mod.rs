@@ -23,6 +23,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use caribou_planted::{self as planted, Bug};
 use openraft::LogState;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use parking_lot::RwLock;
@@ -30,6 +31,7 @@ use parking_lot::RwLock;
 use self::sizes::Sizes;
 use self::tail::Tail;
 use self::writer::{Op, Queue};
+use super::surroundings::Blocking;
 use super::types::{Entry, LogId, TypeConfig, Vote};
 pub(crate) use reader::LogReader;
 
@@ -58,6 +60,7 @@ struct Shared {
     memory: RwLock<Memory>,
     queue: Queue,
     counters: Counters,
+    blocking: Blocking,
 }
 
 /// The log's one writer; owned by Raft's core task.
@@ -75,7 +78,7 @@ pub(crate) struct LogHandle {
 
 impl LogStore {
     /// Opens or creates the log in `dir`; `tail_bytes` bounds the entries kept in memory, files have `segment_bytes`.
-    pub(crate) fn open(dir: &Path, tail_bytes: usize, segment_bytes: u64) -> io::Result<Self> {
+    pub(crate) fn open(dir: &Path, tail_bytes: usize, segment_bytes: u64, blocking: Blocking) -> io::Result<Self> {
         let (disk, disk::Stored { purged, vote, last, sizes }) = disk::Disk::open(dir, segment_bytes)?;
         let next = last.map_or(0, |id| id.index() + 1);
         let memory = Memory { purged, last, vote, tail: Tail::new(tail_bytes, next), sizes, version: 0 };
@@ -84,10 +87,19 @@ impl LogStore {
             memory: RwLock::new(memory),
             queue: Queue::default(),
             counters: Counters::default(),
+            blocking,
         });
-        let thread = Arc::clone(&shared);
-        let writer = std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || writer::run(&thread))?;
-        Ok(Self { shared, writer: Some(writer) })
+        let mine = Arc::clone(&shared);
+        let writer = match shared.blocking.clone() {
+            Blocking::Threads => {
+                Some(std::thread::Builder::new().name("raft-log".to_owned()).spawn(move || writer::run(&mine))?)
+            }
+            Blocking::Inline { sync_time } => {
+                tokio::spawn(writer::run_inline(mine, sync_time));
+                None
+            }
+        };
+        Ok(Self { shared, writer })
     }
 
     pub(crate) fn handle(&self) -> LogHandle {
@@ -204,8 +216,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
         let (ack, done) = tokio::sync::oneshot::channel();
-        self.shared.queue.push(Op::Vote { vote: *vote, ack })?;
-        done.await.map_err(|_| closed())??;
+        if !planted::is(Bug::VoteNotWritten) {
+            self.shared.queue.push(Op::Vote { vote: *vote, ack })?;
+            done.await.map_err(|_| closed())??;
+        }
         self.shared.memory.write().vote = Some(*vote);
         Ok(())
     }

@@ -73,7 +73,7 @@ impl LogReader {
 
     async fn read_cold(&self, start: u64, end: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || shared.disk.read(start, end, max_bytes)).await.map_err(io::Error::other)?
+        self.shared.blocking.run(move || shared.disk.read(start, end, max_bytes)).await?
     }
 }
 

@@ -27,10 +27,11 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Stores {
         let dir = tempfile::tempdir().unwrap();
         let mut config = RaftConfig::new(caribou_proto::ids::NodeId(0), dir.path());
         (config.block_cache_bytes, config.write_buffer_bytes) = (1 << 20, 4 << 20);
-        let log = LogStore::open(&dir.path().join("log"), 1 << 20, SEGMENT).unwrap();
+        let log = LogStore::open(&dir.path().join("log"), 1 << 20, SEGMENT, Blocking::Threads).unwrap();
         let state = Arc::new(StateStore::open(&dir.path().join("state"), &config).unwrap());
         let snapshots = Arc::new(SnapshotStore::open(&dir.path().join("snapshots"), &state).unwrap());
-        let machine = StateMachine::new(state, snapshots, log.handle(), Arc::new(|_| {}), watch::channel(0).0);
+        let machine =
+            StateMachine::new(state, snapshots, log.handle(), Arc::new(|_| {}), watch::channel(0).0, Blocking::Threads);
         Ok((dir, log, machine))
     }
 }
@@ -55,7 +56,7 @@ async fn all(log: &mut LogStore) -> Vec<Entry> {
 #[tokio::test]
 async fn a_restart_finds_everything() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = LogStore::open(dir.path(), 1 << 20, SEGMENT).unwrap();
+    let mut log = LogStore::open(dir.path(), 1 << 20, SEGMENT, Blocking::Threads).unwrap();
     log.save_vote(&vote(2, 1, true)).await.unwrap();
     log.blocking_append((0..20).map(|i| entry(2, i, 10))).await.unwrap();
     log.truncate_after(Some(log_id(2, 14))).await.unwrap();
@@ -65,7 +66,7 @@ async fn a_restart_finds_everything() {
     let before = all(&mut log).await;
     drop(log);
 
-    let mut log = LogStore::open(dir.path(), 1 << 20, SEGMENT).unwrap();
+    let mut log = LogStore::open(dir.path(), 1 << 20, SEGMENT, Blocking::Threads).unwrap();
     assert_eq!(log.get_log_reader().await.read_vote().await.unwrap(), Some(vote(2, 1, true)));
     let state = log.get_log_state().await.unwrap();
     assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(2, 3)), Some(log_id(3, 17))));
@@ -76,7 +77,7 @@ async fn a_restart_finds_everything() {
 #[tokio::test]
 async fn what_memory_has_let_go_comes_from_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = LogStore::open(dir.path(), 10_000, SEGMENT).unwrap();
+    let mut log = LogStore::open(dir.path(), 10_000, SEGMENT, Blocking::Threads).unwrap();
     for i in 0..100 {
         log.blocking_append([entry(1, i, 1000)]).await.unwrap();
     }
@@ -93,12 +94,12 @@ async fn what_memory_has_let_go_comes_from_disk() {
 #[tokio::test]
 async fn reads_are_bounded_by_bytes() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = LogStore::open(dir.path(), 64 << 20, SEGMENT).unwrap();
+    let mut log = LogStore::open(dir.path(), 64 << 20, SEGMENT, Blocking::Threads).unwrap();
     log.blocking_append((0..10).map(|i| entry(1, i, 400 << 10))).await.unwrap();
     let mut reader = log.get_log_reader().await;
     assert_eq!(indices(&reader.limited_get_log_entries(3, 10).await.unwrap()), [3, 4]);
     drop((log, reader));
-    let mut log = LogStore::open(dir.path(), 1 << 20, SEGMENT).unwrap();
+    let mut log = LogStore::open(dir.path(), 1 << 20, SEGMENT, Blocking::Threads).unwrap();
     let mut reader = log.get_log_reader().await;
     assert_eq!(indices(&reader.limited_get_log_entries(3, 10).await.unwrap()), [3, 4]);
     assert_eq!(indices(&all(&mut log).await).len(), 10);
@@ -108,7 +109,7 @@ async fn reads_are_bounded_by_bytes() {
 #[tokio::test]
 async fn what_has_queued_shares_an_fsync() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = LogStore::open(dir.path(), 64 << 20, SEGMENT).unwrap();
+    let mut log = LogStore::open(dir.path(), 64 << 20, SEGMENT, Blocking::Threads).unwrap();
     let mut flushed = Vec::new();
     for i in 0..500 {
         let (tx, rx) = TypeConfig::oneshot();
@@ -125,7 +126,7 @@ async fn what_has_queued_shares_an_fsync() {
 #[tokio::test]
 async fn a_hole_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let mut log = LogStore::open(dir.path(), 1 << 20, SEGMENT).unwrap();
+    let mut log = LogStore::open(dir.path(), 1 << 20, SEGMENT, Blocking::Threads).unwrap();
     log.blocking_append([entry(1, 0, 1), entry(1, 1, 1)]).await.unwrap();
     assert!(log.append([entry(1, 3, 1)], IOFlushed::noop()).await.is_err());
 }

@@ -4,8 +4,11 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use caribou_planted::{self as planted, Bug};
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{Notify, oneshot};
@@ -15,6 +18,9 @@ use super::format::Frame;
 use super::tail::entry_bytes;
 use crate::raft::config::{MAX_LOG_GROUP_BYTES, MAX_LOG_QUEUE_BYTES};
 use crate::raft::types::{Entry, LogId, TypeConfig, Vote};
+
+/// How much later a planted bug writes what it has said to be written.
+const LATE: Duration = Duration::from_millis(50);
 
 type Ack = oneshot::Sender<io::Result<()>>;
 
@@ -62,6 +68,8 @@ pub(super) struct Queue {
     waiting: Mutex<Waiting>,
     filled: Condvar,
     drained: Notify,
+    /// As `filled`, for a writer that is a task.
+    arrived: Notify,
 }
 
 impl Queue {
@@ -73,6 +81,7 @@ impl Queue {
         waiting.bytes += op.bytes();
         waiting.ops.push_back(op);
         self.filled.notify_one();
+        self.arrived.notify_one();
         Ok(())
     }
 
@@ -99,6 +108,7 @@ impl Queue {
     pub(super) fn close(&self) {
         self.waiting.lock().closed = true;
         self.filled.notify_one();
+        self.arrived.notify_one();
         self.drained.notify_waiters();
     }
 
@@ -111,6 +121,26 @@ impl Queue {
             }
             self.filled.wait(&mut waiting);
         }
+        Some(self.group(&mut waiting))
+    }
+
+    /// As [`Self::take`], for a writer that is a task.
+    async fn take_when_there_is(&self) -> Option<Vec<Op>> {
+        loop {
+            {
+                let mut waiting = self.waiting.lock();
+                if !waiting.ops.is_empty() {
+                    return Some(self.group(&mut waiting));
+                }
+                if waiting.closed {
+                    return None;
+                }
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    fn group(&self, waiting: &mut Waiting) -> Vec<Op> {
         let mut group = Vec::new();
         let mut bytes = 0;
         while let Some(op) =
@@ -121,27 +151,51 @@ impl Queue {
         }
         waiting.bytes -= bytes;
         self.drained.notify_waiters();
-        Some(group)
+        group
     }
 }
 
 /// The thread's body.
 pub(super) fn run(shared: &Shared) {
-    let mut failed: Option<String> = None;
+    let mut failed = None;
     while let Some(group) = shared.queue.take() {
-        let result = match &failed {
-            None => write(shared, &group),
-            Some(reason) => Err(io::Error::other(reason.clone())),
-        };
-        if let (Err(error), None) = (&result, &failed) {
-            tracing::error!(%error, "the Raft log cannot be written: this node stops");
-            failed = Some(error.to_string());
-        }
-        report(shared, group, failed.as_deref());
+        write_and_report(shared, group, &mut failed);
     }
 }
 
+/// The same as a task, for a disk in memory: each group is on it after `sync_time`, and not before.
+pub(super) async fn run_inline(shared: Arc<Shared>, sync_time: Arc<dyn Fn() -> Duration + Send + Sync>) {
+    let mut failed = None;
+    while let Some(group) = shared.queue.take_when_there_is().await {
+        if planted::is(Bug::LogAnsweredBeforeSync) {
+            let frame = frame_of(&group);
+            report(&shared, group, None);
+            tokio::time::sleep(LATE).await;
+            commit(&shared, frame).expect("a disk in memory takes it");
+            continue;
+        }
+        tokio::time::sleep(sync_time()).await;
+        write_and_report(&shared, group, &mut failed);
+    }
+}
+
+fn write_and_report(shared: &Shared, group: Vec<Op>, failed: &mut Option<String>) {
+    let result = match &failed {
+        None => write(shared, &group),
+        Some(reason) => Err(io::Error::other(reason.clone())),
+    };
+    if let (Err(error), None) = (&result, &failed) {
+        tracing::error!(%error, "the Raft log cannot be written: this node stops");
+        *failed = Some(error.to_string());
+    }
+    report(shared, group, failed.as_deref());
+}
+
 fn write(shared: &Shared, group: &[Op]) -> io::Result<()> {
+    commit(shared, frame_of(group))
+}
+
+fn frame_of(group: &[Op]) -> Frame {
     let mut frame = Frame::new();
     for op in group {
         match op {
@@ -152,6 +206,10 @@ fn write(shared: &Shared, group: &[Op]) -> io::Result<()> {
             Op::Sync { .. } => {}
         }
     }
+    frame
+}
+
+fn commit(shared: &Shared, frame: Frame) -> io::Result<()> {
     // A group of nothing but `Sync` follows groups that have been fsynced already.
     if !frame.is_empty() {
         shared.disk.commit(frame)?;

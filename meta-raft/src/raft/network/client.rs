@@ -16,7 +16,6 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
-use tonic::transport::Channel;
 use tonic::{Code, Status};
 
 use super::company::in_company;
@@ -26,9 +25,10 @@ use super::snapshot_client;
 use crate::raft::codec::wire::{self as convert, WireError};
 use crate::raft::config::{CONNECT_TIMEOUT, REPLICATION_TIMEOUT};
 use crate::raft::snapshot::SnapshotData;
+use crate::raft::surroundings::Line;
 use crate::raft::types::{Snapshot, TypeConfig, Vote};
 
-type Client = wire::raft_service_client::RaftServiceClient<Channel>;
+type Client = wire::raft_service_client::RaftServiceClient<Line>;
 type RpcError = RPCError<TypeConfig>;
 
 /// First and longest wait before an unreachable peer is tried again.
@@ -232,7 +232,7 @@ impl NetSnapshot<TypeConfig> for PeerClient {
         let header = self.header()?;
         tokio::select! {
             closed = cancel => Err(StreamingError::Closed(closed)),
-            vote = snapshot_client::send(client, header, vote, &checkpoint) => Ok(SnapshotResponse::new(vote?)),
+            vote = snapshot_client::send(client, header, vote, &checkpoint, self.peers.blocking()) => Ok(SnapshotResponse::new(vote?)),
         }
     }
 }

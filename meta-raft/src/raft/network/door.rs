@@ -52,14 +52,18 @@ pub(crate) async fn is_peer(stream: &mut TcpStream) -> io::Result<bool> {
     Ok(true)
 }
 
+/// What they are served with.
+pub(crate) fn service(server: Server) -> RaftServiceServer<Server> {
+    RaftServiceServer::new(server)
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
 /// Serves the other metadata nodes until no more connections can come; on Raft's runtime.
 pub(crate) async fn serve(
     server: Server,
     connections: mpsc::Receiver<Connection>,
 ) -> Result<(), tonic::transport::Error> {
-    let service = RaftServiceServer::new(server)
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let connections = ReceiverStream::new(connections).map(Connection::on_this_runtime);
-    listen::builder().add_service(service).serve_with_incoming(connections).await
+    listen::builder().add_service(service(server)).serve_with_incoming(connections).await
 }

@@ -1,6 +1,7 @@
 //! Connections to the other metadata nodes: opened when first used, kept, one per peer and purpose.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::door;
 use crate::raft::config::{CONNECT_TIMEOUT, MAX_MESSAGE_BYTES};
 use crate::raft::identity::Identity;
+use crate::raft::surroundings::{Blocking, Line, Surroundings};
 
 /// A dead peer is noticed although nothing is being sent.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -31,20 +33,30 @@ pub(crate) enum Purpose {
 }
 
 /// All connections of this node.
-#[derive(Debug)]
 pub(crate) struct Peers {
     identity: Arc<Identity>,
-    channels: Mutex<HashMap<(String, Purpose), Channel>>,
+    surroundings: Surroundings,
+    channels: Mutex<HashMap<(String, Purpose), Line>>,
     snapshots: Mutex<HashSet<u64>>,
 }
 
+impl fmt::Debug for Peers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "peers of node {}", self.node_id())
+    }
+}
+
 impl Peers {
-    pub(crate) fn new(identity: Arc<Identity>) -> Self {
-        Self { identity, channels: Mutex::default(), snapshots: Mutex::default() }
+    pub(crate) fn new(identity: Arc<Identity>, surroundings: Surroundings) -> Self {
+        Self { identity, surroundings, channels: Mutex::default(), snapshots: Mutex::default() }
     }
 
     pub(crate) fn node_id(&self) -> u64 {
         self.identity.node_id().0
+    }
+
+    pub(crate) fn blocking(&self) -> Blocking {
+        self.surroundings.blocking.clone()
     }
 
     /// The header of a message to `to_node` (F1).
@@ -54,12 +66,12 @@ impl Peers {
     }
 
     /// A client on the connection for this purpose; connects when the first message goes out.
-    pub(crate) fn client(&self, address: &str, purpose: Purpose) -> Result<RaftServiceClient<Channel>, String> {
+    pub(crate) fn client(&self, address: &str, purpose: Purpose) -> Result<RaftServiceClient<Line>, String> {
         let mut channels = self.channels.lock();
         let channel = match channels.get(&(address.to_owned(), purpose)) {
             Some(channel) => channel.clone(),
             None => {
-                let channel = connect(address)?;
+                let channel = (self.surroundings.dial)(address)?;
                 channels.insert((address.to_owned(), purpose), channel.clone());
                 channel
             }

@@ -16,6 +16,7 @@ use super::snapshot_server;
 use crate::raft::codec::wire as convert;
 use crate::raft::identity::{ClusterIdentity, Identity};
 use crate::raft::snapshot::receive::{Gathering, Progress};
+use crate::raft::surroundings::Blocking;
 use crate::raft::types::{Raft, TypeConfig};
 
 type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -27,6 +28,7 @@ pub struct Server {
     pub(super) identity: Arc<Identity>,
     pub(super) gathering: Arc<tokio::sync::Mutex<Gathering>>,
     pub(super) progress: Arc<Progress>,
+    pub(super) blocking: Blocking,
 }
 
 impl std::fmt::Debug for Server {
@@ -45,8 +47,14 @@ pub(super) fn stopped(e: impl ToString) -> Status {
 }
 
 impl Server {
-    pub(crate) fn new(raft: Raft, identity: Arc<Identity>, gathering: Gathering, progress: Arc<Progress>) -> Self {
-        Self { raft, identity, gathering: Arc::new(tokio::sync::Mutex::new(gathering)), progress }
+    pub(crate) fn new(
+        raft: Raft,
+        identity: Arc<Identity>,
+        gathering: Gathering,
+        progress: Arc<Progress>,
+        blocking: Blocking,
+    ) -> Self {
+        Self { raft, identity, gathering: Arc::new(tokio::sync::Mutex::new(gathering)), progress, blocking }
     }
 
     /// F1: refuses what is not for this cluster, generation and node, before anything else is looked at.

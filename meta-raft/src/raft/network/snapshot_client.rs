@@ -14,12 +14,12 @@ use caribou_proto::raft::v1::{snapshot_reply::Reply, snapshot_request::Part};
 use openraft::errors::{NetworkError, RPCError};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
 
 use super::client::{rpc_error, unreachable};
 use crate::raft::codec::wire as convert;
 use crate::raft::config::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_IDLE_TIMEOUT, SNAPSHOT_INSTALL_TIMEOUT};
 use crate::raft::snapshot::{Checkpoint, SnapshotFile};
+use crate::raft::surroundings::{Blocking, Line};
 use crate::raft::types::{TypeConfig, Vote};
 
 type RpcError = RPCError<TypeConfig>;
@@ -29,10 +29,11 @@ const PIECES_IN_FLIGHT: usize = 8;
 
 /// Sends the checkpoint; the receiver's vote once it has installed it, or a higher one if it refuses.
 pub(super) async fn send(
-    mut client: wire::raft_service_client::RaftServiceClient<Channel>,
+    mut client: wire::raft_service_client::RaftServiceClient<Line>,
     header: wire::Header,
     vote: Vote,
     checkpoint: &Arc<Checkpoint>,
+    blocking: Blocking,
 ) -> Result<Vote, RpcError> {
     let files = checkpoint.files().map_err(unreachable)?;
     let total: u64 = files.iter().map(|f| f.bytes).sum();
@@ -58,8 +59,8 @@ pub(super) async fn send(
     }
     tracing::info!(id = checkpoint.id(), bytes = total, resumed_bytes = have.iter().sum::<u64>(), "sending a snapshot");
     let reader = Arc::clone(checkpoint);
-    // Ends by itself once the receiver of `requests` is gone; dropping it here would not stop the blocking reads.
-    let reading = tokio::task::spawn_blocking(move || read_pieces(&reader, &files, &have, &requests));
+    // Ends by itself once the receiver of `requests` is gone.
+    let reading = tokio::spawn(async move { read_pieces(&reader, &files, &have, &requests, &blocking).await });
     let mut received = 0;
     loop {
         let limit = if received < total { SNAPSHOT_IDLE_TIMEOUT } else { SNAPSHOT_INSTALL_TIMEOUT };
@@ -75,25 +76,31 @@ pub(super) async fn send(
 }
 
 /// Reads what is missing and queues it; stops quietly when nobody takes it any more.
-fn read_pieces(
+async fn read_pieces(
     checkpoint: &Checkpoint,
     files: &[SnapshotFile],
     have: &[u64],
     requests: &mpsc::Sender<wire::SnapshotRequest>,
+    blocking: &Blocking,
 ) -> std::io::Result<()> {
     for (number, (file, have)) in files.iter().zip(have).enumerate() {
         if *have >= file.bytes {
             continue;
         }
-        let open = File::open(checkpoint.path().join(&file.name))?;
+        let path = checkpoint.path().join(&file.name);
+        let open = Arc::new(blocking.run(move || File::open(path)).await??);
         let mut offset = *have;
         while offset < file.bytes {
             let length = (file.bytes - offset).min(SNAPSHOT_CHUNK_BYTES as u64) as usize;
-            let mut data = vec![0; length];
-            open.read_exact_at(&mut data, offset)?;
+            let file = Arc::clone(&open);
+            let read = move || {
+                let mut data = vec![0; length];
+                file.read_exact_at(&mut data, offset).map(|()| data)
+            };
+            let data = blocking.run(read).await??;
             let crc32c = crc32c::crc32c(&data);
             let data = wire::SnapshotData { file: number as u32, offset, data: Bytes::from(data), crc32c };
-            if requests.blocking_send(wire::SnapshotRequest { part: Some(Part::Data(data)) }).is_err() {
+            if requests.send(wire::SnapshotRequest { part: Some(Part::Data(data)) }).await.is_err() {
                 return Ok(());
             }
             offset += length as u64;

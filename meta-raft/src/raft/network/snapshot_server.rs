@@ -76,7 +76,7 @@ async fn gather(
     offer: Offer,
 ) -> Result<(), Status> {
     // It may have to remove what an earlier offer left.
-    let have = tokio::task::block_in_place(|| gathering.offer(offer.source).map(<[u64]>::to_vec));
+    let have = server.blocking.here(|| gathering.offer(offer.source).map(<[u64]>::to_vec));
     let have = have.map_err(|e| refused(&e))?;
     let total = gathering.total();
     server.progress.set(gathering.received(), total);
@@ -85,12 +85,14 @@ async fn gather(
         let Some(Part::Data(piece)) = next(&mut requests).await? else {
             return Err(Status::invalid_argument("a piece of the snapshot was expected"));
         };
-        tokio::task::block_in_place(|| gathering.data(piece.file, piece.offset, &piece.data, piece.crc32c))
+        server
+            .blocking
+            .here(|| gathering.data(piece.file, piece.offset, &piece.data, piece.crc32c))
             .map_err(|e| refused(&e))?;
         server.progress.set(gathering.received(), total);
         send(replies, Reply::Received(wire::SnapshotReceived { bytes: gathering.received() })).await?;
     }
-    let received = tokio::task::block_in_place(|| gathering.finish()).map_err(|e| refused(&e))?;
+    let received = server.blocking.here(|| gathering.finish()).map_err(|e| refused(&e))?;
     let snapshot = openraft::Snapshot { meta: offer.meta, snapshot: SnapshotData::Received(received) };
     let installed = server.raft.install_full_snapshot(offer.vote, snapshot).await.map_err(stopped)?;
     send(replies, Reply::Installed(wire::SnapshotInstalled { vote: Some(convert::to_vote(&installed.vote)) })).await

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use caribou_planted::{self as planted, Bug};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DataBlockIndexType,
@@ -51,7 +52,9 @@ impl Settings {
     }
 
     fn database(&self) -> Options {
-        let mut options = Options::default();
+        // A clean stop flushes before it closes; a close by itself must not wait for that.
+        let options = Options::default().get_options_from_string("avoid_flush_during_shutdown=true");
+        let mut options = options.expect("RocksDB has this option");
         options.create_if_missing(true);
         options.create_missing_column_families(true);
         // Without a write-ahead log the families agree after a crash only if they are flushed together (STACK, RocksDB).
@@ -161,11 +164,19 @@ impl StateDb {
                 None => batch.delete_cf(self.family(table), key),
             }
         }
-        batch.put_cf(self.raft(), APPLIED, entry::encode_applied(applied));
+        let is_second = applied.log_id.is_some_and(|id| id.index() % 2 == 0);
+        if !(planted::is(Bug::AppliedTwice) && is_second) {
+            batch.put_cf(self.raft(), APPLIED, entry::encode_applied(applied));
+        }
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         options.set_no_slowdown(stall == Stall::Refuse);
         Ok(self.db.write_opt(batch, &options)?)
+    }
+
+    /// What a planted bug does.
+    pub(super) fn forget_inline_data(&self) -> Result<(), StateError> {
+        Ok(self.db.delete_range_cf(self.family(Table::Inline), &[0; 1][..], &[u8::MAX; 9][..])?)
     }
 
     pub(super) fn flush(&self) -> Result<(), rocksdb::Error> {

@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use caribou_planted::{self as planted, Bug};
 use parking_lot::RwLock;
 
 use super::codec::entry::AppliedState;
@@ -140,6 +141,9 @@ impl StateStore {
         let to = self.dir.join(name(number));
         files::rename_into(&self.dir, from, &to)?;
         let db = Arc::new(StateDb::open(OwnedDir::new(to), &self.options)?);
+        if planted::is(Bug::SnapshotWithoutTable) {
+            db.forget_inline_data()?;
+        }
         let old = {
             let mut current = self.current.write();
             std::mem::replace(&mut *current, Current { db, number, applied: found })

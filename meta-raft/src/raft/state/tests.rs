@@ -134,6 +134,11 @@ fn views_stay_as_they_are_even_when_the_state_is_replaced() {
     assert!(!dir.path().join("00000001").exists(), "the old state goes with its last view");
     store.apply(&[session(41)]).unwrap();
     drop(store);
+    let store = StateStore::open(dir.path(), &config(dir.path())).unwrap();
+    assert_eq!(store.applied_index(), 40, "what was not flushed is brought back by the log");
+    store.apply(&[session(41)]).unwrap();
+    store.flush().unwrap();
+    drop(store);
     assert_eq!(StateStore::open(dir.path(), &config(dir.path())).unwrap().applied_index(), 41);
 }
 

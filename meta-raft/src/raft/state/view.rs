@@ -8,6 +8,7 @@ use std::sync::Arc;
 use rocksdb::{ErrorKind, ReadOptions, ReadTier, Snapshot};
 
 use super::db::StateDb;
+use crate::fsm::digest::Digest;
 use crate::fsm::error::Fatal;
 use crate::fsm::tables::{Table, Tables, Visit, meta};
 
@@ -42,6 +43,23 @@ impl StateView {
     /// The same as far as it is in memory.
     pub(crate) fn in_memory(&self) -> InMemory<'_> {
         InMemory::at(&self.inner.db, Some(&self.inner.snapshot))
+    }
+
+    /// A hash of all rows as they are: equal on all nodes that have applied the same. Reads the whole state.
+    pub fn content_hash(&self) -> Result<u64, Fatal> {
+        let mut digest = Digest::default();
+        for table in Table::ALL {
+            self.scan(table, &[], &mut |key, value| {
+                digest.feed(table, key, Some(value));
+                Visit::Next
+            })?;
+        }
+        Ok(digest.state())
+    }
+
+    /// What every state has to be: `fsm::invariants`.
+    pub fn check_invariants(&self) -> Result<(), Fatal> {
+        crate::fsm::invariants::check(self)
     }
 
     /// The rolling hash of everything applied up to here.

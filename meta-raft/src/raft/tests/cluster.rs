@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 
+use crate::folder_image;
 use crate::fsm::command::Command;
 use crate::fsm::reply::Reply;
 use crate::listen::{self, Doors};
@@ -132,7 +133,7 @@ impl Cluster {
         let copy = self.dir.path().join(format!("{id}-{}", uuid::Uuid::new_v4()));
         let old = std::mem::replace(self.folders.get_mut(&id).unwrap(), copy.clone());
         tokio::task::spawn_blocking(move || {
-            crash_image(&old, &copy);
+            folder_image::take(&old, &copy).unwrap();
             drop(node);
         })
         .await
@@ -206,45 +207,4 @@ pub(crate) async fn leader_after(cluster: &Cluster, term: u64) -> (u64, LeaderSt
         })
     })
     .await
-}
-
-/// What a crash leaves: all files as they are at one moment, while the stores are still open. RocksDB may still be compacting; a copy
-/// during which something changed is taken again.
-fn crash_image(from: &Path, to: &Path) {
-    loop {
-        let before = listing(from);
-        let copied = copy_tree(from, to);
-        if copied.is_ok() && listing(from) == before {
-            return;
-        }
-        std::fs::remove_dir_all(to).unwrap();
-    }
-}
-
-fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_tree(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
-}
-
-/// Names and lengths of all files.
-fn listing(dir: &Path) -> BTreeMap<PathBuf, u64> {
-    let mut files = BTreeMap::new();
-    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-        match entry.metadata() {
-            Ok(m) if m.is_dir() => files.append(&mut listing(&entry.path())),
-            Ok(m) => drop(files.insert(entry.path(), m.len())),
-            // Gone since: the next listing differs.
-            Err(_) => drop(files.insert(entry.path(), u64::MAX)),
-        }
-    }
-    files
 }

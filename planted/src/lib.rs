@@ -1,0 +1,75 @@
+//! Bugs on purpose: each breaks one rule at the place that carries it, so that a test can show that the simulation finds it.
+//!
+//! They are there in debug builds only; in a release build [`is`] is `false` before the compiler has looked at what depends on it. A bug is
+//! planted in one thread, which is a whole simulation.
+
+use std::cell::Cell;
+
+/// Each of them, named after what is not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// The Raft log says that entries are on disk before they are.
+    LogAnsweredBeforeSync,
+    /// A vote is answered without being written.
+    VoteNotWritten,
+    /// S2: a retried request is carried out again.
+    RepliesForgotten,
+    /// A leader answers reads without a lease and without asking a quorum.
+    ReadsWithoutLease,
+    /// The state's position in the log is written with every second batch only.
+    AppliedTwice,
+    /// A snapshot is installed without one of its tables.
+    SnapshotWithoutTable,
+    /// W6: a chunk server acknowledges a sync that it has not done.
+    ChunkSyncSkipped,
+    /// W5: after a broken stream a client does not send again what had been acknowledged and not synced.
+    ResendForgotten,
+    /// V1: a recovery raises the version without making the holders equal.
+    HoldersNotEqualised,
+    /// W5: an fsync is answered before it is done.
+    FsyncNotAwaited,
+}
+
+/// All of them.
+pub const ALL: [Bug; 10] = [
+    Bug::LogAnsweredBeforeSync,
+    Bug::VoteNotWritten,
+    Bug::RepliesForgotten,
+    Bug::ReadsWithoutLease,
+    Bug::AppliedTwice,
+    Bug::SnapshotWithoutTable,
+    Bug::ChunkSyncSkipped,
+    Bug::ResendForgotten,
+    Bug::HoldersNotEqualised,
+    Bug::FsyncNotAwaited,
+];
+
+thread_local! {
+    static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+}
+
+/// Plants a bug in this thread, or takes it away.
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}
+
+/// Whether this bug is planted here.
+#[inline]
+pub fn is(bug: Bug) -> bool {
+    cfg!(debug_assertions) && PLANTED.get() == Some(bug)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_bug_in_one_thread() {
+        plant(Some(Bug::AppliedTwice));
+        assert_eq!(is(Bug::AppliedTwice), cfg!(debug_assertions));
+        assert!(!is(Bug::VoteNotWritten));
+        assert!(!std::thread::spawn(|| is(Bug::AppliedTwice)).join().expect("it does not panic"));
+        plant(None);
+        assert!(!is(Bug::AppliedTwice));
+    }
+}

@@ -1,0 +1,107 @@
+//! Many seeds, some at the same time: what was found, and how to run one again.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use caribou_planted::Bug;
+use clap::Parser;
+use parking_lot::Mutex;
+
+use crate::faults::{ALL as ALL_FAULTS, Counts, Fault};
+use crate::run::{Outcome, Plan, run};
+
+/// Runs Caribou's real code in simulated clusters with faults, one for each seed
+#[derive(Debug, Parser)]
+pub struct Args {
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// So many seeds from there on
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Operations and faults of each run
+    #[arg(long, default_value_t = 20_000)]
+    steps: u64,
+    /// Clients of each run
+    #[arg(long, default_value_t = 4)]
+    clients: u32,
+    /// Faults of these kinds only
+    #[arg(long, value_delimiter = ',', value_parser = fault_named)]
+    faults: Vec<Fault>,
+    /// Plants a bug first, by its name (debug builds only): it must be found
+    #[arg(long, value_parser = bug_named)]
+    planted: Option<Bug>,
+    /// Runs at the same time
+    #[arg(long, default_value_t = 2)]
+    parallel: usize,
+}
+
+/// Runs them, says what was found, and whether nothing was.
+pub fn run_all(args: &Args) -> bool {
+    let kinds = if args.faults.is_empty() { ALL_FAULTS.to_vec() } else { args.faults.clone() };
+    let seeds: Vec<u64> = (args.seed..args.seed + args.seeds).collect();
+    let next = AtomicUsize::new(0);
+    let results = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..args.parallel.max(1) {
+            scope.spawn(|| {
+                while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let plan = Plan {
+                        seed: *seed,
+                        steps: args.steps,
+                        clients: args.clients,
+                        faults: kinds.clone(),
+                        planted: args.planted,
+                    };
+                    let started = Instant::now();
+                    let outcome = run(&plan);
+                    say(&plan, &outcome, started.elapsed());
+                    results.lock().push(outcome.map_err(|error| error.to_string()));
+                }
+            });
+        }
+    });
+    let results = results.into_inner();
+    let bad = results.iter().filter(|result| !matches!(result, Ok(outcome) if outcome.violations.is_empty())).count();
+    let mut faults = Counts::default();
+    let outcomes: Vec<&Outcome> = results.iter().flatten().collect();
+    for outcome in &outcomes {
+        outcome.faults.iter().for_each(|(fault, count)| *faults.entry(*fault).or_default() += count);
+    }
+    let steps: u64 = outcomes.iter().map(|outcome| outcome.steps).sum();
+    let injected: u64 = faults.values().sum();
+    println!("{} seeds, {steps} steps, {injected} faults of {} kinds, {bad} bad", results.len(), faults.len());
+    for (fault, count) in &faults {
+        println!("  {fault:?}: {count}");
+    }
+    bad == 0
+}
+
+fn fault_named(name: &str) -> Result<Fault, String> {
+    let known = ALL_FAULTS.iter().find(|fault| format!("{fault:?}") == name);
+    known.copied().ok_or_else(|| format!("one of {ALL_FAULTS:?}"))
+}
+
+fn bug_named(name: &str) -> Result<Bug, String> {
+    let known = caribou_planted::ALL.iter().find(|bug| format!("{bug:?}") == name);
+    known.copied().ok_or_else(|| format!("one of {:?}", caribou_planted::ALL))
+}
+
+fn say(plan: &Plan, outcome: &anyhow::Result<Outcome>, real: Duration) {
+    let Plan { seed, steps, clients, .. } = plan;
+    match outcome {
+        Ok(outcome) => {
+            let injected: u64 = outcome.faults.values().sum();
+            let (simulated, real) = (outcome.took.as_secs_f64(), real.as_secs_f64());
+            println!("seed {seed}: {} steps, {injected} faults, {simulated:.0} s in {real:.1} s", outcome.steps);
+            outcome.violations.iter().for_each(|violation| println!("  ! {violation}"));
+        }
+        Err(error) => println!("seed {seed}: broken off: {error:#}"),
+    }
+    if !matches!(outcome, Ok(outcome) if outcome.violations.is_empty()) {
+        let kinds: Vec<String> = plan.faults.iter().map(|fault| format!("{fault:?}")).collect();
+        let only =
+            if kinds.len() < ALL_FAULTS.len() { format!(" --faults {}", kinds.join(",")) } else { String::new() };
+        println!("  again: caribou-simulation --seed {seed} --steps {steps} --clients {clients}{only}");
+    }
+}

@@ -1,0 +1,255 @@
+//! Files that one client writes block by block and others read. Every block says which file, place and write it is of, so a reader can
+//! tell a block that is mixed, another file's, older than what was synced, or never written (P1, P2).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use caribou_client::{Error, Files, OpenFile};
+use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::meta::v1::Create;
+use parking_lot::Mutex;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use tokio::time::Instant;
+
+use super::{COPIES, caller};
+use crate::findings::Findings;
+
+const BLOCK: usize = 512;
+/// Blocks in each of a file's stretches.
+const STRETCH: u64 = 24;
+/// Where the stretches begin: within inline data, beyond them, and over the border of the first two chunks.
+const STARTS: [u64; 3] = [0, 15 << 10, CHUNK_BYTES - (4 << 10)];
+
+/// What is known of one block, as write numbers; 0 is nothing but zeros.
+#[derive(Clone, Copy, Debug, Default)]
+struct Written {
+    /// Covered by a sync that was acknowledged.
+    synced: u64,
+    /// Handed to the client library.
+    latest: u64,
+    /// The latest that another client has read.
+    seen: u64,
+    /// When that was written at the latest.
+    seen_at: Option<Instant>,
+}
+
+type Blocks = BTreeMap<u64, Written>;
+
+/// What every client knows of a file.
+#[derive(Debug)]
+pub struct FileModel {
+    pub inode: u64,
+    blocks: Mutex<Blocks>,
+    /// Blocks that are ever written.
+    count: u64,
+    /// Its writer is gone with what it had not synced.
+    orphaned: AtomicBool,
+}
+
+/// How large a file becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// It stays in the metadata.
+    Small,
+    /// It begins there, and comes to have chunks.
+    Large,
+}
+
+/// One file and its writer.
+pub struct Writer {
+    model: Arc<FileModel>,
+    file: Arc<OpenFile>,
+    writes: u64,
+    rng: StdRng,
+}
+
+fn offset_of(block: u64) -> u64 {
+    let stretch = usize::try_from(block / STRETCH).expect("few stretches");
+    STARTS[stretch] + block % STRETCH * BLOCK as u64
+}
+
+/// The bytes of a block: its names, over and over.
+fn content(inode: u64, block: u64, write: u64) -> Bytes {
+    let mut unit = Vec::with_capacity(32);
+    for number in [inode, block, write, inode ^ block ^ write] {
+        unit.extend_from_slice(&number.to_le_bytes());
+    }
+    Bytes::from(unit.repeat(BLOCK / 32))
+}
+
+/// Which write a block is of; `None` if it is no block of this place.
+fn write_of(inode: u64, block: u64, bytes: &[u8]) -> Option<u64> {
+    if bytes.iter().all(|byte| *byte == 0) {
+        return Some(0);
+    }
+    let write = u64::from_le_bytes(bytes.get(16..24)?.try_into().ok()?);
+    (bytes == content(inode, block, write)).then_some(write)
+}
+
+impl Writer {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn create(name: &str, size: Size, files: &Files, rng: StdRng) -> Result<Self, Error> {
+        let create = Create {
+            parent: 1,
+            name: name.as_bytes().to_vec().into(),
+            mode: 0o644,
+            exclusive: true,
+            access: 6,
+            ..Create::default()
+        };
+        let created = files.create(&caller(), create).await?;
+        let count = if size == Size::Small { STRETCH } else { STRETCH * STARTS.len() as u64 };
+        let (inode, orphaned) = (created.attr.inode, AtomicBool::new(false));
+        let model = FileModel { inode, blocks: Mutex::default(), count, orphaned };
+        Ok(Self { model: Arc::new(model), file: created.file, writes: 0, rng })
+    }
+
+    pub fn model(&self) -> Arc<FileModel> {
+        Arc::clone(&self.model)
+    }
+
+    /// A write, a sync, or a look at the own file.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn step(&mut self, findings: &Findings) -> Result<(), Error> {
+        match self.rng.random_range(0..10) {
+            0..6 => {
+                let blocks = if self.writes < STRETCH { STRETCH } else { self.model.count };
+                self.write(blocks).await?;
+            }
+            6..8 => self.sync().await?,
+            _ => {
+                let block = self.rng.random_range(0..self.model.count);
+                let latest = self.model.known(block).latest;
+                let before = self.model.blocks.lock().clone();
+                let seen = look(&self.model, &before, &self.file, block, findings).await?;
+                findings.check(seen.is_none_or(|seen| seen == latest), || {
+                    format!(
+                        "own writes: block {block} of {} is of write {seen:?}, the last was {latest}",
+                        self.model.inode
+                    )
+                });
+            }
+        }
+        findings.step();
+        Ok(())
+    }
+
+    async fn write(&mut self, blocks: u64) -> Result<(), Error> {
+        let block = self.rng.random_range(0..blocks);
+        self.writes += 1;
+        let write = self.writes;
+        // Known before: others may see it as soon as it is on its way.
+        self.model.blocks.lock().entry(block).or_default().latest = write;
+        self.file.write(offset_of(block), content(self.model.inode, block, write)).await
+    }
+
+    /// # Errors
+    /// When the client is gone.
+    pub async fn sync(&mut self) -> Result<(), Error> {
+        let before: Vec<(u64, u64)> =
+            self.model.blocks.lock().iter().map(|(block, known)| (*block, known.latest)).collect();
+        self.file.sync(false).await?;
+        let mut blocks = self.model.blocks.lock();
+        for (block, write) in before {
+            blocks.entry(block).or_default().synced = write;
+        }
+        Ok(())
+    }
+}
+
+impl FileModel {
+    /// Another client than the writer, which sees what it has not sent yet, has read this.
+    fn saw(&self, block: u64, write: Option<u64>) {
+        let mut blocks = self.blocks.lock();
+        let known = blocks.entry(block).or_default();
+        if let Some(write) = write.filter(|write| *write > known.seen) {
+            (known.seen, known.seen_at) = (write, Some(Instant::now()));
+        }
+    }
+
+    /// The writer is gone.
+    pub fn orphan(&self) {
+        self.orphaned.store(true, Ordering::Relaxed);
+    }
+
+    fn known(&self, block: u64) -> Written {
+        self.blocks.lock().get(&block).copied().unwrap_or_default()
+    }
+}
+
+/// Reads one block and judges it by what was known before the file was opened; which write it is of, unless something is wrong with it.
+async fn look(
+    model: &FileModel,
+    before: &Blocks,
+    file: &OpenFile,
+    block: u64,
+    findings: &Findings,
+) -> Result<Option<u64>, Error> {
+    let known = before.get(&block).copied().unwrap_or_default();
+    let bytes = file.read(offset_of(block), BLOCK as u32).await?;
+    let mut whole = bytes.to_vec();
+    // Behind the end there is nothing, which is as good as zeros.
+    whole.resize(BLOCK, 0);
+    // P2: what somebody has seen does not go back, unless its writer is gone and all of its holders may have lost power.
+    let is_gone = model.orphaned.load(Ordering::Relaxed);
+    let may_be_lost = |at| is_gone && findings.without_power_since(at) >= COPIES;
+    let seen = if known.seen_at.is_some_and(may_be_lost) { 0 } else { known.seen };
+    let at_least = known.synced.max(seen);
+    let at_most = model.known(block).latest;
+    let inode = model.inode;
+    let Some(write) = write_of(inode, block, &whole) else {
+        findings.violation(format!("P2: block {block} of file {inode} is mixed or another's: {:?}…", &whole[..32]));
+        return Ok(None);
+    };
+    findings.check(write >= at_least, || {
+        let rule = if write < known.synced { "P1" } else { "P2" };
+        format!("{rule}: block {block} of file {inode} is of write {write}; before it was read, write {} was synced and {seen} read", known.synced)
+    });
+    findings.check(write <= at_most, || {
+        format!("P2: block {block} of file {inode} is of write {write}, none was later than {at_most}")
+    });
+    Ok((at_least..=at_most).contains(&write).then_some(write))
+}
+
+/// Opens a file that another client may be writing, looks at some of its blocks, and closes it.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn read_foreign(
+    model: &FileModel,
+    files: &Files,
+    rng: &mut StdRng,
+    findings: &Findings,
+) -> Result<(), Error> {
+    let before = model.blocks.lock().clone();
+    let (_, file) = files.open(&caller(), model.inode, 4, false).await?;
+    for _ in 0..3 {
+        let block = rng.random_range(0..model.count);
+        model.saw(block, look(model, &before, &file, block, findings).await?);
+    }
+    file.release().await;
+    findings.step();
+    Ok(())
+}
+
+/// Every block of the file, at the end of a run.
+///
+/// # Errors
+/// When the client is gone.
+pub async fn read_all(model: &FileModel, files: &Files, findings: &Findings) -> Result<(), Error> {
+    let before = model.blocks.lock().clone();
+    let (_, file) = files.open(&caller(), model.inode, 4, false).await?;
+    for block in 0..model.count {
+        model.saw(block, look(model, &before, &file, block, findings).await?);
+    }
+    file.release().await;
+    Ok(())
+}

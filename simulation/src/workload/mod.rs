@@ -1,0 +1,14 @@
+//! What clients do, each with a model of what must come of it.
+
+pub mod blocks;
+pub mod names;
+
+use caribou_proto::meta::v1::Caller;
+
+/// Copies of every chunk.
+pub const COPIES: usize = 2;
+
+/// Calls are root's.
+pub fn caller() -> Caller {
+    Caller::default()
+}
