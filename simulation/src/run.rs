@@ -36,7 +36,7 @@ pub struct Outcome {
 /// Runs on a thread and a paused clock of its own.
 ///
 /// # Errors
-/// When something could not even be set up, or never came to an end.
+/// When the machines could not even be set up.
 pub fn run(plan: &Plan) -> Result<Outcome> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
     let root = scratch()?;
@@ -66,8 +66,11 @@ async fn story(plan: &Plan, root: &std::path::Path) -> Result<Outcome> {
     }
     let mut counts = Counts::default();
     let enough = |world: &World| world.findings.steps() >= plan.steps || !world.findings.is_clean();
-    faults::inject(&mut world, &mut crew, &mut rng, &plan.faults, enough, &mut counts).await?;
-    world.heal().await?;
+    let went_on = faults::inject(&mut world, &mut crew, &mut rng, &plan.faults, enough, &mut counts).await;
+    // A machine that does not come up again is a finding like any other.
+    if let Err(error) = went_on.and(world.heal().await) {
+        world.findings.violation(format!("a machine does not come up, or a client does not connect: {error:#}"));
+    }
     if let Err(error) = world.settled().await {
         world.findings.violation(format!("liveness: {error}"));
     }
