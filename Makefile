@@ -8,7 +8,7 @@ export ROCKSDB_STATIC   := 1
 RELEASE          := $(CARGO_TARGET_DIR)/release
 SMOKE_BIN        := $(RELEASE)
 
-.PHONY: help setup build demo check fix golden test smoke scenario pjdfstest bench aarch64
+.PHONY: help setup build demo check fix golden test smoke scenario chaos pjdfstest bench aarch64
 
 help:
 	@echo 'make demo    build, then: a cluster, a mount, a tree copied while the leader is killed again and again'
@@ -16,6 +16,7 @@ help:
 	@echo 'make check   the fast part: format, lints, unit tests, tidy'
 	@echo 'make fix     format the code and apply lint suggestions'
 	@echo 'make pjdfstest  the POSIX test suite on ext4 and on mounts'
+	@echo 'make chaos   two minutes of faults under loads, and a report: caribou-chaos.html'
 	@echo 'make scenario RUN=...  a scenario of caribou-chaos in full length'
 	@echo 'make bench   Caribou, MooseFS and the local disk measured with the same workloads (up to an hour; BENCH=--quick: minutes)'
 	@echo 'make golden  write the expected output of the golden scripts anew'
@@ -58,6 +59,10 @@ smoke: build
 scenario: build
 	suites=$$(CARIBOU_CACHE=$(CACHE) ./xtask/suites.sh) && \
 	  PATH="$${suites:+$$suites:}$$PATH" $(RELEASE)/caribou-chaos $(RUN) --bin $(SMOKE_BIN)
+
+# Faults under loads on loopback and in folders. CHAOS='--seed 7 --minutes 10 --profile failover' for another run.
+chaos: build
+	$(RELEASE)/caribou-chaos run --bin $(RELEASE) --plain $(CHAOS)
 
 # The POSIX test suite, compared with chaos-tests/pjdfstest-expected.txt. Needs root and /dev/fuse.
 pjdfstest:

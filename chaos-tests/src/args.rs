@@ -33,6 +33,10 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Scenario {
+    /// Breaks a cluster for some minutes, records everything, says whether a promise was broken, and writes a report
+    ///
+    /// Exit code 0: passed, 1: a promise was broken, 2: the run proves nothing.
+    Run(crate::run::Args),
     /// The longest gap that a mounted client feels over many leader kills
     Failover(scenario::failover::Args),
     /// `cp -a` of a tree, then `rm -rf`, while the leader is killed again and again
@@ -75,7 +79,7 @@ enum Scenario {
     Smoke(scenario::smoke::Args),
     /// One writer or reader, as scenarios start them
     #[command(hide = true, subcommand)]
-    Worker(scenario::writers::Work),
+    Worker(crate::workload::worker::Work),
 }
 
 /// What every scenario gets.
@@ -97,6 +101,9 @@ impl Args {
                 }
             };
         }
+        if let Scenario::Run(args) = &self.scenario {
+            return self.break_things(args).await;
+        }
         match self.verdicts().await {
             Ok(verdicts) => {
                 for verdict in &verdicts {
@@ -111,12 +118,33 @@ impl Args {
         }
     }
 
-    async fn verdicts(&self) -> Result<Vec<Verdict>> {
-        let setting = Setting {
+    fn setting(&self) -> Result<Setting> {
+        Ok(Setting {
             binaries: Binaries::find(self.bin.as_deref())?,
             dir: self.dir.clone().unwrap_or_else(std::env::temp_dir),
             keep: self.keep,
+        })
+    }
+
+    async fn break_things(&self, args: &crate::run::Args) -> ExitCode {
+        let report = match self.setting() {
+            Ok(setting) => crate::run::run(&setting, args).await,
+            Err(error) => Err(error),
         };
+        match report {
+            Ok(report) => {
+                report.print(&args.report);
+                ExitCode::from(report.outcome().code())
+            }
+            Err(error) => {
+                eprintln!("caribou-chaos: {error:#}");
+                ExitCode::from(2)
+            }
+        }
+    }
+
+    async fn verdicts(&self) -> Result<Vec<Verdict>> {
+        let setting = self.setting()?;
         let verdict = match &self.scenario {
             Scenario::Failover(args) => scenario::failover::run(&setting, args).await?,
             Scenario::Copy(args) => scenario::copy::run(&setting, args).await?,
@@ -137,7 +165,7 @@ impl Args {
             Scenario::Git(args) => scenario::git::run(&setting, args).await?,
             Scenario::Creates(args) => scenario::creates::run(&setting, args).await?,
             Scenario::Scale(args) => scenario::scale::run(&setting, args).await?,
-            Scenario::Worker(_) => return Ok(Vec::new()),
+            Scenario::Worker(_) | Scenario::Run(_) => return Ok(Vec::new()),
             Scenario::Smoke(args) => return scenario::smoke::run(&setting, args).await,
         };
         Ok(vec![verdict])

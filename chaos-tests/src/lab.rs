@@ -1,15 +1,17 @@
 //! A cluster with its folder and mounts, taken down however a scenario ends; leftovers of a crashed run are cleaned by the next.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use caribou_cli::cmd::status::ClusterStatus;
-use caribou_cli::local::{LocalCluster, Options, Part};
+use caribou_cli::local::{self, LocalCluster, Options, Part};
 use rustix::process::Signal;
 
 use crate::args::Setting;
 use crate::nemesis::power;
+use crate::network::{Host, Network};
 
 /// Prefix of every folder that a lab makes.
 const PREFIX: &str = "caribou-lab-";
@@ -25,43 +27,78 @@ pub struct Lab {
     keep: bool,
     /// `finish` has taken it down.
     finished: bool,
-    mounts: usize,
+    mounts: BTreeMap<PathBuf, Mounted>,
     /// Loop-mounted file systems below the folder.
     volumes: Vec<PathBuf>,
+    /// Servers with a network namespace of their own, and what connects them.
+    hosts: BTreeMap<(Part, usize), Host>,
+    network: Option<Network>,
+}
+
+/// How a mount was made.
+#[derive(Debug, Clone)]
+struct Mounted {
+    options: Vec<String>,
+    host: Option<Host>,
 }
 
 impl Lab {
     /// A cluster with its data in plain folders.
     pub async fn up(setting: &Setting, options: &Options) -> Result<Self> {
         let folder = make_folder(setting)?;
-        let cluster = LocalCluster::create(&folder.join("cluster"), setting.binaries.clone(), options).await;
-        Self::with(setting, folder, cluster, Vec::new())
+        Self::with(setting, folder, options, Grounds::default()).await
     }
 
     /// A cluster where each node's data lies on its own loop-mounted file system, so that its power can be cut. Needs root.
     pub async fn up_on_volumes(setting: &Setting, options: &Options) -> Result<Self> {
         let folder = make_folder(setting)?;
-        let mut volumes = Vec::new();
-        for (part, count) in [(Part::Meta, options.meta), (Part::Chunk, options.chunk)] {
-            for number in 1..=count {
-                let path = folder.join("cluster").join(format!("{}{number}", part.name()));
-                if let Err(error) = power::make_volume(&path) {
-                    clean(&folder);
-                    return Err(error);
-                }
-                volumes.push(path);
+        match Grounds::volumes(&folder, options) {
+            Ok(grounds) => Self::with(setting, folder, options, grounds).await,
+            Err(error) => {
+                clean(&folder);
+                Err(error)
             }
         }
-        let data_of =
-            |dir: &Path, part: Part, number: usize| vec![dir.join(format!("{}{number}", part.name())).join("data")];
-        let options = Options { data_of, ..options.clone() };
-        let cluster = LocalCluster::create(&folder.join("cluster"), setting.binaries.clone(), &options).await;
-        Self::with(setting, folder, cluster, volumes)
     }
 
-    fn with(setting: &Setting, folder: PathBuf, cluster: Result<LocalCluster>, volumes: Vec<PathBuf>) -> Result<Self> {
+    /// A cluster where, in addition, each server and each mount is a host of its own: a network namespace with its own address. Needs root.
+    pub async fn up_on_hosts(setting: &Setting, options: &Options) -> Result<Self> {
+        let folder = make_folder(setting)?;
+        match Grounds::volumes(&folder, options).and_then(|grounds| grounds.with_hosts(options)) {
+            Ok(grounds) => Self::with(setting, folder, options, grounds).await,
+            Err(error) => {
+                clean(&folder);
+                Err(error)
+            }
+        }
+    }
+
+    async fn with(setting: &Setting, folder: PathBuf, options: &Options, grounds: Grounds) -> Result<Self> {
+        let mut options = options.clone();
+        if !grounds.volumes.is_empty() {
+            options.data_of = |dir, part, number| vec![dir.join(format!("{}{number}", part.name())).join("data")];
+        }
+        for (place, host) in &grounds.hosts {
+            options.hosts.insert(*place, local::Host { address: host.address(), through: host.through() });
+        }
+        if grounds.network.is_some() {
+            // Nobody but these hosts reaches them.
+            for config in [&mut options.meta_config, &mut options.chunk_config] {
+                config.insert_str(0, "insecure_listen = true\n");
+            }
+        }
+        let cluster = LocalCluster::create(&folder.join("cluster"), setting.binaries.clone(), &options).await;
         match cluster {
-            Ok(cluster) => Ok(Self { cluster, folder, keep: setting.keep, finished: false, mounts: 0, volumes }),
+            Ok(cluster) => Ok(Self {
+                cluster,
+                folder,
+                keep: setting.keep,
+                finished: false,
+                mounts: BTreeMap::new(),
+                volumes: grounds.volumes,
+                hosts: grounds.hosts,
+                network: grounds.network,
+            }),
             Err(error) => {
                 if !setting.keep {
                     clean(&folder);
@@ -73,12 +110,31 @@ impl Lab {
 
     /// One more mount of the cluster.
     pub async fn mount(&mut self, options: &[&str]) -> Result<PathBuf> {
-        self.mounts += 1;
-        let path = self.folder.join(format!("mnt{}", self.mounts));
+        let path = self.folder.join(format!("mnt{}", self.mounts.len() + 1));
         std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
-        let options: Vec<String> = options.iter().map(|&o| o.to_owned()).collect();
-        self.cluster.mount(&path, &options).await?;
+        let options = options.iter().map(|&o| o.to_owned()).collect();
+        let host = self.network.as_mut().map(Network::add).transpose()?;
+        self.mounts.insert(path.clone(), Mounted { options, host });
+        self.mount_again(&path).await?;
         Ok(path)
+    }
+
+    /// A mount that was taken away comes back at its place.
+    pub async fn mount_again(&mut self, path: &Path) -> Result<()> {
+        let mounted = self.mounts.get(path).with_context(|| format!("{} was never mounted", path.display()))?;
+        let through = mounted.host.as_ref().map(Host::through).unwrap_or_default();
+        self.cluster.mount_through(&through, path, &mounted.options).await
+    }
+
+    /// The host of a server, if the lab has hosts.
+    pub fn host(&self, part: Part, number: usize) -> Option<&Host> {
+        self.hosts.get(&(part, number))
+    }
+
+    /// The addresses of all clients: mounts and the harness itself. Empty if the lab has no hosts.
+    pub fn client_ips(&self) -> Vec<String> {
+        let mounts = self.mounts.values().filter_map(|mounted| mounted.host.as_ref()).map(|host| host.ip().to_owned());
+        mounts.chain(self.network.as_ref().map(Network::harness)).collect()
     }
 
     /// Where everything of the lab is.
@@ -128,20 +184,26 @@ impl Lab {
     /// more, then the file systems go: a machine without power answers nothing, least of all that its disk has failed.
     pub fn cut_all_power(&mut self, parts: &[(Part, usize)]) -> Result<()> {
         let nodes: Vec<_> = parts.iter().flat_map(|(part, count)| (1..=*count).map(|number| (*part, number))).collect();
-        for (part, number) in &nodes {
+        self.cut_power(&nodes)
+    }
+
+    /// The same for some of them.
+    pub fn cut_power(&mut self, nodes: &[(Part, usize)]) -> Result<()> {
+        for (part, number) in nodes {
             self.cluster.signal(*part, *number, Signal::STOP)?;
         }
-        for (part, number) in &nodes {
+        for (part, number) in nodes {
             power::cut(&self.volume(*part, *number)?)?;
         }
-        for (part, number) in &nodes {
+        for (part, number) in nodes {
             self.cluster.signal(*part, *number, Signal::KILL)?;
             power::remount(&self.volume(*part, *number)?)?;
         }
         Ok(())
     }
 
-    fn volume(&self, part: Part, number: usize) -> Result<PathBuf> {
+    /// Where a server's own file system is mounted.
+    pub fn volume(&self, part: Part, number: usize) -> Result<PathBuf> {
         let name = format!("{}{number}", part.name());
         self.volumes.iter().find(|v| v.ends_with(&name)).cloned().with_context(|| format!("{name} has no volume"))
     }
@@ -173,6 +235,40 @@ impl Lab {
             }
         }
     }
+}
+
+/// What a cluster stands on.
+#[derive(Debug, Default)]
+struct Grounds {
+    volumes: Vec<PathBuf>,
+    hosts: BTreeMap<(Part, usize), Host>,
+    network: Option<Network>,
+}
+
+impl Grounds {
+    fn volumes(folder: &Path, options: &Options) -> Result<Self> {
+        let mut volumes = Vec::new();
+        for (part, number) in servers(options) {
+            let path = folder.join("cluster").join(format!("{}{number}", part.name()));
+            power::make_volume(&path)?;
+            volumes.push(path);
+        }
+        Ok(Self { volumes, ..Self::default() })
+    }
+
+    fn with_hosts(mut self, options: &Options) -> Result<Self> {
+        let mut network = Network::new()?;
+        for server in servers(options) {
+            self.hosts.insert(server, network.add()?);
+        }
+        self.network = Some(network);
+        Ok(self)
+    }
+}
+
+fn servers(options: &Options) -> Vec<(Part, usize)> {
+    let of = |part: Part, count: usize| (1..=count).map(move |number| (part, number));
+    of(Part::Meta, options.meta).chain(of(Part::Chunk, options.chunk)).collect()
 }
 
 impl Drop for Lab {

@@ -1,6 +1,6 @@
 //! What was written and what was acknowledged, kept outside the mount: the truth that a file is compared with after a fault.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -16,6 +16,9 @@ pub struct FileLedger {
     /// By place: the newest write sent, and the newest one that a successful fsync covers.
     places: BTreeMap<u64, Place>,
     next: u64,
+    /// Places that the next fsync is for. What an fsync has failed for may be lost, whatever a later one says.
+    #[serde(skip)]
+    pending: BTreeSet<u64>,
 }
 
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
@@ -30,19 +33,35 @@ impl FileLedger {
         self.next += 1;
         let sequence = self.next;
         self.places.entry(place).or_default().sent = sequence;
-        file.write_all_at(&block::make(id, place, sequence), place * BLOCK as u64)
+        self.pending.remove(&place);
+        file.write_all_at(&block::make(id, place, sequence), place * BLOCK as u64)?;
+        self.pending.insert(place);
+        Ok(())
     }
 
     /// fsync; what was sent before is then acknowledged.
     pub fn sync(&mut self, file: &File) -> io::Result<()> {
+        let pending = std::mem::take(&mut self.pending);
         file.sync_all()?;
-        self.places.values_mut().for_each(|p| p.synced = p.sent);
+        for place in pending {
+            self.places.entry(place).and_modify(|p| p.synced = p.sent);
+        }
         Ok(())
     }
 
     /// Blocks that a successful fsync covers.
     pub fn synced_blocks(&self) -> usize {
         self.places.values().filter(|p| p.synced > 0).count()
+    }
+
+    /// The ledger as if one write more had been fsynced: its file must not pass (a control).
+    pub fn with_a_lost_write(&self) -> Self {
+        let mut ledger = self.clone();
+        if let Some(place) = ledger.places.values_mut().find(|place| place.synced > 0) {
+            place.sent += 1;
+            place.synced = place.sent;
+        }
+        ledger
     }
 
     /// Compares the file with what must be there: each place at least as new as its last fsync, no newer than what was sent, whole.

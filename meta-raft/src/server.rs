@@ -81,7 +81,11 @@ pub async fn run(config: Config) -> Result<(), Error> {
         }
     };
     if outcome.is_ok() {
-        hand_over(&raft).await;
+        // This node serves on meanwhile: its successor has to reach it to say that it leads.
+        tokio::select! {
+            _ = &mut serving => {}
+            () = hand_over(&raft) => {}
+        }
     }
     closing.cancel();
     follow.abort();

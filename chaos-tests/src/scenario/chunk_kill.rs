@@ -8,11 +8,12 @@ use caribou_cli::local::{Options, Part};
 use rustix::process::Signal;
 
 use super::replicas::replicas_differ;
-use super::writers::{Worker, Written, drop_caches, writer};
 use super::{blocking, healed};
 use crate::args::Setting;
 use crate::lab::Lab;
 use crate::report::Verdict;
+use crate::workload::blocks::{Written, writer};
+use crate::workload::worker::{Worker, drop_caches};
 
 const WRITERS: u64 = 3;
 

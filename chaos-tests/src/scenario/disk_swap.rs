@@ -10,12 +10,12 @@ use caribou_cli::local::{Options, Part};
 use rustix::process::Signal;
 
 use super::replicas::replicas_differ;
-use super::writers::drop_caches;
 use super::{HEAL_PATIENCE, blocking};
 use crate::args::Setting;
 use crate::block;
 use crate::lab::Lab;
 use crate::report::Verdict;
+use crate::workload::worker::drop_caches;
 
 const BLOCKS: u64 = 32;
 

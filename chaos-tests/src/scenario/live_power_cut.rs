@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::Result;
 use caribou_cli::local::{Options, Part};
 
-use super::writers::{ReaderResult, Work, Worker, Written, drop_caches, writer};
 use super::{blocking, healed};
 use crate::args::Setting;
 use crate::lab::Lab;
 use crate::report::Verdict;
+use crate::workload::blocks::{ReaderResult, Written, writer};
+use crate::workload::worker::{Work, Worker, drop_caches};
 
 const WRITERS: u64 = 4;
 

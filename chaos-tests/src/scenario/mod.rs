@@ -15,14 +15,13 @@ pub mod no_quorum;
 pub mod pjdfstest;
 pub mod posix;
 pub mod power_cut;
-mod replicas;
+pub(crate) mod replicas;
 mod round;
 pub mod scale;
 pub mod smoke;
 pub mod snapshot;
 pub mod sqlite;
 pub mod stress_ng;
-pub mod writers;
 
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ use crate::lab::Lab;
 const HEAL_PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits until nothing is below goal, in recovery or held, and no grant is left.
-async fn healed(lab: &Lab) -> Result<()> {
+pub(crate) async fn healed(lab: &Lab) -> Result<()> {
     lab.cluster
         .wait_for(HEAL_PATIENCE, "healed cluster", |s| {
             s.healthy

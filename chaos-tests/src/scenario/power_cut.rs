@@ -7,11 +7,11 @@ use caribou_cli::local::{Options, Part};
 
 use super::blocking;
 use super::round::{IDS_PER_ROUND, Round, Stakes, leave};
-use super::writers::{Work, Worker};
 use crate::args::Setting;
 use crate::lab::Lab;
 use crate::ledger::FileLedger;
 use crate::report::Verdict;
+use crate::workload::worker::{Work, Worker};
 
 /// Blocks that are written and never fsynced: the control.
 const CONTROL_BLOCKS: u64 = 32;

@@ -8,49 +8,54 @@ use std::time::Duration;
 
 use anyhow::Result;
 use caribou_cli::cmd::file::info;
-use caribou_client::meta::QueryOp;
-use caribou_client::proto::meta::v1::{Caller, FileKind, ReadDir};
+use caribou_cli::cmd::status::ClusterStatus;
 use caribou_client::{Client, ClientConfig};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use super::blocking;
+use crate::check::tree;
 use crate::lab::Lab;
 
-/// The root folder's inode.
-const ROOT_INODE: u64 = 1;
 /// Where data begin in a replica's file (docs/on-disk-format.md).
 const DATA_OFFSET: u64 = 64 << 10;
 
-/// What is wrong with the replicas of the root folder's files: each chunk has to be there as often as its goal, and all equal.
-pub(super) async fn replicas_differ(lab: &Lab) -> Result<Vec<String>> {
-    // Grants end and garbage goes in the background; both must come to rest first.
-    let settled = lab.cluster.wait_for(Duration::from_secs(60), "cluster at rest", |s| {
-        s.totals.as_ref().is_some_and(|t| t.garbage + t.grants + t.orphans == 0)
-    });
-    settled.await?;
+/// What is wrong with the replicas of all files: each chunk has to be there as often as its goal, and all equal. What is wrong with the
+/// tree is told too.
+pub(crate) async fn replicas_differ(lab: &Lab) -> Result<Vec<String>> {
+    at_rest(lab).await?;
+    let found = tree::check(&lab.cluster).await?;
+    let (_, differ) = differ(lab, &found.files).await?;
+    Ok(found.violations.into_iter().chain(differ).collect())
+}
+
+/// Grants end and garbage goes in the background; both must come to rest first.
+pub(crate) async fn at_rest(lab: &Lab) -> Result<()> {
+    let is_at_rest = |s: &ClusterStatus| s.totals.as_ref().is_some_and(|t| t.garbage + t.grants + t.orphans == 0);
+    lab.cluster.wait_for(Duration::from_secs(60), "cluster at rest", is_at_rest).await
+}
+
+/// How many chunks these files have, and what is wrong with their replicas.
+pub(crate) async fn differ(lab: &Lab, files: &[PathBuf]) -> Result<(usize, Vec<String>)> {
     let config = ClientConfig {
         meta: lab.cluster.meta_addresses(),
         name: "replica check".to_owned(),
         ..ClientConfig::default()
     };
     let client = Client::connect(config).await?;
-    let mut wrong = Vec::new();
-    for name in files_of_root(&client).await? {
-        for chunk in info(&client, &PathBuf::from("/").join(&name)).await?.chunks {
+    let (mut wrong, mut chunks) = (Vec::new(), 0);
+    for path in files {
+        for chunk in info(&client, path).await?.chunks {
+            chunks += 1;
             let nodes = &lab.cluster.layout().chunk;
             let addresses: Vec<String> = chunk.replicas.iter().map(|r| r.address.clone()).collect();
             let folders =
                 nodes.iter().filter(|n| addresses.contains(&n.address)).flat_map(|n| n.data.clone()).collect();
-            let id = chunk.chunk.clone();
+            let (id, name) = (chunk.chunk.clone(), path.display());
             let copies = blocking(move || read_copies(folders, &id)).await?;
             if copies.len() != chunk.goal as usize {
-                wrong.push(format!(
-                    "{name}: chunk {} has {} replicas, its goal is {}",
-                    chunk.chunk,
-                    copies.len(),
-                    chunk.goal
-                ));
+                let (has, goal) = (copies.len(), chunk.goal);
+                wrong.push(format!("{name}: chunk {} has {has} replicas, its goal is {goal}", chunk.chunk));
             }
             if copies.iter().any(|c| *c != copies[0]) {
                 wrong.push(format!("{name}: the {} replicas of chunk {} differ", copies.len(), chunk.chunk));
@@ -58,25 +63,7 @@ pub(super) async fn replicas_differ(lab: &Lab) -> Result<Vec<String>> {
         }
     }
     client.shutdown().await;
-    Ok(wrong)
-}
-
-async fn files_of_root(client: &Client) -> Result<Vec<String>> {
-    let caller = Caller { uid: 0, gid: 0, groups: vec![] };
-    let (mut names, mut cookie) = (Vec::new(), 0);
-    loop {
-        let read = ReadDir { inode: ROOT_INODE, cookie, limit: 1000, plus: false };
-        let page = client.meta().query(&caller, QueryOp::ReadDir(read)).await?;
-        for entry in &page.entries {
-            cookie = entry.cookie;
-            if entry.kind() == FileKind::Regular {
-                names.push(String::from_utf8_lossy(&entry.name).into_owned());
-            }
-        }
-        if page.end_of_directory {
-            return Ok(names);
-        }
-    }
+    Ok((chunks, wrong))
 }
 
 /// The data of one chunk's copies, without zeros at the end: a hole there may be stored or not. `id`: 16 hexadecimal digits, whose last two

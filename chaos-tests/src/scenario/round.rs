@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::writers::{Worker, Written, drop_caches, writer};
 use super::{blocking, healed};
 use crate::lab::Lab;
 use crate::report::Verdict;
+use crate::workload::blocks::{Written, writer};
+use crate::workload::worker::{Worker, drop_caches};
 
 const WRITERS: u64 = 4;
 /// A round with less than this before its blow says nothing: the load goes on until it is reached.

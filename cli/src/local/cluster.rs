@@ -1,6 +1,5 @@
 //! A local cluster: made, started, stopped, killed and restarted part by part.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use caribou_proto::cluster::v1::MetaNode;
 use rustix::process::Signal;
 
 use super::layout::{Layout, MountEntry, Node, Part};
+use super::plan::{self, Options};
 use super::process::{self, Binaries, ProcessId};
 use super::starter::Starter;
 use crate::admin;
@@ -26,28 +26,6 @@ const STOP_PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(20);
 /// Lines of a log that are shown when a part does not start.
 const TAIL_LINES: usize = 5;
-
-/// How to make a cluster.
-#[derive(Debug, Clone)]
-pub struct Options {
-    pub meta: usize,
-    pub chunk: usize,
-    /// Copies of every chunk.
-    pub goal: u32,
-    /// Data folders of one metadata node or chunk server; by default below the cluster's folder.
-    pub data_of: fn(dir: &Path, part: Part, number: usize) -> Vec<PathBuf>,
-    /// Lines added to each metadata node's configuration.
-    pub meta_config: String,
-    /// Lines added to each chunk server's configuration.
-    pub chunk_config: String,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        let data_of = |dir: &Path, part: Part, number: usize| vec![dir.join(format!("{}{number}", part.name()))];
-        Self { meta: 3, chunk: 3, goal: 2, data_of, meta_config: String::new(), chunk_config: String::new() }
-    }
-}
 
 /// A cluster in a folder.
 #[derive(Debug)]
@@ -69,9 +47,9 @@ impl LocalCluster {
         }
         std::fs::create_dir_all(dir).map_err(|e| usage(format!("{} cannot be made: {e}", dir.display())))?;
         let dir = std::fs::canonicalize(dir)?;
-        let layout = plan(&dir, options)?;
+        let layout = plan::layout(&dir, options)?;
         let mut cluster = Self { dir, binaries, layout, starter: Starter::new()? };
-        cluster.write_configs(options)?;
+        plan::write_configs(&cluster.layout, options)?;
         cluster.save()?;
         let result = async {
             cluster.start_all().await?;
@@ -137,8 +115,9 @@ impl LocalCluster {
         if node.process.is_some_and(ProcessId::is_alive) {
             return Ok(());
         }
-        let (args, log) = (["--config".to_owned(), node.config.display().to_string()], node.log.clone());
-        let process = self.starter.start(&program, &args, &log)?;
+        let args = ["--config".to_owned(), node.config.display().to_string()];
+        let (through, log) = (node.through.clone(), node.log.clone());
+        let process = self.starter.start(&through, &program, &args, &log)?;
         self.node_mut(part, number)?.process = Some(process);
         self.save()
     }
@@ -156,6 +135,20 @@ impl LocalCluster {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// A server that has ended by itself is not expected to run any more.
+    pub fn forget_dead(&mut self, part: Part, number: usize) -> Result<()> {
+        let node = self.node_mut(part, number)?;
+        node.process = node.process.filter(|process| process.is_alive());
+        self.save()
+    }
+
+    /// Sends a signal to a mount's process.
+    pub fn signal_mount(&self, path: &Path, signal: Signal) -> Result<()> {
+        let mount = self.layout.mounts.iter().find(|mount| mount.path == path);
+        let process = mount.and_then(|mount| mount.process);
+        process.with_context(|| format!("{} is not mounted", path.display()))?.signal(signal)
     }
 
     /// The number of the metadata node that leads and is ready.
@@ -217,6 +210,11 @@ impl LocalCluster {
 
     /// Mounts the file system; more options are passed on (`-o soft=5s`).
     pub async fn mount(&mut self, path: &Path, options: &[String]) -> Result<()> {
+        self.mount_through(&[], path, options).await
+    }
+
+    /// The same, with words in front of the mounting program.
+    pub async fn mount_through(&mut self, through: &[String], path: &Path, options: &[String]) -> Result<()> {
         let found = std::fs::canonicalize(path).map_err(|e| {
             usage(format!("the mount point {} cannot be used ({e}): make the folder first", path.display()))
         })?;
@@ -224,7 +222,7 @@ impl LocalCluster {
         let log = self.dir.join(format!("mount{number}.log"));
         let mut args = vec!["--meta".to_owned(), self.meta_addresses().join(","), found.display().to_string()];
         args.extend_from_slice(options);
-        let process = self.starter.start(&self.binaries.path("caribou-mount"), &args, &log)?;
+        let process = self.starter.start(through, &self.binaries.path("caribou-mount"), &args, &log)?;
         self.layout.mounts.retain(|m| m.path != found);
         self.layout.mounts.push(MountEntry { path: found.clone(), log: log.clone(), process: Some(process) });
         self.save()?;
@@ -361,63 +359,9 @@ impl LocalCluster {
         Ok(())
     }
 
-    fn write_configs(&self, options: &Options) -> Result<()> {
-        let meta = toml_list(&self.meta_addresses());
-        for node in &self.layout.meta {
-            let data = node.data.first().context("a metadata node has a data folder")?;
-            let text = format!(
-                "node_id = {}\nlisten = \"{}\"\ndata = \"{}\"\n{}\n",
-                node.number,
-                node.address,
-                data.display(),
-                options.meta_config
-            );
-            std::fs::write(&node.config, text).with_context(|| node.config.display().to_string())?;
-        }
-        for node in &self.layout.chunk {
-            let data: Vec<String> = node.data.iter().map(|d| d.display().to_string()).collect();
-            let text = format!(
-                "listen = \"{}\"\ndata = {}\nmeta = {meta}\n{}\n",
-                node.address,
-                toml_list(&data),
-                options.chunk_config
-            );
-            std::fs::write(&node.config, text).with_context(|| node.config.display().to_string())?;
-        }
-        Ok(())
-    }
-
     fn save(&self) -> Result<()> {
         self.layout.write(&self.dir)
     }
-}
-
-fn toml_list(items: &[String]) -> String {
-    format!("[{}]", items.iter().map(|i| format!("\"{i}\"")).collect::<Vec<_>>().join(", "))
-}
-
-/// Folders and ports. All ports are held open until the last one is chosen, so that none is given twice.
-fn plan(dir: &Path, options: &Options) -> Result<Layout> {
-    let mut held = Vec::new();
-    let mut nodes = |part: Part, count: usize| -> Result<Vec<Node>> {
-        (1..=count)
-            .map(|number| {
-                let listener = TcpListener::bind("127.0.0.1:0").context("no free port")?;
-                let address = listener.local_addr()?.to_string();
-                held.push(listener);
-                let name = format!("{}{number}", part.name());
-                let data = (options.data_of)(dir, part, number);
-                for folder in &data {
-                    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-                }
-                let config = dir.join(format!("{name}.toml"));
-                Ok(Node { number, address, data, config, log: dir.join(format!("{name}.log")), process: None })
-            })
-            .collect()
-    };
-    let meta = nodes(Part::Meta, options.meta)?;
-    let chunk = nodes(Part::Chunk, options.chunk)?;
-    Ok(Layout { meta, chunk, mounts: Vec::new() })
 }
 
 /// Whether something is mounted exactly there.

@@ -11,7 +11,7 @@ use crate::failure::usage;
 const FILE: &str = "cluster.json";
 
 /// The parts of a local cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Part {
     Meta,
@@ -34,6 +34,9 @@ pub struct Node {
     /// From 1 within its part.
     pub number: usize,
     pub address: String,
+    /// Words in front of the program.
+    #[serde(default)]
+    pub through: Vec<String>,
     /// Data folders.
     pub data: Vec<PathBuf>,
     pub config: PathBuf,

@@ -33,6 +33,11 @@ impl ProcessId {
         Self::of(self.pid) == Some(self)
     }
 
+    /// Whether this very process is there and stopped by a signal.
+    pub fn is_paused(self) -> bool {
+        self.is_alive() && stat(self.pid).is_some_and(|(state, _)| state == 'T')
+    }
+
     /// Sends a signal, if the process is still there.
     pub fn signal(self, signal: Signal) -> Result<()> {
         if self.is_alive() {

@@ -34,9 +34,18 @@ impl Starter {
         Ok(Self { shell, commands, answers })
     }
 
-    /// Starts a program in the background, in a session of its own, with both outputs appended to `log`.
-    pub(super) fn start(&mut self, program: &Path, args: &[String], log: &Path) -> Result<ProcessId> {
-        let words: Vec<String> = std::iter::once(quoted_path(program)?).chain(args.iter().map(|a| quoted(a))).collect();
+    /// Starts a program in the background, in a session of its own, with both outputs appended to `log`. `through`: words in front of
+    /// it, which have to end in an exec of the rest, as `nsenter` and `env` do.
+    pub(super) fn start(
+        &mut self,
+        through: &[String],
+        program: &Path,
+        args: &[String],
+        log: &Path,
+    ) -> Result<ProcessId> {
+        let mut words: Vec<String> = through.iter().map(|word| quoted(word)).collect();
+        words.push(quoted_path(program)?);
+        words.extend(args.iter().map(|word| quoted(word)));
         // The inner shell ends at once, so that init takes what it started, and its exit status.
         let line =
             format!("(setsid {} </dev/null >>{} 2>&1 & echo $!) || echo 0\n", words.join(" "), quoted_path(log)?);
@@ -86,7 +95,7 @@ mod tests {
         let odd = r#"a 'b' "c" $HOME \ ; #"#;
         let script = r#"printf '%s\n' "$1"; exec sleep 60"#.to_owned();
         let args = ["-c".to_owned(), script, "sh".to_owned(), odd.to_owned()];
-        let id = starter.start(Path::new("/bin/sh"), &args, &log)?;
+        let id = starter.start(&["env".to_owned()], Path::new("/bin/sh"), &args, &log)?;
         drop(starter);
         let mut text = String::new();
         for _ in 0..1000 {
@@ -109,7 +118,7 @@ mod tests {
     fn what_is_started_is_no_child_of_ours() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let mut starter = Starter::new()?;
-        let id = starter.start(Path::new("sleep"), &["60".to_owned()], &dir.path().join("log"))?;
+        let id = starter.start(&[], Path::new("sleep"), &["60".to_owned()], &dir.path().join("log"))?;
         let status = std::fs::read_to_string(format!("/proc/{}/status", id.pid))?;
         let parent = status.lines().find_map(|l| l.strip_prefix("PPid:")).context("PPid")?.trim().to_owned();
         assert_ne!(parent, std::process::id().to_string());

@@ -1,0 +1,6 @@
+//! What must be true of a run, checked from what was recorded.
+
+pub mod logs;
+pub mod names;
+pub mod processes;
+pub mod tree;

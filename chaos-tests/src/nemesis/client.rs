@@ -1,0 +1,22 @@
+//! Mounts whose process dies, or does nothing for a while.
+
+use anyhow::Result;
+use rand::RngExt as _;
+use rustix::process::Signal;
+
+use super::{Harm, Kind, Remedy, Site};
+
+pub(super) fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
+    if site.mounts.is_empty() {
+        return Ok(None);
+    }
+    let path = site.mounts.swap_remove(site.rng.random_range(0..site.mounts.len()));
+    let mut harm = Harm::new(kind, Vec::new());
+    harm.victims = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    if kind == Kind::KillMount {
+        site.lab.cluster.kill_mount(&path)?;
+        return Ok(Some(harm.with([Remedy::Mount(path)])));
+    }
+    site.lab.cluster.signal_mount(&path, Signal::STOP)?;
+    Ok(Some(harm.with([Remedy::ContinueMount(path)])))
+}

@@ -1,0 +1,98 @@
+//! Lines between hosts: cut, cut one way, lossy, narrow. The counters of the rules show that something was dropped.
+
+use anyhow::{Context, Result};
+use caribou_cli::local::Part;
+
+use super::{Harm, Kind, Remedy, Server, Site, Whom};
+use crate::network::Host;
+
+/// The rate of a narrow line in kbit/s, and how long it queues in milliseconds.
+const NARROW_KBIT: u32 = 2000;
+const NARROW_LATENCY_MS: u32 = 300;
+
+pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
+    let whom = match kind {
+        Kind::IsolateFollower => Whom::Follower,
+        Kind::IsolateChunkServer | Kind::NarrowChunkServer | Kind::ClientsFromChunkServer => Whom::ChunkServer,
+        Kind::CutPair => Whom::LeaderAndFollower,
+        Kind::Loss => Whom::Everybody,
+        _ => Whom::Leader,
+    };
+    let Some(victims) = site.victims(whom).await else { return Ok(None) };
+    let harm = Harm::new(kind, victims.clone());
+    let others: Vec<Server> = [site.all(Part::Meta), site.all(Part::Chunk)].concat();
+    let others: Vec<Server> = others.into_iter().filter(|server| !victims.contains(server)).collect();
+    let (victim, clients) = (host(site, victims[0])?, site.lab.client_ips());
+    let mut wires = Wires::default();
+    match kind {
+        Kind::NarrowLeader | Kind::NarrowChunkServer => {
+            victim.narrow(NARROW_KBIT, NARROW_LATENCY_MS)?;
+            return Ok(Some(harm.with([Remedy::Widen(victim)])));
+        }
+        Kind::Loss => {
+            let percent = site.percent(1..=30);
+            for server in &victims {
+                let here = host(site, *server)?;
+                for other in victims.iter().filter(|other| *other != server) {
+                    wires.drop(&here, host(site, *other)?.ip(), percent)?;
+                }
+                for client in &clients {
+                    wires.drop(&here, client, percent)?;
+                }
+            }
+        }
+        Kind::CutPair => {
+            let other = host(site, victims[1])?;
+            wires.cut(&victim, &other)?;
+        }
+        Kind::ClientsFromLeader | Kind::ClientsFromChunkServer => {
+            for client in &clients {
+                wires.drop(&victim, client, 100)?;
+            }
+        }
+        Kind::ChunkServersFromLeader => {
+            for server in others.iter().filter(|(part, _)| *part == Part::Chunk) {
+                wires.cut(&victim, &host(site, *server)?)?;
+            }
+        }
+        Kind::DeafLeader => {
+            for server in &others {
+                wires.drop(&victim, host(site, *server)?.ip(), 100)?;
+            }
+        }
+        Kind::MuteLeader => {
+            for server in &others {
+                wires.drop(&host(site, *server)?, victim.ip(), 100)?;
+            }
+        }
+        _ => {
+            for server in &others {
+                wires.cut(&victim, &host(site, *server)?)?;
+            }
+            for client in &clients {
+                wires.drop(&victim, client, 100)?;
+            }
+        }
+    }
+    Ok(Some(harm.with(wires.0)))
+}
+
+fn host(site: &Site<'_>, (part, number): Server) -> Result<Host> {
+    site.lab.host(part, number).cloned().with_context(|| format!("{} {number} is no host of its own", part.name()))
+}
+
+#[derive(Default)]
+struct Wires(Vec<Remedy>);
+
+impl Wires {
+    /// `at` loses so much of what comes from there.
+    fn drop(&mut self, at: &Host, from: &str, percent: u32) -> Result<()> {
+        self.0.push(Remedy::Lift(at.drop_from(from, percent)?));
+        Ok(())
+    }
+
+    fn cut(&mut self, one: &Host, other: &Host) -> Result<()> {
+        self.drop(one, other.ip(), 100)?;
+        self.drop(other, one.ip(), 100)
+    }
+}

@@ -1,0 +1,112 @@
+//! The loads of a run: clients of the library that fight over names, and processes that work through mounts.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::timeline::Counter;
+use crate::lab::Lab;
+use crate::workload::append::Appended;
+use crate::workload::blocks::{ReaderResult, Written};
+use crate::workload::storm::Storm;
+use crate::workload::universe::{Outcome, Universes};
+use crate::workload::worker::{Work, Worker};
+
+/// Writers of blocks, one on each mount.
+const WRITERS: u64 = 2;
+/// Readers take every page from the servers, whatever this kernel has cached.
+const UNCACHED: [&str; 2] = ["-o", "attr-timeout=0s,entry-timeout=0s"];
+
+/// Everything that works.
+pub struct Loads {
+    universes: Universes,
+    writers: Vec<Worker>,
+    reader: Worker,
+    append: Worker,
+    storm: Worker,
+    /// Mounts that writers work on.
+    pub mounts: Vec<PathBuf>,
+    /// The mount of the reader, which nobody harms.
+    pub observer: PathBuf,
+}
+
+/// What all have seen.
+pub struct Seen {
+    pub universes: Outcome,
+    pub written: Vec<Written>,
+    pub read: ReaderResult,
+    pub appended: Appended,
+    pub storm: Storm,
+}
+
+impl Loads {
+    pub async fn start(lab: &mut Lab, seed: u64) -> Result<Self> {
+        let mut mounts = Vec::new();
+        for _ in 0..WRITERS {
+            mounts.push(lab.mount(&[]).await?);
+        }
+        let observer = lab.mount(&UNCACHED).await?;
+        let universes = Universes::start(lab.cluster.meta_addresses(), seed).await?;
+        let write = |(mount, id): (&PathBuf, u64)| Worker::start(&Work::Write { dir: mount.clone(), id });
+        Ok(Self {
+            universes,
+            writers: mounts.iter().zip(0..).map(write).collect::<Result<_>>()?,
+            reader: Worker::start(&Work::Read { dir: observer.clone(), writers: WRITERS, seed })?,
+            append: Worker::start(&Work::Append { dir: mounts[0].clone(), id: WRITERS })?,
+            storm: Worker::start(&Work::Storm { dir: mounts[1].clone(), id: WRITERS + 1 })?,
+            mounts,
+            observer,
+        })
+    }
+
+    /// What counts each load's completions.
+    pub fn counters(&self) -> Vec<(String, Counter)> {
+        let of = |worker: &Worker| -> Counter {
+            let progress = worker.progress_handle();
+            std::sync::Arc::new(move || progress.get())
+        };
+        let mut counters = vec![("names".to_owned(), self.universes.completions())];
+        let fsyncs: Vec<Counter> = self.writers.iter().map(of).collect();
+        counters.push(("fsyncs".to_owned(), std::sync::Arc::new(move || fsyncs.iter().map(|c| c()).sum())));
+        counters.push(("records".to_owned(), of(&self.append)));
+        counters.push(("files".to_owned(), of(&self.storm)));
+        counters
+    }
+
+    /// Ends all of them.
+    pub async fn finish(mut self) -> Result<Seen> {
+        for worker in self.writers.iter_mut().chain([&mut self.reader, &mut self.append, &mut self.storm]) {
+            worker.tell_to_stop();
+        }
+        let universes = self.universes.finish().await?;
+        let (writers, reader, append, storm) = (self.writers, self.reader, self.append, self.storm);
+        tokio::task::spawn_blocking(move || {
+            Ok(Seen {
+                universes,
+                written: writers.into_iter().map(Worker::finish).collect::<Result<_>>()?,
+                read: reader.finish()?,
+                appended: append.finish()?,
+                storm: storm.finish()?,
+            })
+        })
+        .await?
+    }
+}
+
+impl Seen {
+    /// Errors that programs on mounts got.
+    pub fn errors(&self) -> impl Iterator<Item = &String> {
+        let written = self.written.iter().flat_map(|written| &written.errors);
+        written.chain(&self.appended.errors).chain(&self.storm.errors)
+    }
+
+    /// What another mount shows, compared with what was acknowledged.
+    pub fn verify(&self, mount: &Path) -> Vec<String> {
+        let at = |path: &Path| mount.join(path.file_name().unwrap_or_default());
+        let mut wrong: Vec<String> =
+            self.written.iter().flat_map(|file| file.ledger.verify(file.id, &at(&file.path))).collect();
+        wrong.extend(self.appended.verify(&at(&self.appended.path)));
+        wrong.extend(self.storm.verify(&at(&self.storm.folder)));
+        wrong
+    }
+}

@@ -1,0 +1,161 @@
+//! `caribou-chaos run`: breaks a cluster for some minutes under several loads, records everything, and says whether a promise was broken.
+//!
+//! A run is calm, then full of faults, then calm again. It is *violated* if a check found something, *invalid* if it proves nothing (the
+//! loads stood still without a fault, or a planted violation was not found), and *passed* otherwise.
+
+mod judge;
+mod load;
+mod page;
+mod plot;
+mod profile;
+mod report;
+mod timeline;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use caribou_cli::local::Options;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+pub use profile::Profile;
+pub use report::{Outcome, Report};
+
+use crate::args::Setting;
+use crate::lab::Lab;
+use crate::nemesis::{self, Harm, Kind, Site};
+use crate::scenario::healed;
+use load::Loads;
+use profile::Schedule;
+use report::Windows;
+use timeline::{Band, Recorder};
+
+/// How long the loads work before the first fault and after the last.
+const CALM: Duration = Duration::from_secs(5);
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Decides faults, their order and times, and what the loads do
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// How long faults are inflicted
+    #[arg(long, default_value_t = 2.0)]
+    pub minutes: f64,
+    #[arg(long, value_enum, default_value_t = Profile::Everything)]
+    pub profile: Profile,
+    /// Only these kinds of faults
+    #[arg(long, value_enum, value_delimiter = ',')]
+    pub only: Vec<Kind>,
+    /// Without hosts and file systems of their own, which need root: loopback and folders, and fewer kinds of faults
+    #[arg(long)]
+    pub plain: bool,
+    /// Metadata nodes: 3 or 5
+    #[arg(long, default_value_t = 3)]
+    pub meta: usize,
+    /// Chunk servers, at least 3
+    #[arg(long, default_value_t = 3)]
+    pub chunk: usize,
+    /// Where the report goes: a page, and JSON beside it
+    #[arg(long, default_value = "caribou-chaos.html")]
+    pub report: PathBuf,
+}
+
+pub async fn run(setting: &Setting, args: &Args) -> Result<Report> {
+    let kinds = kinds(args)?;
+    let options = Options { meta: args.meta, chunk: args.chunk, ..Options::default() };
+    let mut lab = match args.plain {
+        true => Lab::up(setting, &options).await?,
+        false => Lab::up_on_hosts(setting, &options).await?,
+    };
+    println!("{}", report::command(args));
+    let before = judge::holdings(&lab);
+    let loads = Loads::start(&mut lab, args.seed).await?;
+    let recorder = Recorder::start(loads.counters(), lab.cluster.meta_addresses());
+    tokio::time::sleep(CALM).await;
+    let calm_until_ms = recorder.now_ms();
+    let mut storm = Faults {
+        rng: StdRng::seed_from_u64(args.seed),
+        schedule: Schedule::new(kinds),
+        taken: BTreeSet::new(),
+        mounts: loads.mounts.clone(),
+    };
+    storm.inflict(&mut lab, &recorder, Duration::from_secs_f64(args.minutes * 60.0)).await?;
+    let faults_until_ms = recorder.now_ms();
+    let healing = Instant::now();
+    let healed = heal(&mut lab).await;
+    let healed_ms = recorder.now_ms();
+    println!("healed after {:.1} s", healing.elapsed().as_secs_f64());
+    tokio::time::sleep(CALM).await;
+    let windows = Windows { calm_until_ms, faults_until_ms, healed_ms, end_ms: recorder.now_ms() };
+    let timeline = recorder.finish();
+    let observer = loads.observer.clone();
+    let seen = loads.finish().await?;
+    let checks = judge::judge(&mut lab, seen, healed, &observer, &timeline, &before).await?;
+    let report = Report::new(args, windows, timeline, checks);
+    report.write(&args.report)?;
+    lab.finish(report.outcome() == Outcome::Violated)?;
+    Ok(report)
+}
+
+fn kinds(args: &Args) -> Result<Vec<Kind>> {
+    let mut kinds = args.profile.kinds(!args.plain);
+    if !args.only.is_empty() {
+        kinds.retain(|kind| args.only.contains(kind));
+    }
+    if kinds.is_empty() {
+        bail!("nothing to inflict: the profile {} has none of these kinds of faults here", args.profile.name());
+    }
+    if !args.plain && !rustix::process::geteuid().is_root() {
+        bail!("hosts and file systems of their own need root: run as root, or with --plain");
+    }
+    Ok(kinds)
+}
+
+async fn heal(lab: &mut Lab) -> Result<()> {
+    lab.cluster.start_all().await?;
+    healed(lab).await
+}
+
+/// Inflicts faults, one or two at a time.
+struct Faults {
+    rng: StdRng,
+    schedule: Schedule,
+    taken: BTreeSet<nemesis::Server>,
+    mounts: Vec<PathBuf>,
+}
+
+impl Faults {
+    async fn inflict(&mut self, lab: &mut Lab, recorder: &Recorder, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            let blow = self.schedule.next(&mut self.rng);
+            tokio::time::sleep(blow.pause).await;
+            let mut harms: Vec<(Harm, u64)> = Vec::new();
+            for kind in blow.kinds {
+                let from_ms = recorder.now_ms();
+                let mut site = self.site(lab);
+                let harm = nemesis::inflict(kind, &mut site).await.with_context(|| kind.name())?;
+                harms.extend(harm.map(|harm| (harm, from_ms)));
+            }
+            let told: Vec<String> = harms.iter().map(|(harm, _)| harm.told()).collect();
+            if told.is_empty() {
+                continue;
+            }
+            println!("{:6.1} s  {:.1} s of {}", harms[0].1 as f64 / 1e3, blow.lasts.as_secs_f64(), told.join(" and "));
+            tokio::time::sleep(blow.lasts).await;
+            // Mounts come back last: a mounting waits for the cluster.
+            harms.sort_by_key(|(harm, _)| harm.kind.class());
+            for (harm, from_ms) in harms {
+                let (kind, victims) = (harm.kind, harm.victims.clone());
+                let effect = harm.lift(&mut self.site(lab)).await.with_context(|| kind.name())?;
+                recorder.band(Band { kind, victims, from_ms, to_ms: recorder.now_ms(), effect });
+            }
+        }
+        Ok(())
+    }
+
+    fn site<'a>(&'a mut self, lab: &'a mut Lab) -> Site<'a> {
+        Site { lab, rng: &mut self.rng, taken: &mut self.taken, mounts: &mut self.mounts }
+    }
+}

@@ -1,0 +1,162 @@
+//! What a run does to the cluster: the kinds of faults of a profile, in which order, for how long.
+
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
+use serde::Serialize;
+
+use crate::nemesis::{Class, Kind};
+
+/// Between two faults.
+const PAUSE_MS: std::ops::Range<u64> = 500..2500;
+const LASTS_MS: std::ops::Range<u64> = 300..4000;
+/// One fault of so many comes alone.
+const ALONE_ONE_IN: u32 = 3;
+/// How long chunk servers keep their power after a mount was killed, and the other way round: what a dead client had not synced may be
+/// lost with the power of all holders (the exception of P2), which a reader could not tell from an error.
+const APART: Duration = Duration::from_secs(60);
+
+/// Which faults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// A bit of everything, quickly
+    Smoke,
+    /// Metadata nodes die, stop, pause and hand over
+    Failover,
+    /// Chunk servers, disks, power, mounts
+    Storage,
+    /// Lines between hosts
+    Network,
+    Everything,
+}
+
+impl Profile {
+    pub fn name(self) -> String {
+        self.to_possible_value().expect("no profile is hidden").get_name().to_owned()
+    }
+
+    /// Its kinds; without hosts those that need none.
+    pub fn kinds(self, hosts: bool) -> Vec<Kind> {
+        let belongs = |kind: &Kind| match self {
+            Self::Smoke | Self::Everything => true,
+            Self::Network => kind.class() == Class::Network,
+            Self::Failover => FAILOVER.contains(kind),
+            Self::Storage => !FAILOVER.contains(kind) && kind.class() != Class::Network,
+        };
+        Kind::all().iter().copied().filter(|kind| belongs(kind) && (hosts || !kind.needs_hosts())).collect()
+    }
+}
+
+const FAILOVER: [Kind; 11] = [
+    Kind::KillLeader,
+    Kind::KillFollower,
+    Kind::KillMajority,
+    Kind::KillAllMeta,
+    Kind::StopLeader,
+    Kind::RestartStorm,
+    Kind::TransferLeader,
+    Kind::PauseLeader,
+    Kind::PauseFollower,
+    Kind::PauseAllMeta,
+    Kind::PowerCutLeader,
+];
+
+/// The faults of a run, in an order that its seed decides: every kind comes once before any comes again.
+#[derive(Debug)]
+pub struct Schedule {
+    kinds: Vec<Kind>,
+    /// Those that are still to come in this turn.
+    turn: Vec<Kind>,
+    killed_mount: Option<Instant>,
+    cut_power: Option<Instant>,
+}
+
+/// One or two faults at a time.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Blow {
+    pub kinds: Vec<Kind>,
+    pub pause: Duration,
+    pub lasts: Duration,
+}
+
+impl Schedule {
+    pub fn new(kinds: Vec<Kind>) -> Self {
+        Self { kinds, turn: Vec::new(), killed_mount: None, cut_power: None }
+    }
+
+    pub fn next(&mut self, rng: &mut StdRng) -> Blow {
+        let mut kinds: Vec<Kind> = self.take(rng, |_| true).into_iter().collect();
+        if !rng.random_ratio(1, ALONE_ONE_IN) {
+            let classes: Vec<Class> = kinds.iter().map(|kind| kind.class()).collect();
+            kinds.extend(self.take(rng, |kind| !classes.contains(&kind.class())));
+        }
+        let mut milliseconds = |range| Duration::from_millis(rng.random_range(range));
+        Blow { kinds, pause: milliseconds(PAUSE_MS), lasts: milliseconds(LASTS_MS) }
+    }
+
+    /// The next kind that may come now.
+    fn take(&mut self, rng: &mut StdRng, fits: impl Fn(Kind) -> bool) -> Option<Kind> {
+        let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < APART);
+        let (killed, cut) = (recent(self.killed_mount), recent(self.cut_power));
+        let may =
+            |kind: &Kind| fits(*kind) && !(killed && cuts_chunk_power(*kind)) && !(cut && *kind == Kind::KillMount);
+        if !self.turn.iter().any(may) {
+            let mut again: Vec<Kind> = self.kinds.iter().copied().filter(|kind| !self.turn.contains(kind)).collect();
+            again.shuffle(rng);
+            // Those that had to wait come first.
+            self.turn.splice(0..0, again);
+        }
+        let at = self.turn.iter().rposition(may)?;
+        let kind = self.turn.remove(at);
+        if kind == Kind::KillMount {
+            self.killed_mount = Some(Instant::now());
+        } else if cuts_chunk_power(kind) {
+            self.cut_power = Some(Instant::now());
+        }
+        Some(kind)
+    }
+}
+
+fn cuts_chunk_power(kind: Kind) -> bool {
+    matches!(kind, Kind::PowerCutChunkServer | Kind::PowerCutAllChunkServers | Kind::PowerCutEverything)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng as _;
+
+    #[test]
+    fn every_kind_belongs_to_a_profile_beside_everything() {
+        for kind in Kind::all() {
+            let profiles = [Profile::Failover, Profile::Storage, Profile::Network];
+            let having = profiles.into_iter().filter(|profile| profile.kinds(true).contains(kind)).count();
+            assert_eq!(having, 1, "{}", kind.name());
+        }
+        assert!(Profile::Everything.kinds(false).len() >= 12);
+        assert!(Profile::Network.kinds(false).is_empty());
+    }
+
+    #[test]
+    fn faults_overlap_in_most_blows_and_all_kinds_come() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut schedule = Schedule::new(Profile::Everything.kinds(true));
+        let blows: Vec<Blow> = (0..60).map(|_| schedule.next(&mut rng)).collect();
+        let overlapping = blows.iter().filter(|blow| blow.kinds.len() == 2).count();
+        assert!((30..60).contains(&overlapping), "{overlapping}");
+        for blow in &blows {
+            assert!(blow.kinds.len() == 1 || blow.kinds[0].class() != blow.kinds[1].class());
+        }
+        let seen = |kind: &Kind| blows.iter().any(|blow| blow.kinds.contains(kind));
+        let missing: Vec<String> = Kind::all().iter().filter(|kind| !seen(kind)).map(|kind| kind.name()).collect();
+        // Mounts are not killed near power cuts.
+        assert!(missing.len() <= 3, "{missing:?}");
+        let mut same = Schedule::new(Profile::Everything.kinds(true));
+        let mut rng = StdRng::seed_from_u64(1);
+        assert_eq!(same.next(&mut rng), blows[0]);
+    }
+}

@@ -1,0 +1,306 @@
+//! What a run has come to: for a person on the terminal, as a page, and as JSON beside it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::timeline::{Timeline, Track};
+use super::{Args, page};
+use crate::nemesis::{Class, Kind};
+
+/// Completions per second that a load has to reach while nothing is broken: below, the run says nothing.
+const FLOOR: f64 = 1.0;
+/// And that all loads have to reach together on average under faults.
+const FLOOR_UNDER_FAULTS: f64 = 5.0;
+/// Violations of one check that are shown one by one.
+const SHOWN: usize = 20;
+
+/// One promise, and what was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Check {
+    pub name: &'static str,
+    /// What was compared, and how much of it.
+    pub extent: String,
+    pub violations: Vec<String>,
+    /// Why it proves nothing.
+    pub invalid: Vec<String>,
+}
+
+impl Check {
+    pub fn new(name: &'static str, extent: impl Into<String>) -> Self {
+        Self { name, extent: extent.into(), violations: Vec::new(), invalid: Vec::new() }
+    }
+
+    pub fn with(mut self, violations: impl IntoIterator<Item = String>) -> Self {
+        self.violations.extend(violations);
+        self
+    }
+
+    /// A planted violation has to be found, or the check is blind.
+    pub fn with_control(mut self, is_found: bool, planted: &str) -> Self {
+        if !is_found {
+            self.invalid.push(format!("control: {planted} was not found"));
+        }
+        self
+    }
+}
+
+/// The parts of a run, in milliseconds after its start.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Windows {
+    pub calm_until_ms: u64,
+    pub faults_until_ms: u64,
+    pub healed_ms: u64,
+    pub end_ms: u64,
+}
+
+/// Faults of one kind.
+#[derive(Debug, Clone, Serialize)]
+pub struct Inflicted {
+    pub kind: Kind,
+    pub class: Class,
+    pub count: usize,
+    pub without_effect: usize,
+    /// Longest time without a completion of any load that overlaps with one of them.
+    pub longest_gap_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Passed,
+    Violated,
+    Invalid,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub command: String,
+    pub outcome: Outcome,
+    pub windows: Windows,
+    pub faults: Vec<Inflicted>,
+    /// Faults that were inflicted while another one was under way.
+    pub overlapping: usize,
+    pub checks: Vec<Check>,
+    pub timeline: Timeline,
+}
+
+/// The command that makes the same run again.
+pub fn command(args: &Args) -> String {
+    let mut text = format!(
+        "caribou-chaos run --seed {} --minutes {} --profile {} --meta {} --chunk {}",
+        args.seed,
+        args.minutes,
+        args.profile.name(),
+        args.meta,
+        args.chunk
+    );
+    if !args.only.is_empty() {
+        let kinds: Vec<String> = args.only.iter().map(|kind| kind.name()).collect();
+        text += &format!(" --only {}", kinds.join(","));
+    }
+    if args.plain {
+        text += " --plain";
+    }
+    text
+}
+
+impl Report {
+    pub fn new(args: &Args, windows: Windows, timeline: Timeline, mut checks: Vec<Check>) -> Self {
+        checks.push(load_check(&windows, &timeline));
+        let faults = inflicted(&timeline);
+        let mut report = Self {
+            command: command(args),
+            outcome: Outcome::Passed,
+            windows,
+            faults,
+            overlapping: timeline.overlapping().count(),
+            checks,
+            timeline,
+        };
+        if report.checks.iter().any(|check| !check.invalid.is_empty()) {
+            report.outcome = Outcome::Invalid;
+        }
+        if report.checks.iter().any(|check| !check.violations.is_empty()) {
+            report.outcome = Outcome::Violated;
+        }
+        report
+    }
+
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Faults that took effect.
+    pub fn injections(&self) -> usize {
+        self.faults.iter().map(|fault| fault.count - fault.without_effect).sum()
+    }
+
+    pub fn kinds(&self) -> usize {
+        self.faults.iter().filter(|fault| fault.count > fault.without_effect).count()
+    }
+
+    /// The page, and JSON beside it.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, page::html(self)).with_context(|| path.display().to_string())?;
+        let json = path.with_extension("json");
+        std::fs::write(&json, serde_json::to_vec_pretty(self)?).with_context(|| json.display().to_string())
+    }
+
+    pub fn print(&self, path: &Path) {
+        println!("{}", self.command);
+        println!(
+            "{} faults of {} kinds took effect, {} of them overlapping",
+            self.injections(),
+            self.kinds(),
+            self.overlapping
+        );
+        for check in &self.checks {
+            let word = match (check.violations.is_empty(), check.invalid.is_empty()) {
+                (false, _) => "VIOLATED",
+                (_, false) => "INVALID",
+                _ => "ok",
+            };
+            println!("  {word:<8} {}: {}", check.name, check.extent);
+            for text in check.violations.iter().chain(&check.invalid).take(SHOWN) {
+                println!("    ! {text}");
+            }
+            if check.violations.len() > SHOWN {
+                println!("    ! and {} more", check.violations.len() - SHOWN);
+            }
+        }
+        println!("{}: {}", self.outcome.word(), path.display());
+    }
+}
+
+impl Outcome {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Passed => "passed",
+            Self::Violated => "VIOLATED",
+            Self::Invalid => "INVALID",
+        }
+    }
+
+    /// Exit code.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Passed => 0,
+            Self::Violated => 1,
+            Self::Invalid => 2,
+        }
+    }
+}
+
+/// Loads that stand still without a fault make a run worthless.
+fn load_check(windows: &Windows, timeline: &Timeline) -> Check {
+    let Windows { calm_until_ms, faults_until_ms, healed_ms, end_ms } = *windows;
+    let mut check = Check::new("load", "");
+    let mut extents = Vec::new();
+    let mut together = 0.0;
+    for track in &timeline.tracks {
+        let (before, after) = (track.rate(0, calm_until_ms), track.rate(healed_ms, end_ms));
+        let under = track.rate(calm_until_ms, faults_until_ms);
+        together += under;
+        let Track { name, .. } = track;
+        extents.push(format!("{name} {before:.0}, {under:.0}, {after:.0}/s"));
+        for (rate, when) in [(before, "before"), (after, "after")] {
+            if rate < FLOOR {
+                check.invalid.push(format!("{name}: {rate:.1} completions a second {when} the faults"));
+            }
+        }
+    }
+    if together < FLOOR_UNDER_FAULTS {
+        check.invalid.push(format!("all loads together: {together:.1} completions a second under faults"));
+    }
+    check.extent = format!("before, under and after the faults: {}", extents.join("; "));
+    let without: Vec<String> =
+        timeline.bands.iter().filter(|band| band.effect.is_none()).map(|band| band.kind.name()).collect();
+    if !without.is_empty() && without.len() * 4 > timeline.bands.len() {
+        check.invalid.push(format!("faults without effect: {}", without.join(", ")));
+    }
+    check
+}
+
+fn inflicted(timeline: &Timeline) -> Vec<Inflicted> {
+    let mut by_kind: BTreeMap<Kind, Inflicted> = BTreeMap::new();
+    for band in &timeline.bands {
+        let (kind, class) = (band.kind, band.kind.class());
+        let new = || Inflicted { kind, class, count: 0, without_effect: 0, longest_gap_ms: 0 };
+        let fault = by_kind.entry(kind).or_insert_with(new);
+        fault.count += 1;
+        fault.without_effect += usize::from(band.effect.is_none());
+        // What follows within two seconds is still of the fault.
+        let gaps = timeline.tracks.iter().map(|track| track.longest_gap(band.from_ms, band.to_ms + 2000));
+        let gap = gaps.max().unwrap_or_default();
+        fault.longest_gap_ms = fault.longest_gap_ms.max(u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
+    }
+    by_kind.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::timeline::Band;
+    use super::*;
+
+    fn args() -> Args {
+        Args {
+            seed: 7,
+            minutes: 1.0,
+            profile: super::super::Profile::Everything,
+            only: vec![Kind::KillLeader],
+            plain: true,
+            meta: 3,
+            chunk: 3,
+            report: "x.html".into(),
+        }
+    }
+
+    fn timeline(counts: Vec<u64>) -> Timeline {
+        let band = |from_ms, to_ms, effect: Option<&str>| Band {
+            kind: Kind::KillLeader,
+            victims: "meta1".into(),
+            from_ms,
+            to_ms,
+            effect: effect.map(str::to_owned),
+        };
+        let bands = vec![band(1000, 2000, Some("done")), band(1500, 1800, Some("done"))];
+        Timeline { interval_ms: 100, tracks: vec![Track { name: "names".into(), counts }], bands, leaders: vec![] }
+    }
+
+    const WINDOWS: Windows = Windows { calm_until_ms: 1000, faults_until_ms: 3000, healed_ms: 3000, end_ms: 4000 };
+
+    #[test]
+    fn a_run_is_violated_invalid_or_passed() {
+        let good = Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![Check::new("a", "all")]);
+        assert_eq!((good.outcome(), good.injections(), good.overlapping), (Outcome::Passed, 2, 2));
+        assert!(good.command.ends_with("--only kill-leader --plain"), "{}", good.command);
+        let idle = Report::new(&args(), WINDOWS, timeline([vec![5; 30], vec![0; 10]].concat()), vec![]);
+        assert_eq!(idle.outcome(), Outcome::Invalid);
+        let blind = Check::new("a", "all").with_control(false, "a lost block");
+        assert_eq!(Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![blind]).outcome(), Outcome::Invalid);
+        let found = Check::new("a", "all").with(["lost".to_owned()]);
+        let report = Report::new(&args(), WINDOWS, timeline([vec![5; 30], vec![0; 10]].concat()), vec![found]);
+        assert_eq!(report.outcome(), Outcome::Violated);
+        assert_eq!(report.outcome().code(), 1);
+    }
+
+    #[test]
+    fn the_page_shows_faults_checks_and_how_to_do_it_again() {
+        let check = Check::new("names", "400 operations").with(["<b> came back".to_owned()]);
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("report.html");
+        Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![check]).write(&path).expect("written");
+        let html = std::fs::read_to_string(&path).expect("read");
+        for text in ["VIOLATED", "kill-leader", "&lt;b&gt; came back", "--seed 7", "<svg", "400 operations"] {
+            assert!(html.contains(text), "{text} is missing");
+        }
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path.with_extension("json")).expect("read")).expect("JSON");
+        assert_eq!(json["outcome"], "violated");
+        assert_eq!(json["timeline"]["bands"][0]["kind"], "kill-leader");
+    }
+}

@@ -1,0 +1,137 @@
+//! Writers of self-describing blocks through a mount, each with its ledger; and readers that must never see a block go back.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use serde::{Deserialize, Serialize};
+
+use super::worker::{PAUSE_AFTER_ERROR, Work, Worker, open_again, open_or_make, told};
+use crate::block::{self, BLOCK, Content};
+use crate::ledger::FileLedger;
+
+/// Blocks of one file: over a chunk's end, so that two chunks are in play.
+const PLACES: u64 = 20_000;
+/// Places that are written again and again.
+const HOT_PLACES: u64 = 64;
+/// Writes between two fsyncs.
+const WRITES_PER_SYNC: usize = 24;
+
+/// Starts a writer of `written<id>` below `dir`.
+pub fn writer(dir: &Path, id: u64) -> Result<Worker> {
+    Worker::start(&Work::Write { dir: dir.to_owned(), id })
+}
+
+/// One writer's outcome.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Written {
+    pub id: u64,
+    pub path: PathBuf,
+    pub ledger: FileLedger,
+    /// Errors of writes and fsyncs. After one, the handle is opened anew.
+    pub errors: Vec<String>,
+    pub syncs: u64,
+}
+
+pub(super) fn write_until(stop: &AtomicBool, id: u64, path: PathBuf) -> Result<Written> {
+    let mut file = open_or_make(&path).with_context(|| path.display().to_string())?;
+    let mut random = StdRng::seed_from_u64(id);
+    let mut out = Written { id, path: path.clone(), ledger: FileLedger::default(), errors: Vec::new(), syncs: 0 };
+    while !stop.load(Ordering::Relaxed) {
+        let mut failures = Vec::new();
+        for _ in 0..WRITES_PER_SYNC {
+            let place = if random.random_bool(0.7) {
+                random.random_range(0..HOT_PLACES)
+            } else {
+                random.random_range(0..PLACES)
+            };
+            if let Err(error) = out.ledger.write(id, &file, place) {
+                failures.push(format!("{} (write of block {place})", told(&path, &error)));
+                break;
+            }
+        }
+        match out.ledger.sync(&file) {
+            Ok(()) => {
+                out.syncs += 1;
+                println!("{}", out.syncs);
+            }
+            Err(error) => failures.push(format!("{} (fsync)", told(&path, &error))),
+        }
+        if !failures.is_empty() {
+            out.errors.append(&mut failures);
+            std::thread::sleep(PAUSE_AFTER_ERROR);
+            if let Ok(again) = open_again(&path) {
+                file = again;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// Un-synced blocks behind a synced one, in a file that stays open (so that closing does not flush it).
+pub(super) fn control_until(stop: &AtomicBool, path: &Path, id: u64, blocks: u64) -> Result<FileLedger> {
+    let file = open_or_make(path).with_context(|| path.display().to_string())?;
+    let mut ledger = FileLedger::default();
+    ledger.write(id, &file, 0)?;
+    ledger.sync(&file)?;
+    for place in 1..blocks {
+        ledger.write(id, &file, place)?;
+    }
+    println!("1");
+    std::io::stdout().flush()?;
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(ledger)
+}
+
+/// What a reader has seen.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct ReaderResult {
+    pub reads: u64,
+    /// Blocks that went back from new to old, or were mixed (P2), and read errors.
+    pub violations: Vec<String>,
+}
+
+pub(super) fn read_until(stop: &AtomicBool, dir: &Path, writers: u64, seed: u64) -> ReaderResult {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut newest: BTreeMap<(u64, u64), u64> = BTreeMap::new();
+    let mut result = ReaderResult::default();
+    while !stop.load(Ordering::Relaxed) {
+        let id = random.random_range(0..writers);
+        // Opened anew each time: close-to-open, and no page of this mount's kernel is older than the open.
+        let Ok(file) = File::open(dir.join(format!("written{id}"))) else { continue };
+        let place = random.random_range(0..HOT_PLACES);
+        let mut bytes = vec![0; BLOCK];
+        match file.read_exact_at(&mut bytes, place * BLOCK as u64) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => continue,
+            Err(error) => {
+                result.violations.push(format!("file {id} block {place}: read: {error}"));
+                continue;
+            }
+        }
+        result.reads += 1;
+        let seen = newest.entry((id, place)).or_default();
+        match block::read(id, place, &bytes) {
+            Content::Write { sequence } if sequence >= *seen => *seen = sequence,
+            Content::Write { sequence } => {
+                result
+                    .violations
+                    .push(format!("file {id} block {place} went back from write {seen} to {sequence} (P2)"));
+            }
+            Content::Hole if *seen == 0 => {}
+            Content::Hole => {
+                result.violations.push(format!("file {id} block {place} became a hole after write {seen} (P2)"))
+            }
+            Content::Mixed => result.violations.push(format!("file {id} block {place} is mixed (P2)")),
+        }
+    }
+    result
+}

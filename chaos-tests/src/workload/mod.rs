@@ -1,0 +1,7 @@
+//! Loads, each with what it needs to be judged: what was sent, what was acknowledged.
+
+pub mod append;
+pub mod blocks;
+pub mod storm;
+pub mod universe;
+pub mod worker;

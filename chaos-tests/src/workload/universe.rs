@@ -1,0 +1,264 @@
+//! Clients that fight over a few names of one directory, through the client library. Each round has a directory of its own, whose history
+//! is checked as soon as it is over: one order of all operations has to explain every answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use caribou_client::meta::QueryOp;
+use caribou_client::proto::meta::v1::{
+    Caller, Create, Link, Lookup, Mkdir, ReadDir, Rename, ReplyBody, Unlink, mutation,
+};
+use caribou_client::{Client, ClientConfig, Error};
+use parking_lot::Mutex;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use tokio::sync::watch;
+
+use crate::check::names::{self, Answer, Event, Name, Op};
+
+/// Clients, each with a session of its own.
+pub const CLIENTS: usize = 5;
+/// Operations of each in one round: more make the check long.
+const OPS: usize = 40;
+/// Names that they fight over.
+const NAMES: Name = 5;
+/// Between two operations.
+const THINK: Duration = Duration::from_millis(4);
+
+/// Universes at work.
+pub struct Universes {
+    shared: Arc<Shared>,
+    stop: watch::Sender<bool>,
+    task: tokio::task::JoinHandle<Result<()>>,
+}
+
+struct Shared {
+    clients: Vec<Client>,
+    completions: AtomicU64,
+    outcome: Mutex<Outcome>,
+}
+
+/// What came out.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    pub rounds: u64,
+    pub operations: u64,
+    pub unknown: u64,
+    pub violations: Vec<String>,
+    /// The longest history, for a control of the check itself.
+    pub sample: Vec<Event>,
+    /// Longest time that a check took.
+    pub longest_check: Duration,
+}
+
+impl Universes {
+    pub async fn start(meta: Vec<String>, seed: u64) -> Result<Self> {
+        let mut clients = Vec::new();
+        for number in 0..CLIENTS {
+            let name = format!("universe {number}");
+            clients.push(Client::connect(ClientConfig { meta: meta.clone(), name, ..ClientConfig::default() }).await?);
+        }
+        let shared = Arc::new(Shared { clients, completions: AtomicU64::new(0), outcome: Mutex::default() });
+        let stop = watch::Sender::new(false);
+        let task = tokio::spawn(rounds(shared.clone(), stop.subscribe(), seed));
+        Ok(Self { shared, stop, task })
+    }
+
+    /// Operations that were answered so far.
+    pub fn completions(&self) -> Arc<dyn Fn() -> u64 + Send + Sync> {
+        let shared = self.shared.clone();
+        Arc::new(move || shared.completions.load(Ordering::Relaxed))
+    }
+
+    /// Ends the round under way and the sessions.
+    pub async fn finish(self) -> Result<Outcome> {
+        self.stop.send_replace(true);
+        self.task.await.context("a round panicked")??;
+        for client in &self.shared.clients {
+            client.shutdown().await;
+        }
+        Ok(self.shared.outcome.lock().clone())
+    }
+}
+
+async fn rounds(shared: Arc<Shared>, stop: watch::Receiver<bool>, seed: u64) -> Result<()> {
+    for round in 0.. {
+        if *stop.borrow() {
+            break;
+        }
+        let name = format!("universe-{seed}-{round}");
+        let folder = Mkdir { parent: 1, name: name.into(), mode: 0o755 };
+        let made = shared.clients[0].meta().mutate(&root(), mutation::Op::Mkdir(folder)).await?;
+        let folder = made.attr.context("a folder has attributes")?.inode;
+        let (clock, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
+        let players = shared.clients.iter().enumerate().map(|(number, client)| {
+            let rng = StdRng::seed_from_u64(seed.wrapping_mul(1_000_003) ^ (round << 8) ^ number as u64);
+            let player = Player {
+                number,
+                client: client.clone(),
+                folder,
+                rng,
+                clock: clock.clone(),
+                seen: seen.clone(),
+                shared: shared.clone(),
+                stop: stop.clone(),
+            };
+            tokio::spawn(player.play())
+        });
+        let mut history = Vec::new();
+        for player in players.collect::<Vec<_>>() {
+            history.extend(player.await.context("a client of a universe panicked")?);
+        }
+        judge(&shared, round, history).await?;
+    }
+    Ok(())
+}
+
+async fn judge(shared: &Shared, round: u64, history: Vec<Event>) -> Result<()> {
+    let started = Instant::now();
+    let (found, history) = tokio::task::spawn_blocking(move || (names::check(&history), history)).await?;
+    let mut outcome = shared.outcome.lock();
+    outcome.longest_check = outcome.longest_check.max(started.elapsed());
+    outcome.rounds += 1;
+    outcome.operations += history.len() as u64;
+    outcome.unknown += history.iter().filter(|e| matches!(e.answer, Answer::Unknown { .. })).count() as u64;
+    outcome.violations.extend(found.map(|text| format!("universe {round}: {text}")));
+    if history.len() > outcome.sample.len() {
+        outcome.sample = history;
+    }
+    Ok(())
+}
+
+/// One client in one round.
+struct Player {
+    number: usize,
+    client: Client,
+    folder: u64,
+    rng: StdRng,
+    clock: Arc<AtomicU64>,
+    /// Inodes that anybody has seen in this round.
+    seen: Arc<Mutex<Vec<u64>>>,
+    shared: Arc<Shared>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Player {
+    async fn play(mut self) -> Vec<Event> {
+        let mut history = Vec::new();
+        while history.len() < OPS && !*self.stop.borrow() {
+            let Some(op) = self.next() else { continue };
+            let called = self.clock.fetch_add(1, Ordering::SeqCst);
+            let result = self.carry_out(op).await;
+            let answered = self.clock.fetch_add(1, Ordering::SeqCst);
+            let answer = match result {
+                Ok(answer) => {
+                    self.shared.completions.fetch_add(1, Ordering::Relaxed);
+                    answer
+                }
+                Err(error) => {
+                    let text = format!("client {} of the universes: {op:?} failed: {error}", self.number);
+                    self.shared.outcome.lock().violations.push(text);
+                    Answer::Unknown { inode: None }
+                }
+            };
+            if let Answer::File { inode, .. } = answer {
+                self.seen.lock().push(inode);
+            }
+            history.push(Event { client: self.number, op, answer, called, answered });
+            tokio::time::sleep(THINK.mul_f64(self.rng.random_range(0.0..2.0))).await;
+        }
+        history
+    }
+
+    fn next(&mut self) -> Option<Op> {
+        let name = self.rng.random_range(0..NAMES);
+        let other = (name + self.rng.random_range(1..NAMES)) % NAMES;
+        Some(match self.rng.random_range(0..10) {
+            0..3 => Op::Create(name),
+            3 | 4 => Op::Unlink(name),
+            5 => Op::Rename { from: name, to: other, replace: self.rng.random() },
+            6 => {
+                let seen = self.seen.lock();
+                let inode = *seen.get(self.rng.random_range(0..seen.len().max(1)))?;
+                Op::Link { inode, to: name }
+            }
+            7 | 8 => Op::Lookup(name),
+            _ => Op::List,
+        })
+    }
+
+    /// Every answer of the file system is an answer; everything else is an error that no client should see.
+    async fn carry_out(&self, op: Op) -> Result<Answer, Error> {
+        match self.ask(op).await {
+            Err(Error::Errno(errno)) => Ok(Answer::Errno(errno)),
+            other => other,
+        }
+    }
+
+    async fn ask(&self, op: Op) -> Result<Answer, Error> {
+        let parent = self.folder;
+        let mutation = match op {
+            Op::Create(name) => mutation::Op::Create(Create {
+                parent,
+                name: text(name),
+                mode: 0o644,
+                exclusive: true,
+                access: 6,
+                ..Create::default()
+            }),
+            Op::Unlink(name) => mutation::Op::Unlink(Unlink { parent, name: text(name) }),
+            Op::Rename { from, to, replace } => mutation::Op::Rename(Rename {
+                parent,
+                name: text(from),
+                new_parent: parent,
+                new_name: text(to),
+                no_replace: !replace,
+                exchange: false,
+            }),
+            Op::Link { inode, to } => mutation::Op::Link(Link { inode, parent, name: text(to) }),
+            Op::Lookup(name) => {
+                let query = QueryOp::Lookup(Lookup { parent, name: text(name) });
+                return Ok(file(&self.client.meta().query(&root(), query).await?));
+            }
+            Op::List => {
+                let query = QueryOp::ReadDir(ReadDir { inode: parent, cookie: 0, limit: 1000, plus: false });
+                let body = self.client.meta().query(&root(), query).await?;
+                let names = body.entries.iter().map(|entry| (number(&entry.name), entry.inode));
+                return Ok(Answer::Names(names.collect::<BTreeMap<_, _>>()));
+            }
+        };
+        let body = self.client.meta().mutate(&root(), mutation).await?;
+        Ok(match op {
+            Op::Create(_) => {
+                let answer = file(&body);
+                if let Answer::File { inode, .. } = answer {
+                    self.client.meta().release_claim(inode);
+                }
+                answer
+            }
+            Op::Link { .. } => file(&body),
+            _ => Answer::Done,
+        })
+    }
+}
+
+fn file(body: &ReplyBody) -> Answer {
+    let attr = body.attr.unwrap_or_default();
+    Answer::File { inode: attr.inode, links: attr.nlink }
+}
+
+fn text(name: Name) -> bytes::Bytes {
+    format!("n{name}").into()
+}
+
+/// A name that is none of ours shows as one that is never used.
+fn number(name: &[u8]) -> Name {
+    let digits = std::str::from_utf8(name).ok().and_then(|text| text.strip_prefix('n'));
+    digits.and_then(|digits| digits.parse().ok()).unwrap_or(Name::MAX)
+}
+
+fn root() -> Caller {
+    Caller { uid: 0, gid: 0, groups: vec![] }
+}

@@ -1,0 +1,180 @@
+//! Work through a mount, in processes of their own (`caribou-chaos worker …`): a process with files open on a mount must not start
+//! others while the cluster is away, since closing the inherited descriptors waits for it. A worker ends when its standard input does, and
+//! then prints what it has seen as one line of JSON.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::de::DeserializeOwned;
+
+use super::{append, blocks, storm};
+
+/// After an error, before the file is opened anew.
+pub(super) const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
+
+/// The type of a FUSE file system (`FUSE_SUPER_MAGIC`).
+const FUSE: rustix::fs::FsWord = 0x6573_5546;
+/// What an error begins with that came while the mount was away.
+pub const AWAY: &str = "away: ";
+
+/// What a worker process does.
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum Work {
+    /// Write and fsync blocks of one file
+    Write { dir: PathBuf, id: u64 },
+    /// Write blocks of one file, fsync the first alone, and leave the file open
+    Control { path: PathBuf, id: u64, blocks: u64 },
+    /// Read blocks of the writers' files
+    Read { dir: PathBuf, writers: u64, seed: u64 },
+    /// Append records to one file
+    Append { dir: PathBuf, id: u64 },
+    /// Make, sync, rename and remove small files in a folder
+    Storm { dir: PathBuf, id: u64 },
+}
+
+impl Work {
+    /// The worker process: works until its standard input ends.
+    pub fn run(self) -> Result<()> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = stop.clone();
+        std::thread::spawn(move || {
+            // Whatever ends standard input ends the work.
+            let _ = std::io::stdin().read_to_end(&mut Vec::new());
+            told.store(true, Ordering::Relaxed);
+        });
+        let line = match self {
+            Self::Write { dir, id } => {
+                serde_json::to_string(&blocks::write_until(&stop, id, dir.join(format!("written{id}")))?)?
+            }
+            Self::Control { path, id, blocks } => {
+                serde_json::to_string(&blocks::control_until(&stop, &path, id, blocks)?)?
+            }
+            Self::Read { dir, writers, seed } => {
+                serde_json::to_string(&blocks::read_until(&stop, &dir, writers, seed))?
+            }
+            Self::Append { dir, id } => {
+                serde_json::to_string(&append::append_until(&stop, id, dir.join(format!("appended{id}")))?)?
+            }
+            Self::Storm { dir, id } => {
+                serde_json::to_string(&storm::storm_until(&stop, id, dir.join(format!("storm{id}")))?)?
+            }
+        };
+        println!("{line}");
+        Ok(())
+    }
+
+    fn words(&self) -> Vec<String> {
+        let (verb, path, numbers) = match self {
+            Self::Write { dir, id } => ("write", dir, vec![id]),
+            Self::Control { path, id, blocks } => ("control", path, vec![id, blocks]),
+            Self::Read { dir, writers, seed } => ("read", dir, vec![writers, seed]),
+            Self::Append { dir, id } => ("append", dir, vec![id]),
+            Self::Storm { dir, id } => ("storm", dir, vec![id]),
+        };
+        let words = [verb.to_owned(), path.display().to_string()].into_iter();
+        let words = words.chain(numbers.into_iter().map(u64::to_string));
+        ["worker".to_owned()].into_iter().chain(words).collect()
+    }
+}
+
+/// A worker process. Killed when it is dropped.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    /// Figures that it has printed (one number a line).
+    progress: Arc<AtomicU64>,
+    output: Option<JoinHandle<String>>,
+}
+
+impl Worker {
+    pub fn start(work: &Work) -> Result<Self> {
+        let program = std::env::current_exe()?;
+        let mut command = Command::new(program);
+        command.args(work.words()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().context("a worker process")?;
+        let progress = Arc::new(AtomicU64::new(0));
+        let (lines, seen) = (BufReader::new(child.stdout.take().context("a pipe")?).lines(), progress.clone());
+        let output = std::thread::spawn(move || {
+            let mut last = String::new();
+            for line in lines.map_while(Result::ok) {
+                match line.parse() {
+                    Ok(number) => seen.store(number, Ordering::Relaxed),
+                    Err(_) => last = line,
+                }
+            }
+            last
+        });
+        Ok(Self { child, progress, output: Some(output) })
+    }
+
+    /// The last figure that it has printed.
+    pub fn progress(&self) -> u64 {
+        self.progress.load(Ordering::Relaxed)
+    }
+
+    /// The same figure, for other threads.
+    pub fn progress_handle(&self) -> Progress {
+        Progress(self.progress.clone())
+    }
+
+    pub fn tell_to_stop(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// Waits for its end; what it has seen.
+    pub fn finish<T: DeserializeOwned>(mut self) -> Result<T> {
+        self.tell_to_stop();
+        let output = self.output.take().context("a worker is finished once")?;
+        let line = output.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?;
+        let status = self.child.wait()?;
+        serde_json::from_str(&line).with_context(|| format!("a worker ended with {status} and said \"{line}\""))
+    }
+}
+
+/// How far a worker has come.
+#[derive(Debug)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // Fails when it has ended, which is what we want.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An error in words. While a mount is away, its folder shows what is below: then nothing that it says is of the mount.
+pub(super) fn told(path: &Path, error: &std::io::Error) -> String {
+    let folder = path.parent().unwrap_or(path);
+    let is_mounted = rustix::fs::statfs(folder).is_ok_and(|found| found.f_type == FUSE);
+    let away = if is_mounted { "" } else { AWAY };
+    format!("{away}{}: {error}", path.display())
+}
+
+/// Opens a file for reading and writing.
+pub(super) fn open_or_make(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)
+}
+
+/// The same after an error. It makes no file: if the mount is away, it would be made in the folder below.
+pub(super) fn open_again(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Lets writers and readers drop what this machine's kernel has cached of the mounts.
+pub fn drop_caches() -> Result<()> {
+    std::fs::write("/proc/sys/vm/drop_caches", "3").context("/proc/sys/vm/drop_caches: needs root")
+}
