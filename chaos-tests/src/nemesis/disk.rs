@@ -23,8 +23,10 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
     let harm = Harm::new(kind, victims.clone());
     if matches!(kind, Kind::FullFollower | Kind::FullLeader | Kind::FullChunkServer) {
         let filler = fill(site, victims[0])?;
-        // A node whose log cannot be written ends.
-        return Ok(Some(harm.with([Remedy::Remove(filler), Remedy::Start(victims[0])])));
+        let harm = harm.with([Remedy::Remove(filler)]);
+        // A metadata node that cannot write ends; a chunk server goes on.
+        let ends = kind != Kind::FullChunkServer;
+        return Ok(Some(harm.with(ends.then_some(Remedy::Restart(victims[0])))));
     }
     site.lab.cut_power(&victims)?;
     Ok(Some(harm.with(victims.into_iter().map(Remedy::Start))))

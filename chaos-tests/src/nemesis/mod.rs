@@ -184,8 +184,9 @@ pub struct Harm {
 /// How a part of a harm is lifted.
 #[derive(Debug)]
 enum Remedy {
-    /// Start it, if it does not run.
     Start(Server),
+    /// It may be at its end, or not: killed first.
+    Restart(Server),
     Continue(Server),
     Lift(Rule),
     Widen(Host),
@@ -215,8 +216,9 @@ impl Harm {
         let mut packets = None;
         for remedy in self.remedies {
             match remedy {
-                Remedy::Start((part, number)) => {
-                    site.lab.cluster.forget_dead(part, number)?;
+                Remedy::Start((part, number)) => site.lab.cluster.start(part, number).await?,
+                Remedy::Restart((part, number)) => {
+                    site.lab.cluster.signal(part, number, Signal::KILL)?;
                     site.lab.cluster.start(part, number).await?;
                 }
                 Remedy::Continue((part, number)) => site.lab.cluster.signal(part, number, Signal::CONT)?,

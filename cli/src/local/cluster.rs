@@ -137,13 +137,6 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// A server that has ended by itself is not expected to run any more.
-    pub fn forget_dead(&mut self, part: Part, number: usize) -> Result<()> {
-        let node = self.node_mut(part, number)?;
-        node.process = node.process.filter(|process| process.is_alive());
-        self.save()
-    }
-
     /// Sends a signal to a mount's process.
     pub fn signal_mount(&self, path: &Path, signal: Signal) -> Result<()> {
         let mount = self.layout.mounts.iter().find(|mount| mount.path == path);
