@@ -148,16 +148,9 @@ impl Kind {
         matches!(self.class(), Class::Network | Class::Disk)
     }
 
-    /// Whether a mount may lose what it had not synced, or tell of an error.
-    pub fn may_fail_mounts(self) -> bool {
-        matches!(
-            self,
-            Self::KillMount
-                | Self::KillAllChunkServers
-                | Self::KillAllServers
-                | Self::PowerCutAllChunkServers
-                | Self::PowerCutEverything
-        )
+    /// Whether chunk servers lose what they had not synced.
+    pub fn cuts_chunk_power(self) -> bool {
+        matches!(self, Self::PowerCutChunkServer | Self::PowerCutAllChunkServers | Self::PowerCutEverything)
     }
 }
 

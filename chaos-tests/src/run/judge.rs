@@ -89,8 +89,7 @@ fn with_a_wrong_answer(history: &[Event]) -> Option<Vec<Event>> {
 fn errors(seen: &Seen, timeline: &Timeline) -> Check {
     let had = |kinds: &[Kind]| timeline.bands.iter().any(|band| kinds.contains(&band.kind));
     let killed = had(&[Kind::KillMount]);
-    let power = [Kind::PowerCutChunkServer, Kind::PowerCutAllChunkServers, Kind::PowerCutEverything];
-    let may_lose = killed || had(&power);
+    let may_lose = killed || timeline.bands.iter().any(|band| band.kind.cuts_chunk_power());
     let is_explained = |error: &str| {
         let dead = ["Transport endpoint is not connected", "Software caused connection abort"];
         (killed && (error.starts_with(AWAY) || dead.iter().any(|text| error.contains(text))))

@@ -103,7 +103,7 @@ impl Schedule {
         let recent = |at: Option<Instant>| at.is_some_and(|at| at.elapsed() < APART);
         let (killed, cut) = (recent(self.killed_mount), recent(self.cut_power));
         let may =
-            |kind: &Kind| fits(*kind) && !(killed && cuts_chunk_power(*kind)) && !(cut && *kind == Kind::KillMount);
+            |kind: &Kind| fits(*kind) && !(killed && kind.cuts_chunk_power()) && !(cut && *kind == Kind::KillMount);
         if !self.turn.iter().any(may) {
             let mut again: Vec<Kind> = self.kinds.iter().copied().filter(|kind| !self.turn.contains(kind)).collect();
             again.shuffle(rng);
@@ -114,15 +114,11 @@ impl Schedule {
         let kind = self.turn.remove(at);
         if kind == Kind::KillMount {
             self.killed_mount = Some(Instant::now());
-        } else if cuts_chunk_power(kind) {
+        } else if kind.cuts_chunk_power() {
             self.cut_power = Some(Instant::now());
         }
         Some(kind)
     }
-}
-
-fn cuts_chunk_power(kind: Kind) -> bool {
-    matches!(kind, Kind::PowerCutChunkServer | Kind::PowerCutAllChunkServers | Kind::PowerCutEverything)
 }
 
 #[cfg(test)]
