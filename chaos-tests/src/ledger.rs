@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::block::{self, BLOCK, Content};
+use crate::check::finding::{Finding, Moment};
 
 /// One file of blocks.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -25,6 +26,8 @@ pub struct FileLedger {
 struct Place {
     sent: u64,
     synced: u64,
+    /// When the fsync of that write came back.
+    synced_at: Moment,
 }
 
 impl FileLedger {
@@ -43,8 +46,9 @@ impl FileLedger {
     pub fn sync(&mut self, file: &File) -> io::Result<()> {
         let pending = std::mem::take(&mut self.pending);
         file.sync_all()?;
+        let synced_at = Moment::now();
         for place in pending {
-            self.places.entry(place).and_modify(|p| p.synced = p.sent);
+            self.places.entry(place).and_modify(|p| *p = Place { synced: p.sent, synced_at, ..*p });
         }
         Ok(())
     }
@@ -65,11 +69,14 @@ impl FileLedger {
     }
 
     /// Compares the file with what must be there: each place at least as new as its last fsync, no newer than what was sent, whole.
-    pub fn verify(&self, id: u64, path: &Path) -> Vec<String> {
+    pub fn verify(&self, id: u64, path: &Path) -> Vec<Finding> {
         let file = match File::open(path) {
             Ok(file) => file,
             Err(_) if self.synced_blocks() == 0 => return Vec::new(),
-            Err(error) => return vec![format!("{}: {error}, though an fsync was acknowledged", path.display())],
+            Err(error) => {
+                let text = format!("{}: {error}, though an fsync was acknowledged", path.display());
+                return vec![Finding::now(text)];
+            }
         };
         let mut wrong = Vec::new();
         for (place, expected) in &self.places {
@@ -78,7 +85,7 @@ impl FileLedger {
                 Ok(0) => Content::Hole,
                 Ok(_) => block::read(id, *place, &bytes),
                 Err(error) => {
-                    wrong.push(format!("{} block {place}: {error}", path.display()));
+                    wrong.push(Finding::now(format!("{} block {place}: {error}", path.display())));
                     continue;
                 }
             };
@@ -88,12 +95,7 @@ impl FileLedger {
                 Content::Mixed => false,
             };
             if !right {
-                wrong.push(format!(
-                    "{} block {place}: {content:?}, but write {} was fsynced and {} sent last",
-                    path.display(),
-                    expected.synced,
-                    expected.sent
-                ));
+                wrong.push(expected.contradicted(content, format!("{} block {place}", path.display())));
             }
         }
         wrong
@@ -109,6 +111,22 @@ impl FileLedger {
             expected.sent > expected.synced && !read.is_ok_and(|n| n > 0 && block::read(id, *place, &bytes) == newest)
         };
         self.places.iter().filter(|(p, e)| is_lost((p, e))).count()
+    }
+}
+
+impl Place {
+    /// It went wrong between the fsync and now, or with the write after it.
+    fn contradicted(&self, content: Content, what: String) -> Finding {
+        let found = match content {
+            Content::Hole => "nothing is there".to_owned(),
+            Content::Write { sequence } => format!("write {sequence} is there"),
+            Content::Mixed => "what is there is no whole write of this block".to_owned(),
+        };
+        if self.synced == 0 {
+            return Finding::from(format!("{what}: {found}; nothing was fsynced, write {} was sent last", self.sent));
+        }
+        let text = format!("{what}: {found}, but write {} was fsynced, and {} sent last", self.synced, self.sent);
+        Finding::between(self.synced_at, Moment::now(), text)
     }
 }
 
@@ -138,7 +156,9 @@ mod tests {
         let mut ledger = FileLedger::default();
         ledger.write(5, &file, 0).unwrap();
         ledger.write(5, &file, 3).unwrap();
+        let before = Moment::now();
         ledger.sync(&file).unwrap();
+        let after = Moment::now();
         ledger.write(5, &file, 0).unwrap();
         assert!(ledger.verify(5, &path).is_empty());
         assert_eq!(ledger.lost_unsynced(5, &path), 0);
@@ -147,6 +167,13 @@ mod tests {
         assert!(ledger.verify(5, &path).is_empty());
         assert_eq!(ledger.lost_unsynced(5, &path), 1);
         file.set_len(0).unwrap();
-        assert_eq!(ledger.verify(5, &path).len(), 2);
+        let wrong = ledger.verify(5, &path);
+        assert_eq!(wrong.len(), 2);
+        assert!(
+            wrong[0].text.ends_with("block 0: nothing is there, but write 1 was fsynced, and 3 sent last"),
+            "{wrong:?}"
+        );
+        let (synced_at, found_at) = wrong[0].when.unwrap();
+        assert!(before <= synced_at && synced_at <= after && after <= found_at);
     }
 }

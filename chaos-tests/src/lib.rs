@@ -13,6 +13,7 @@
 //! | `network.rs` | hosts: network namespaces on a bridge |
 //! | `program.rs` | programs of others: there or not, run, how they ended |
 //! | `report.rs` | verdicts and figures for a person and as JSON |
+//! | `plot.rs` | parts of plots |
 //!
 //! Servers run only as processes (STYLE, layers 1).
 
@@ -23,6 +24,7 @@ pub mod lab;
 pub mod ledger;
 pub mod nemesis;
 pub mod network;
+pub mod plot;
 pub mod program;
 pub mod report;
 pub mod run;

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::check::finding::Finding;
+
 /// Violations that are shown one by one.
 const SHOWN: usize = 20;
 
@@ -30,6 +32,11 @@ impl Verdict {
         if !right {
             self.violations.push(violation());
         }
+    }
+
+    /// Notes what a check has found.
+    pub fn found(&mut self, findings: impl IntoIterator<Item = Finding>) {
+        self.violations.extend(findings.into_iter().map(String::from));
     }
 
     pub fn is_passed(&self) -> bool {

@@ -4,14 +4,20 @@
 //! A long history cannot be checked as a whole; one of a few hundred operations takes milliseconds. So a directory is used for a round only.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt;
 
 use todc_utils::linearizability::WGLChecker;
 use todc_utils::linearizability::history::{Action, History};
 use todc_utils::specifications::Specification;
 
+use super::explain;
+use super::finding::{Finding, Moment};
+
 /// A name of the directory.
 pub type Name = u8;
+
+/// The number of an inode that nobody has seen, less that of its name.
+const NEW: u64 = u64::MAX;
 
 /// What is asked of the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +41,7 @@ pub enum Op {
 }
 
 /// What was answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Answer {
     Done,
     /// Of create, link and lookup.
@@ -60,10 +66,13 @@ pub struct Event {
     /// Call and answer of all operations are numbered in the order in which they happened.
     pub called: u64,
     pub answered: u64,
+    /// The same on this machine's clock, for a person.
+    pub called_at: Moment,
+    pub answered_at: Moment,
 }
 
 /// Says what contradicts, or nothing if the history has an order.
-pub fn check(events: &[Event]) -> Option<String> {
+pub fn check(events: &[Event]) -> Option<Finding> {
     let events = &with_inodes(events);
     if is_linearizable(events) {
         return None;
@@ -72,23 +81,7 @@ pub fn check(events: &[Event]) -> Option<String> {
     let mut answers: Vec<u64> = events.iter().map(|event| event.answered).collect();
     answers.sort_unstable();
     let first_bad = answers.partition_point(|end| is_linearizable(&until(events, *end)));
-    let end = answers[first_bad.min(answers.len() - 1)];
-    let bad = events.iter().find(|event| event.answered == end)?;
-    let mut text = format!(
-        "no order of the operations explains the answer {:?} to {:?} of client {}; the names before, as listed or answered:",
-        bad.answer, bad.op, bad.client
-    );
-    let mut near: Vec<&Event> = events.iter().filter(|event| event.called < end && touches(event, bad)).collect();
-    near.sort_by_key(|event| event.called);
-    for event in near.iter().rev().take(12).rev() {
-        let until = if event.answered > end { "…".to_owned() } else { event.answered.to_string() };
-        let _ = write!(
-            text,
-            "\n    [{}–{until}] client {}: {:?} → {:?}",
-            event.called, event.client, event.op, event.answer
-        );
-    }
-    Some(text)
+    Some(explain::explain(events, answers[first_bad.min(answers.len() - 1)]))
 }
 
 /// A create whose answer is unknown made the first inode that is seen under its name and that no known create has made.
@@ -114,12 +107,8 @@ fn with_inodes(events: &[Event]) -> Vec<Event> {
     told
 }
 
-fn touches(event: &Event, other: &Event) -> bool {
-    let (mine, others) = (names_of(event.op), names_of(other.op));
-    mine.is_empty() || others.is_empty() || mine.iter().any(|name| others.contains(name))
-}
-
-fn names_of(op: Op) -> Vec<Name> {
+/// The names that an operation is about; a list is about all of them.
+pub(super) fn names_of(op: Op) -> Vec<Name> {
     match op {
         Op::Create(name) | Op::Unlink(name) | Op::Lookup(name) | Op::Link { to: name, .. } => vec![name],
         Op::Rename { from, to, .. } => vec![from, to],
@@ -128,7 +117,7 @@ fn names_of(op: Op) -> Vec<Name> {
 }
 
 /// What was known at a moment: later answers are open, later calls not made.
-fn until(events: &[Event], end: u64) -> Vec<Event> {
+pub(super) fn until(events: &[Event], end: u64) -> Vec<Event> {
     let known = events.iter().filter(|event| event.called <= end);
     known
         .map(|event| {
@@ -179,22 +168,28 @@ impl Specification for Directory {
 }
 
 /// Carries the operation out; whether the answer is the right one.
-fn apply(op: Op, answer: &Answer, names: &mut BTreeMap<Name, u64>) -> bool {
+pub(super) fn apply(op: Op, answer: &Answer, names: &mut BTreeMap<Name, u64>) -> bool {
+    let right = carry_out(op, answer, names);
+    right.is_some_and(|right| matches!(answer, Answer::Unknown { .. }) || *answer == right)
+}
+
+/// Carries the operation out. Returns the right answer, or nothing if it would have made an inode that is there already.
+pub(super) fn carry_out(op: Op, answer: &Answer, names: &mut BTreeMap<Name, u64>) -> Option<Answer> {
     let links = |names: &BTreeMap<Name, u64>, inode: u64| names.values().filter(|other| **other == inode).count();
     let file = |names: &BTreeMap<Name, u64>, inode: u64| {
         let links = u32::try_from(links(names, inode)).expect("a few names");
         Answer::File { inode, links }
     };
-    let right = match op {
+    Some(match op {
         Op::Create(name) if names.contains_key(&name) => Answer::Errno(libc::EEXIST),
         Op::Create(name) => {
             // The new inode's number is the cluster's choice. If nobody has seen it, any number that no file has will do.
             let inode = match answer {
                 Answer::File { inode, .. } | Answer::Unknown { inode: Some(inode) } => *inode,
-                _ => u64::MAX - u64::from(name),
+                _ => NEW - u64::from(name),
             };
             if links(names, inode) > 0 {
-                return false;
+                return None;
             }
             names.insert(name, inode);
             file(names, inode)
@@ -227,8 +222,47 @@ fn apply(op: Op, answer: &Answer, names: &mut BTreeMap<Name, u64>) -> bool {
             None => Answer::Errno(libc::ENOENT),
         },
         Op::List => Answer::Names(names.clone()),
-    };
-    matches!(answer, Answer::Unknown { .. }) || *answer == right
+    })
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(name) => write!(f, "create n{name}"),
+            Self::Unlink(name) => write!(f, "unlink n{name}"),
+            Self::Rename { from, to, replace: true } => write!(f, "rename n{from} to n{to}"),
+            Self::Rename { from, to, replace: false } => write!(f, "rename n{from} to n{to} unless that is there"),
+            Self::Link { inode, to } => write!(f, "link {} as n{to}", inode_in_words(*inode)),
+            Self::Lookup(name) => write!(f, "look n{name} up"),
+            Self::List => write!(f, "list"),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => write!(f, "done"),
+            Self::File { inode, links: 1 } => write!(f, "{}, 1 link", inode_in_words(*inode)),
+            Self::File { inode, links } => write!(f, "{}, {links} links", inode_in_words(*inode)),
+            Self::Names(names) => write!(f, "{}", in_words(names)),
+            Self::Errno(libc::ENOENT) => write!(f, "ENOENT"),
+            Self::Errno(libc::EEXIST) => write!(f, "EEXIST"),
+            Self::Errno(libc::ESTALE) => write!(f, "ESTALE"),
+            Self::Errno(errno) => write!(f, "errno {errno}"),
+            Self::Unknown { .. } => write!(f, "none"),
+        }
+    }
+}
+
+fn inode_in_words(inode: u64) -> String {
+    if inode > NEW - u64::from(Name::MAX) { "a new inode".to_owned() } else { format!("inode {inode}") }
+}
+
+/// The names of a directory.
+pub(super) fn in_words(names: &BTreeMap<Name, u64>) -> String {
+    let each: Vec<String> = names.iter().map(|(name, inode)| format!("n{name} = {}", inode_in_words(*inode))).collect();
+    if each.is_empty() { "no names".to_owned() } else { each.join(", ") }
 }
 
 #[cfg(test)]
@@ -238,7 +272,8 @@ mod tests {
     const UNKNOWN: Answer = Answer::Unknown { inode: None };
 
     fn event(client: usize, op: Op, answer: Answer, called: u64, answered: u64) -> Event {
-        Event { client, op, answer, called, answered }
+        let at = |number| Moment(1_000_000 + number * 1000);
+        Event { client, op, answer, called, answered, called_at: at(called), answered_at: at(answered) }
     }
 
     fn file(inode: u64, links: u32) -> Answer {
@@ -255,8 +290,17 @@ mod tests {
         ];
         assert_eq!(check(&events), None);
         events.push(event(3, Op::Lookup(1), Answer::Errno(libc::ENOENT), 9, 10));
-        let text = check(&events).expect("is found");
-        assert!(text.contains("Errno(2) to Lookup(1) of client 3") && text.contains("client 0: Create(1)"), "{text}");
+        let found = check(&events).expect("is found");
+        assert_eq!(found.when, Some((Moment(1_009_000), Moment(1_010_000))));
+        assert_eq!(
+            found.text,
+            "no order of the operations explains the answer ENOENT to \"look n1 up\" of client 3; possible is: inode 10, 2 links. \
+             Before the operations that matter there were: no names"
+        );
+        // What the link and the other questions were told does not matter: that somebody made the name does.
+        let told: Vec<(usize, &str, bool)> =
+            found.operations.iter().map(|told| (told.client, told.call.as_str(), told.is_wrong)).collect();
+        assert_eq!(told, [(0, "create n1", false), (3, "look n1 up", true)]);
     }
 
     #[test]

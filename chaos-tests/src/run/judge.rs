@@ -1,15 +1,17 @@
 //! The checks at the end of a run, each with what it has looked at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 use caribou_cli::local::Part;
 
+use super::evidence::Scene;
 use super::load::Seen;
 use super::report::Check;
 use super::timeline::Timeline;
+use crate::check::finding::{Finding, Moment};
 use crate::check::names::{self, Answer, Event};
 use crate::check::processes::Holding;
 use crate::check::{logs, tree};
@@ -32,34 +34,67 @@ pub fn holdings(lab: &Lab) -> Holdings {
     named.filter_map(|(name, process)| Some((name, Holding::of(process?.pid)?))).collect()
 }
 
+/// What one check has found, before it is known what else was going on.
+#[derive(Debug)]
+pub struct Examined {
+    pub name: &'static str,
+    /// What was compared, and how much of it.
+    pub extent: String,
+    pub findings: Vec<Finding>,
+    /// What was planted, and what the check says to it: nothing means that it is blind.
+    pub controls: Vec<(&'static str, Option<Finding>)>,
+}
+
+impl Examined {
+    pub fn new(name: &'static str, extent: impl Into<String>) -> Self {
+        Self { name, extent: extent.into(), findings: Vec::new(), controls: Vec::new() }
+    }
+
+    fn with(mut self, findings: impl IntoIterator<Item = Finding>) -> Self {
+        self.findings.extend(findings);
+        self
+    }
+
+    fn with_control(mut self, planted: &'static str, found: Option<Finding>) -> Self {
+        self.controls.push((planted, found));
+        self
+    }
+}
+
+/// Something that was waited for in vain until now.
+fn in_vain(waited: Result<()>) -> Option<Finding> {
+    waited.err().map(|error| Finding::now(format!("{error:#}")))
+}
+
 pub async fn judge(
     lab: &mut Lab,
     seen: Seen,
-    healed: Result<()>,
+    healed: Result<(), Finding>,
     observer: &Path,
     timeline: &Timeline,
     before: &Holdings,
 ) -> Result<Vec<Check>> {
-    let liveness = Check::new("liveness", "everything is whole again once the faults are lifted (P5)");
-    let mut checks = vec![liveness.with(healed.err().map(|error| format!("{error:#}")))];
+    let liveness = Examined::new("liveness", "everything is whole again once the faults are lifted (P5)");
+    let mut checks = vec![liveness.with(healed.err())];
     checks.push(linearizable(&seen));
     checks.push(errors(&seen, timeline));
     checks.push(bytes(lab, seen).await?);
     // Those whose mounts were killed are gone too after their time.
     let mounts = lab.cluster.layout().mounts.len();
     let sessions = lab.cluster.wait_for(PATIENCE, "sessions only of those who live", |s| s.clients.len() <= mounts);
-    let sessions = sessions.await.err().map(|error| format!("{error:#}"));
-    checks.push(Check::new("sessions", format!("{mounts} mounts, and nobody else")).with(sessions));
-    let equal = lab.wait_equal_states(PATIENCE).await.err().map(|error| format!("{error:#}"));
-    checks.push(Check::new("states", "equal hashes on all metadata nodes").with(equal));
+    let sessions = in_vain(sessions.await);
+    checks.push(Examined::new("sessions", format!("{mounts} mounts, and nobody else")).with(sessions));
+    let equal = in_vain(lab.wait_equal_states(PATIENCE).await);
+    checks.push(Examined::new("states", "equal hashes on all metadata nodes").with(equal));
     checks.push(whole(lab).await?);
     checks.push(leaks(lab, before));
-    checks.push(complaints(lab, timeline)?);
+    let scene = Scene::new(timeline, lab.cluster.dir(), Moment::now())?;
+    checks.push(complaints(&scene, timeline));
     lab.cluster.unmount(observer)?;
-    Ok(checks)
+    Ok(checks.into_iter().map(|examined| Check::of(examined, &scene)).collect())
 }
 
-fn linearizable(seen: &Seen) -> Check {
+fn linearizable(seen: &Seen) -> Examined {
     let outcome = &seen.universes;
     let extent = format!(
         "{} operations of {} clients in {} rounds, {} unknown; longest check {} ms",
@@ -69,24 +104,28 @@ fn linearizable(seen: &Seen) -> Check {
         outcome.unknown,
         outcome.longest_check.as_millis()
     );
-    let is_found = with_a_wrong_answer(&outcome.sample).is_some_and(|history| names::check(&history).is_some());
-    let check = Check::new("names are linearizable, each change exactly once", extent);
-    check.with(outcome.violations.iter().cloned()).with_control(is_found, "a wrong answer in the longest history")
+    let found = with_a_wrong_answer(&outcome.sample).and_then(|history| names::check(&history));
+    let check = Examined::new("names are linearizable, each change exactly once", extent);
+    check.with(outcome.violations.iter().cloned()).with_control("a wrong answer in the longest history", found)
 }
 
 /// The history with one lookup that found another file than was there.
 fn with_a_wrong_answer(history: &[Event]) -> Option<Vec<Event>> {
     let mut history = history.to_vec();
-    let found = history.iter_mut().find_map(|event| match (&event.op, &mut event.answer) {
+    history.sort_by_key(|event| event.called);
+    // From its middle on, where much has happened already.
+    let middle = history.len() / 2;
+    let (early, late) = history.split_at_mut(middle);
+    let found = late.iter_mut().chain(early).find_map(|event| match (&event.op, &mut event.answer) {
         (names::Op::Lookup(_), Answer::File { inode, .. }) => Some(inode),
         _ => None,
     })?;
-    *found = u64::MAX;
+    *found += 1_000_000;
     Some(history)
 }
 
 /// Errors that a fault explains are none of Caribou's.
-fn errors(seen: &Seen, timeline: &Timeline) -> Check {
+fn errors(seen: &Seen, timeline: &Timeline) -> Examined {
     let had = |kinds: &[Kind]| timeline.bands.iter().any(|band| kinds.contains(&band.kind));
     let killed = had(&[Kind::KillMount]);
     let may_lose = killed || timeline.bands.iter().any(|band| band.kind.cuts_chunk_power());
@@ -95,23 +134,25 @@ fn errors(seen: &Seen, timeline: &Timeline) -> Check {
         (killed && (error.starts_with(AWAY) || dead.iter().any(|text| error.contains(text))))
             || (may_lose && error.contains("Input/output error"))
     };
-    let all: Vec<&String> = seen.errors().collect();
-    let unexplained = all.iter().filter(|error| !is_explained(error)).map(|error| (*error).clone());
-    let extent = format!("{} errors that programs on mounts got, all of them explained by faults", all.len());
-    Check::new("no unexplained error", extent).with(unexplained)
+    let all: Vec<&Finding> = seen.errors().collect();
+    let unexplained: Vec<Finding> =
+        all.iter().filter(|error| !is_explained(&error.text)).map(|error| (*error).clone()).collect();
+    let (count, explained) = (all.len(), all.len() - unexplained.len());
+    let extent = format!("{count} errors that programs on mounts got, {explained} of them explained by faults");
+    Examined::new("no unexplained error", extent).with(unexplained)
 }
 
 /// What was acknowledged, through a mount that has cached nothing.
-async fn bytes(lab: &mut Lab, seen: Seen) -> Result<Check> {
+async fn bytes(lab: &mut Lab, seen: Seen) -> Result<Examined> {
     let mount = lab.mount(&[]).await?;
     let place = mount.clone();
-    let (seen, wrong, is_found) = tokio::task::spawn_blocking(move || {
+    let (seen, wrong, planted) = tokio::task::spawn_blocking(move || {
         let wrong = seen.verify(&place);
-        let is_found = seen.written.first().is_some_and(|file| {
+        let planted = seen.written.first().and_then(|file| {
             let path = place.join(file.path.file_name().unwrap_or_default());
-            !file.ledger.with_a_lost_write().verify(file.id, &path).is_empty()
+            file.ledger.with_a_lost_write().verify(file.id, &path).into_iter().next()
         });
-        (seen, wrong, is_found)
+        (seen, wrong, planted)
     })
     .await?;
     lab.cluster.unmount(&mount)?;
@@ -124,45 +165,40 @@ async fn bytes(lab: &mut Lab, seen: Seen) -> Result<Check> {
         seen.storm.made,
         seen.read.reads
     );
-    let check = Check::new("what was fsynced is there, nothing mixed, foreign or older than what was read", extent);
+    let check = Examined::new("what was fsynced is there, nothing mixed, foreign or older than what was read", extent);
     let violations = wrong.into_iter().chain(seen.read.violations).chain(seen.appended.violations);
-    Ok(check.with(violations).with_control(is_found, "a lost fsync in a ledger"))
+    Ok(check.with(violations).with_control("a lost fsync in a ledger", planted))
 }
 
 /// The tree, its links, and every chunk's replicas.
-async fn whole(lab: &Lab) -> Result<Check> {
+async fn whole(lab: &Lab) -> Result<Examined> {
     let name = "the tree is consistent, every chunk has equal replicas at its goal";
     if let Err(error) = replicas::at_rest(lab).await {
-        return Ok(Check::new(name, "").with([format!("{error:#}")]));
+        return Ok(Examined::new(name, "").with([Finding::now(format!("{error:#}"))]));
     }
     let found = tree::check(&lab.cluster).await?;
     let (chunks, differ) = replicas::differ(lab, &found.files).await?;
     let extent = format!("{} inodes, {chunks} chunks", found.inodes);
-    Ok(Check::new(name, extent).with(found.violations).with(differ))
+    Ok(Examined::new(name, extent).with(found.violations.into_iter().chain(differ).map(Finding::from)))
 }
 
-fn leaks(lab: &Lab, before: &Holdings) -> Check {
+fn leaks(lab: &Lab, before: &Holdings) -> Examined {
     let now = holdings(lab);
     let most = now.values().map(|holding| holding.descriptors).max().unwrap_or(0);
     let memory = now.values().map(|holding| holding.resident_bytes).max().unwrap_or(0) >> 20;
     let extent = format!("at most {most} descriptors and {memory} MiB of each server at the end");
     let excess = now.iter().filter_map(|(name, holding)| holding.excess(name, before.get(name).copied()));
-    Check::new("no leak", extent).with(excess)
+    Examined::new("no leak", extent).with(excess.map(Finding::from))
 }
 
-fn complaints(lab: &Lab, timeline: &Timeline) -> Result<Check> {
-    let had = |kinds: &[Kind]| timeline.bands.iter().any(|band| kinds.contains(&band.kind));
-    let full = had(&[Kind::FullLeader, Kind::FullFollower, Kind::FullChunkServer]);
+fn complaints(scene: &Scene, timeline: &Timeline) -> Examined {
+    let explained: BTreeSet<&str> = timeline.bands.iter().flat_map(|band| band.kind.complaints()).copied().collect();
     // A leader that is told to stop finds a successor, unless something else is broken too.
     let alone = timeline.overlapping().all(|band| band.kind != Kind::StopLeader);
     let is_explained = |line: &str| {
-        (full && line.contains("No space left on device"))
+        explained.iter().any(|complaint| line.contains(complaint))
             || (!alone && line.contains("the leadership could not be handed over"))
     };
-    let found = logs::unexpected(lab.cluster.dir())?;
-    let told = found.into_iter().filter(|complaint| !is_explained(&complaint.line)).map(|complaint| {
-        let log = complaint.log.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        format!("{log}, {} times: {}", complaint.count, complaint.line)
-    });
-    Ok(Check::new("no unlisted warning or error in any log", "logs of all servers and mounts").with(told))
+    let found = logs::unexpected(scene.lines()).into_iter().filter(|complaint| !is_explained(&complaint.text));
+    Examined::new("no unlisted warning or error in any log", "logs of all servers and mounts").with(found)
 }

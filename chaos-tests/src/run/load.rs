@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::timeline::Counter;
+use crate::check::finding::Finding;
 use crate::lab::Lab;
 use crate::workload::append::Appended;
 use crate::workload::blocks::{ReaderResult, Written};
@@ -95,18 +96,17 @@ impl Loads {
 
 impl Seen {
     /// Errors that programs on mounts got.
-    pub fn errors(&self) -> impl Iterator<Item = &String> {
+    pub fn errors(&self) -> impl Iterator<Item = &Finding> {
         let written = self.written.iter().flat_map(|written| &written.errors);
         written.chain(&self.appended.errors).chain(&self.storm.errors)
     }
 
     /// What another mount shows, compared with what was acknowledged.
-    pub fn verify(&self, mount: &Path) -> Vec<String> {
+    pub fn verify(&self, mount: &Path) -> Vec<Finding> {
         let at = |path: &Path| mount.join(path.file_name().unwrap_or_default());
-        let mut wrong: Vec<String> =
-            self.written.iter().flat_map(|file| file.ledger.verify(file.id, &at(&file.path))).collect();
-        wrong.extend(self.appended.verify(&at(&self.appended.path)));
-        wrong.extend(self.storm.verify(&at(&self.storm.folder)));
-        wrong
+        let blocks = self.written.iter().flat_map(|file| file.ledger.verify(file.id, &at(&file.path)));
+        let records = self.appended.verify(&at(&self.appended.path)).into_iter().map(Finding::from);
+        let files = self.storm.verify(&at(&self.storm.folder)).into_iter().map(Finding::from);
+        blocks.chain(records).chain(files).collect()
     }
 }

@@ -3,6 +3,7 @@
 //! A run is calm, then full of faults, then calm again. It is *violated* if a check found something, *invalid* if it proves nothing (the
 //! loads stood still without a fault, or a planted violation was not found), and *passed* otherwise.
 
+mod evidence;
 mod judge;
 mod load;
 mod page;
@@ -10,6 +11,7 @@ mod plot;
 mod profile;
 mod report;
 mod timeline;
+mod violation;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -24,6 +26,7 @@ pub use profile::Profile;
 pub use report::{Outcome, Report};
 
 use crate::args::Setting;
+use crate::check::finding::Finding;
 use crate::lab::Lab;
 use crate::nemesis::{self, Harm, Kind, Site};
 use crate::scenario::healed;
@@ -83,7 +86,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Report> {
     storm.inflict(&mut lab, &recorder, Duration::from_secs_f64(args.minutes * 60.0)).await?;
     let faults_until_ms = recorder.now_ms();
     let healing = Instant::now();
-    let healed = heal(&mut lab).await;
+    let healed = heal(&mut lab).await.map_err(|error| Finding::now(format!("{error:#}")));
     let healed_ms = recorder.now_ms();
     println!("healed after {:.1} s", healing.elapsed().as_secs_f64());
     tokio::time::sleep(CALM).await;

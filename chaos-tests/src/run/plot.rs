@@ -2,105 +2,110 @@
 
 use std::fmt::Write as _;
 
-use super::page::escaped;
 use super::report::Windows;
 use super::timeline::{Band, Timeline, Track};
 use crate::nemesis::Class;
+use crate::plot::{self, Scale, label, line, rect};
 
 const WIDTH: f64 = 1180.0;
 const LEFT: f64 = 90.0;
 const RIGHT: f64 = 1160.0;
-const TOP: f64 = 40.0;
+const TOP: f64 = 46.0;
 const STRIP: f64 = 74.0;
 const STRIP_GAP: f64 = 12.0;
 const LANE: f64 = 15.0;
-/// Bars narrower than this show their names only to the pointer; others take so much for each letter.
+/// Names of bands take so much for each letter.
 const LETTER: f64 = 6.2;
 const COLUMNS: f64 = 900.0;
-/// Labels of the axis, about so many.
-const TICKS: u64 = 12;
 
-struct Scale {
-    end_ms: f64,
+/// Where something is wrong.
+pub(super) struct Mark {
+    pub at_ms: f64,
+    pub title: String,
 }
 
-impl Scale {
-    fn x(&self, ms: f64) -> f64 {
-        LEFT + (RIGHT - LEFT) * (ms / self.end_ms).min(1.0)
-    }
-}
-
-pub(super) fn svg(timeline: &Timeline, windows: &Windows) -> String {
-    let scale = Scale { end_ms: (windows.end_ms.max(1)) as f64 };
+pub(super) fn svg(timeline: &Timeline, windows: &Windows, marks: &[Mark]) -> String {
+    let scale = Scale { from: LEFT, to: RIGHT, end: windows.end_ms.max(1) as f64 };
     let lanes = lanes(&timeline.bands, &scale);
     let strips_end = TOP + timeline.tracks.len() as f64 * (STRIP + STRIP_GAP);
     let lane_count = lanes.iter().map(|lane| lane + 1).max().unwrap_or(0);
     let height = strips_end + 26.0 + lane_count as f64 * LANE + 10.0;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">\n\
-         <title>Completions of each load over time, faults and leaders</title>\n"
-    );
+    let mut body = String::new();
     for (from, to) in [(0, windows.calm_until_ms), (windows.healed_ms, windows.end_ms)] {
-        let (x, width) = (scale.x(from as f64), scale.x(to as f64) - scale.x(from as f64));
-        let height = strips_end - TOP;
-        let _ =
-            writeln!(svg, "<rect class=\"calm\" x=\"{x:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\"/>");
+        let (x, end) = (scale.at(from as f64), scale.at(to as f64));
+        body += &rect("calm", (x, TOP), (end - x, strips_end - TOP), "");
     }
     for band in &timeline.bands {
-        svg += &bar(band, &scale, TOP, strips_end - STRIP_GAP - TOP, "over");
+        body += &bar(band, &scale, TOP, strips_end - STRIP_GAP - TOP, "over");
     }
     for (at, track) in timeline.tracks.iter().enumerate() {
-        svg += &strip(track, TOP + at as f64 * (STRIP + STRIP_GAP), &scale, timeline.interval_ms);
+        body += &strip(track, TOP + at as f64 * (STRIP + STRIP_GAP), &scale, timeline.interval_ms);
     }
     for leader in &timeline.leaders {
-        let x = scale.x(leader.at_ms as f64);
-        let _ = writeln!(
-            svg,
-            "<g><title>{:.1} s: node {} leads, term {}</title><line class=\"leader\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{}\" y2=\"{}\"/>\
-             <text class=\"small\" x=\"{x:.1}\" y=\"{}\">{}</text></g>",
-            leader.at_ms as f64 / 1e3,
-            leader.node_id,
-            leader.term,
-            TOP - 8.0,
-            strips_end - STRIP_GAP,
-            TOP - 11.0,
-            leader.node_id
+        let x = scale.at(leader.at_ms as f64);
+        let title = format!("{:.1} s: node {} leads, term {}", leader.at_ms as f64 / 1e3, leader.node_id, leader.term);
+        let _ = write!(
+            body,
+            "<g><title>{title}</title>{}{}</g>",
+            line("leader", (x, TOP - 8.0), (x, strips_end - STRIP_GAP)),
+            label("small", (x, TOP - 11.0), &leader.node_id.to_string())
         );
     }
-    svg += &axis(strips_end + 8.0, &scale);
+    for mark in marks {
+        let (x, top) = (scale.at(mark.at_ms), TOP - 24.0);
+        let _ = writeln!(
+            body,
+            "<g><title>{}</title><path class=\"mark\" d=\"M {x:.1} {top} l -6 -12 l 12 0 z\"/></g>",
+            plot::escaped(&mark.title)
+        );
+    }
+    body += &plot::axis(strips_end + 8.0, &Scale { end: scale.end / 1e3, ..scale }, " s");
     for (band, lane) in timeline.bands.iter().zip(lanes) {
         let y = strips_end + 22.0 + lane as f64 * LANE;
-        svg += &bar(band, &scale, y, LANE - 3.0, "bar");
+        body += &bar(band, &scale, y, LANE - 3.0, "bar");
         let (x, width) = extent(band, &scale);
-        let name = band.kind.name();
-        let (x, anchor) = (x + width + 3.0, "start");
-        let _ = writeln!(svg, "<text class=\"small {anchor}\" x=\"{x:.1}\" y=\"{:.1}\">{name}</text>", y + 9.5);
+        let (name, width_of_name) = (band.kind.name(), letters(band));
+        // At the right edge it stands before its bar.
+        body += &match x + width + 3.0 + width_of_name > WIDTH {
+            true => label("small end", (x - 3.0, y + 9.5), &name),
+            false => label("small start", (x + width + 3.0, y + 9.5), &name),
+        };
     }
-    svg + "</svg>\n"
+    plot::svg(WIDTH, height, "Completions of each load over time, faults and leaders", &body)
 }
 
 /// Left end and width of a band; the shortest can still be seen.
 fn extent(band: &Band, scale: &Scale) -> (f64, f64) {
-    let x = scale.x(band.from_ms as f64);
-    (x, (scale.x(band.to_ms as f64) - x).max(2.0))
+    let x = scale.at(band.from_ms as f64);
+    (x, (scale.at(band.to_ms as f64) - x).max(2.0))
 }
 
-fn bar(band: &Band, scale: &Scale, y: f64, height: f64, style: &str) -> String {
-    let (x, width) = extent(band, scale);
-    let class = match band.kind.class() {
+/// How wide its name is.
+fn letters(band: &Band) -> f64 {
+    band.kind.name().len() as f64 * LETTER
+}
+
+/// The colour of a band.
+pub(super) fn colour(band: &Band) -> &'static str {
+    match band.kind.class() {
         Class::Process => "process",
         Class::Network => "network",
         Class::Disk => "disk",
         Class::Client => "client",
-    };
-    format!(
-        "<rect class=\"{style} {class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\"><title>{} ({}), {:.1} to {:.1} s: {}</title></rect>\n",
+    }
+}
+
+fn bar(band: &Band, scale: &Scale, y: f64, height: f64, style: &str) -> String {
+    let (x, width) = extent(band, scale);
+    let title = format!(
+        "{} ({}), {:.1} to {:.1} s: {}",
         band.kind.name(),
-        escaped(&band.victims),
+        band.victims,
         band.from_ms as f64 / 1e3,
         band.to_ms as f64 / 1e3,
-        escaped(band.effect.as_deref().unwrap_or("without effect")),
-    )
+        band.effect.as_deref().unwrap_or("without effect"),
+    );
+    rect(&format!("{style} {}", colour(band)), (x, y), (width, height), &title)
 }
 
 /// The first lane where each band and its name have room.
@@ -109,8 +114,10 @@ fn lanes(bands: &[Band], scale: &Scale) -> Vec<usize> {
     let mut lanes = Vec::new();
     for band in bands {
         let (x, width) = extent(band, scale);
-        let end = x + width + 10.0 + band.kind.name().len() as f64 * LETTER;
-        let lane = ends.iter().position(|taken| *taken <= x).unwrap_or_else(|| {
+        let end = x + width + 10.0 + letters(band);
+        // Where the name stands before the bar, both need the room.
+        let begin = if end > WIDTH { x - 10.0 - letters(band) } else { x };
+        let lane = ends.iter().position(|taken| *taken <= begin).unwrap_or_else(|| {
             ends.push(0.0);
             ends.len() - 1
         });
@@ -129,28 +136,12 @@ fn strip(track: &Track, y: f64, scale: &Scale, interval_ms: u64) -> String {
     let mut x = LEFT;
     for (at, rate) in rates.iter().enumerate() {
         let top = base - STRIP * rate / most;
-        let next = scale.x((at + 1) as f64 * per_column as f64 * interval_ms as f64);
+        let next = scale.at((at + 1) as f64 * per_column as f64 * interval_ms as f64);
         let _ = write!(points, " {x:.1},{top:.1} {next:.1},{top:.1}");
         x = next;
     }
-    format!(
-        "<polygon class=\"track\" points=\"{points} {x:.1},{base:.1}\"/>\n<line class=\"base\" x1=\"{LEFT}\" x2=\"{RIGHT}\" y1=\"{base}\" y2=\"{base}\"/>\n\
-         <text class=\"end\" x=\"{0}\" y=\"{1}\">{2}</text>\n<text class=\"small end\" x=\"{0}\" y=\"{3}\">to {most:.0}/s</text>\n",
-        LEFT - 8.0,
-        y + 30.0,
-        track.name,
-        y + 46.0
-    )
-}
-
-fn axis(y: f64, scale: &Scale) -> String {
-    let seconds = (scale.end_ms / 1e3) as u64;
-    let steps = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800];
-    let step = steps.into_iter().find(|step| seconds / step <= TICKS).unwrap_or(3600);
-    let mut text = String::new();
-    for at in (0..=seconds).step_by(step as usize) {
-        let x = scale.x(at as f64 * 1e3);
-        let _ = writeln!(text, "<text class=\"small\" x=\"{x:.1}\" y=\"{y}\">{at} s</text>");
-    }
-    text
+    let area = format!("<polygon class=\"track\" points=\"{points} {x:.1},{base:.1}\"/>\n");
+    area + &line("base", (LEFT, base), (RIGHT, base))
+        + &label("end", (LEFT - 8.0, y + 30.0), &track.name)
+        + &label("small end", (LEFT - 8.0, y + 46.0), &format!("to {most:.0}/s"))
 }

@@ -6,7 +6,10 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::evidence::Scene;
+use super::judge::Examined;
 use super::timeline::{Timeline, Track};
+use super::violation::Violation;
 use super::{Args, page};
 use crate::nemesis::{Class, Kind};
 
@@ -15,7 +18,9 @@ const FLOOR: f64 = 1.0;
 /// And that all loads have to reach together on average under faults.
 const FLOOR_UNDER_FAULTS: f64 = 5.0;
 /// Violations of one check that are shown one by one.
-const SHOWN: usize = 20;
+pub(super) const SHOWN: usize = 20;
+/// Those of them that the terminal shows with operations, faults and lines of logs.
+const IN_DETAIL: usize = 3;
 
 /// One promise, and what was found.
 #[derive(Debug, Clone, Serialize)]
@@ -23,27 +28,38 @@ pub struct Check {
     pub name: &'static str,
     /// What was compared, and how much of it.
     pub extent: String,
-    pub violations: Vec<String>,
+    pub violations: Vec<Violation>,
+    /// What was planted, and what the check said to it: how a violation would read.
+    pub controls: Vec<Control>,
     /// Why it proves nothing.
     pub invalid: Vec<String>,
 }
 
+/// A planted violation. It has to be found, or the check is blind.
+#[derive(Debug, Clone, Serialize)]
+pub struct Control {
+    pub planted: &'static str,
+    pub found: Option<Violation>,
+}
+
 impl Check {
     pub fn new(name: &'static str, extent: impl Into<String>) -> Self {
-        Self { name, extent: extent.into(), violations: Vec::new(), invalid: Vec::new() }
+        let (violations, controls, invalid) = (Vec::new(), Vec::new(), Vec::new());
+        Self { name, extent: extent.into(), violations, controls, invalid }
     }
 
-    pub fn with(mut self, violations: impl IntoIterator<Item = String>) -> Self {
-        self.violations.extend(violations);
-        self
-    }
-
-    /// A planted violation has to be found, or the check is blind.
-    pub fn with_control(mut self, is_found: bool, planted: &str) -> Self {
-        if !is_found {
-            self.invalid.push(format!("control: {planted} was not found"));
+    /// What was found, with what was going on then.
+    pub fn of(examined: Examined, scene: &Scene) -> Self {
+        let Examined { name, extent, findings, controls } = examined;
+        let mut check = Self::new(name, extent);
+        check.violations = findings.into_iter().map(|finding| scene.violation(finding)).collect();
+        for (planted, found) in controls {
+            if found.is_none() {
+                check.invalid.push(format!("control: {planted} was not found"));
+            }
+            check.controls.push(Control { planted, found: found.map(|finding| scene.violation(finding)) });
         }
-        self
+        check
     }
 }
 
@@ -165,12 +181,13 @@ impl Report {
                 _ => "ok",
             };
             println!("  {word:<8} {}: {}", check.name, check.extent);
-            for text in check.violations.iter().chain(&check.invalid).take(SHOWN) {
-                println!("    ! {text}");
+            for (number, violation) in check.violations.iter().take(SHOWN).enumerate() {
+                violation.lines(number < IN_DETAIL).iter().for_each(|line| println!("    {line}"));
             }
             if check.violations.len() > SHOWN {
                 println!("    ! and {} more", check.violations.len() - SHOWN);
             }
+            check.invalid.iter().for_each(|text| println!("    ! {text}"));
         }
         println!("{}: {}", self.outcome.word(), path.display());
     }
@@ -245,6 +262,9 @@ fn inflicted(timeline: &Timeline) -> Vec<Inflicted> {
 mod tests {
     use super::super::timeline::Band;
     use super::*;
+    use crate::check::finding::{Finding, Moment, Operation};
+
+    const STARTED: Moment = Moment(1_796_083_200_000_000);
 
     fn args() -> Args {
         Args {
@@ -268,7 +288,8 @@ mod tests {
             effect: effect.map(str::to_owned),
         };
         let bands = vec![band(1000, 2000, Some("done")), band(1500, 1800, Some("done"))];
-        Timeline { interval_ms: 100, tracks: vec![Track { name: "names".into(), counts }], bands, leaders: vec![] }
+        let tracks = vec![Track { name: "names".into(), counts }];
+        Timeline { started_us: STARTED.0, interval_ms: 100, tracks, bands, leaders: vec![] }
     }
 
     const WINDOWS: Windows = Windows { calm_until_ms: 1000, faults_until_ms: 3000, healed_ms: 3000, end_ms: 4000 };
@@ -280,27 +301,95 @@ mod tests {
         assert!(good.command.ends_with("--only kill-leader --plain"), "{}", good.command);
         let idle = Report::new(&args(), WINDOWS, timeline([vec![5; 30], vec![0; 10]].concat()), vec![]);
         assert_eq!(idle.outcome(), Outcome::Invalid);
-        let blind = Check::new("a", "all").with_control(false, "a lost block");
-        assert_eq!(Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![blind]).outcome(), Outcome::Invalid);
-        let found = Check::new("a", "all").with(["lost".to_owned()]);
+        let blind = Examined { controls: vec![("a lost block", None)], ..Examined::new("a", "all") };
+        let report = Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![check(blind)]);
+        assert_eq!((report.outcome(), report.outcome().code()), (Outcome::Invalid, 2));
+        let found = check(Examined { findings: vec![Finding::from("lost".to_owned())], ..Examined::new("a", "all") });
         let report = Report::new(&args(), WINDOWS, timeline([vec![5; 30], vec![0; 10]].concat()), vec![found]);
         assert_eq!(report.outcome(), Outcome::Violated);
         assert_eq!(report.outcome().code(), 1);
     }
 
+    /// What was examined, beside a log with one complaint.
+    fn check(examined: Examined) -> Check {
+        let dir = tempfile::tempdir().expect("a folder");
+        let log = "2026-12-01T00:00:01.400000Z  WARN disk: <it> sings\n";
+        std::fs::write(dir.path().join("chunk2.log"), log).expect("written");
+        let now = STARTED.later(std::time::Duration::from_secs(60));
+        Check::of(examined, &Scene::new(&timeline(vec![]), dir.path(), now).expect("read"))
+    }
+
+    fn came_back() -> Finding {
+        let at = |ms: u64| STARTED.later(std::time::Duration::from_millis(ms));
+        let told = |client, call: &str, answer: &str, from, to, is_wrong| Operation {
+            client,
+            call: call.to_owned(),
+            answer: answer.to_owned(),
+            called_at: at(from),
+            answered_at: at(to),
+            is_wrong,
+        };
+        let operations = vec![
+            told(0, "unlink n1", "done", 1500, 1503, false),
+            told(3, "look n1 up", "inode 10, 1 link", 1510, 1512, true),
+        ];
+        Finding { operations, ..Finding::between(at(1510), at(1512), "<b> came back") }
+    }
+
     #[test]
-    fn the_page_shows_faults_checks_and_how_to_do_it_again() {
-        let check = Check::new("names", "400 operations").with(["<b> came back".to_owned()]);
+    fn the_page_shows_what_is_wrong_faults_checks_and_how_to_do_it_again() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("report.html");
-        Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![check]).write(&path).expect("written");
+        let controls = vec![("a wrong answer", Some(came_back()))];
+        let found =
+            check(Examined { name: "names", extent: "400 operations".into(), findings: vec![came_back()], controls });
+        Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![found]).write(&path).expect("written");
         let html = std::fs::read_to_string(&path).expect("read");
-        for text in ["VIOLATED", "kill-leader", "&lt;b&gt; came back", "--seed 7", "<svg", "400 operations"] {
+        for text in [
+            "VIOLATED",
+            "kill-leader",
+            "&lt;b&gt; came back",
+            "--seed 7",
+            "<svg",
+            "400 operations",
+            "chunk2",
+            "&lt;it&gt; sings",
+            "look n1 up",
+            "1.5100 s",
+            "class=\"wrong\"",
+            "class=\"mark\"",
+            "a wrong answer",
+        ] {
             assert!(html.contains(text), "{text} is missing");
         }
         let json: serde_json::Value =
             serde_json::from_slice(&std::fs::read(path.with_extension("json")).expect("read")).expect("JSON");
         assert_eq!(json["outcome"], "violated");
         assert_eq!(json["timeline"]["bands"][0]["kind"], "kill-leader");
+        let violation = &json["checks"][0]["violations"][0];
+        assert_eq!(violation["when"]["from_us"], 1_510_000);
+        assert_eq!(violation["operations"][1]["answer"], "inode 10, 1 link");
+        assert_eq!(violation["faults"][1]["from_ms"], 1500);
+        assert_eq!(
+            (&violation["said"][0]["node"], &violation["said"][0]["at_us"]),
+            (&"chunk2".into(), &1_400_000.into())
+        );
+        assert_eq!(json["checks"][0]["controls"][0]["found"]["text"], "<b> came back");
+    }
+
+    #[test]
+    fn the_terminal_shows_the_same_in_short() {
+        let found = check(Examined { findings: vec![came_back()], ..Examined::new("names", "") });
+        let lines = found.violations[0].lines(true);
+        assert_eq!(
+            lines,
+            [
+                "! <b> came back",
+                "  between 1.510 and 1.512 s, under kill-leader (meta1) 1.0–2.0 s, kill-leader (meta1) 1.5–1.8 s",
+                "    1.5000–1.5030 client 0: unlink n1 → done",
+                "  ✗ 1.5100–1.5120 client 3: look n1 up → inode 10, 1 link",
+                "  1.400 chunk2: WARN disk: <it> sings",
+            ]
+        );
     }
 }

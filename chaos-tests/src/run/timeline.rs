@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
+use crate::check::finding::Moment;
 use crate::nemesis::Kind;
 
 /// Completions are counted in intervals of this length.
@@ -48,6 +49,8 @@ pub struct Leader {
 /// The whole run.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Timeline {
+    /// When it began: microseconds since 1970.
+    pub started_us: u64,
     pub interval_ms: u64,
     pub tracks: Vec<Track>,
     pub bands: Vec<Band>,
@@ -66,7 +69,8 @@ impl Recorder {
         let started = Instant::now();
         let tracks = loads.iter().map(|(name, _)| Track { name: name.clone(), counts: Vec::new() }).collect();
         let interval_ms = u64::try_from(INTERVAL.as_millis()).expect("short");
-        let shared = Arc::new(Mutex::new(Timeline { interval_ms, tracks, ..Timeline::default() }));
+        let started_us = Moment::now().0;
+        let shared = Arc::new(Mutex::new(Timeline { started_us, interval_ms, tracks, ..Timeline::default() }));
         let counters = loads.into_iter().map(|(_, counter)| counter).collect();
         let tasks = [
             tokio::spawn(count(started, shared.clone(), counters)),

@@ -55,7 +55,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     drop_caches()?;
     let path = mount.join("written77");
     let (ledger, read) = (dead.ledger.clone(), path.clone());
-    verdict.violations.extend(blocking(move || Ok(ledger.verify(77, &read))).await?);
+    verdict.found(blocking(move || Ok(ledger.verify(77, &read))).await?);
     let taken_over = path.clone();
     let write = blocking(move || {
         use std::os::unix::fs::FileExt;
@@ -77,9 +77,9 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     drop_caches()?;
     for file in written {
         synced += file.ledger.synced_blocks();
-        verdict.violations.extend(file.errors);
+        verdict.found(file.errors);
         let path = file.path;
-        verdict.violations.extend(blocking(move || Ok(file.ledger.verify(file.id, &path))).await?);
+        verdict.found(blocking(move || Ok(file.ledger.verify(file.id, &path))).await?);
     }
     verdict.figure("chunk servers killed", args.kills);
     verdict.figure("blocks fsynced", synced);

@@ -58,7 +58,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     for reader in readers {
         let result: ReaderResult = blocking(move || reader.finish()).await?;
         reads += result.reads;
-        verdict.violations.extend(result.violations);
+        verdict.found(result.violations);
     }
     let mut synced = 0;
     let mut written: Vec<Written> = Vec::new();
@@ -70,10 +70,10 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     for file in written {
         synced += file.ledger.synced_blocks();
         verdict.figure(&format!("writer {}: errors reported", file.id), file.errors.len());
-        let unexpected = file.errors.iter().filter(|e| !e.contains("Input/output error"));
-        verdict.violations.extend(unexpected.cloned());
+        let unexpected = file.errors.iter().filter(|error| !error.text.contains("Input/output error"));
+        verdict.found(unexpected.cloned());
         let path = readers_at[0].join(file.path.file_name().unwrap_or_default());
-        verdict.violations.extend(blocking(move || Ok(file.ledger.verify(file.id, &path))).await?);
+        verdict.found(blocking(move || Ok(file.ledger.verify(file.id, &path))).await?);
     }
     verdict.violations.extend(super::replicas::replicas_differ(&lab).await?);
     verdict.figure("cuts of all chunk servers", args.cuts);

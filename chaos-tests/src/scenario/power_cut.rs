@@ -47,7 +47,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         let again = round.check(&mut lab, &mut verdict, &mut stakes).await?;
         let path = again.join(&name);
         let (wrong, gone) = blocking(move || Ok((control.verify(id, &path), control.lost_unsynced(id, &path)))).await?;
-        verdict.violations.extend(wrong);
+        verdict.found(wrong);
         lost += gone;
         leave(&mut lab, &again).await?;
     }

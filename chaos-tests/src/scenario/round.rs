@@ -89,7 +89,7 @@ impl Round {
         for file in written {
             stakes.blocks += file.ledger.synced_blocks();
             let path = again.join(file.path.file_name().unwrap_or_default());
-            verdict.violations.extend(blocking(move || Ok(file.ledger.verify(file.id, &path))).await?);
+            verdict.found(blocking(move || Ok(file.ledger.verify(file.id, &path))).await?);
         }
         Ok(again)
     }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::worker::{PAUSE_AFTER_ERROR, told};
+use crate::check::finding::Finding;
 
 const RECORD: usize = 64;
 const RECORDS_PER_SYNC: u64 = 8;
@@ -23,9 +24,9 @@ pub struct Appended {
     pub synced: u64,
     /// Records that were sent, whatever came of them.
     pub sent: u64,
-    pub errors: Vec<String>,
+    pub errors: Vec<Finding>,
     /// What was wrong with the file when it was opened anew.
-    pub violations: Vec<String>,
+    pub violations: Vec<Finding>,
 }
 
 fn record(id: u64, number: u64) -> Vec<u8> {
@@ -47,7 +48,7 @@ pub(super) fn append_until(stop: &AtomicBool, id: u64, path: PathBuf) -> Result<
                 println!("{next}");
             }
             Err(error) => {
-                log.errors.push(told(&path, &error));
+                log.errors.push(told(&path, "append", &error));
                 std::thread::sleep(PAUSE_AFTER_ERROR);
                 // What of it is there decides where to go on.
                 if let Some((again, records)) = log.resume() {
@@ -75,7 +76,7 @@ impl Appended {
         let file = OpenOptions::new().read(true).append(true).open(&self.path).ok()?;
         let length = file.metadata().ok()?.len();
         let found = self.verify(&self.path.clone());
-        self.violations.extend(found);
+        self.violations.extend(found.into_iter().map(Finding::now));
         Some((file, length / RECORD as u64))
     }
 

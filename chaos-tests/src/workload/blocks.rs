@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::worker::{PAUSE_AFTER_ERROR, Work, Worker, open_again, open_or_make, told};
 use crate::block::{self, BLOCK, Content};
+use crate::check::finding::Finding;
 use crate::ledger::FileLedger;
 
 /// Blocks of one file: over a chunk's end, so that two chunks are in play.
@@ -35,7 +36,7 @@ pub struct Written {
     pub path: PathBuf,
     pub ledger: FileLedger,
     /// Errors of writes and fsyncs. After one, the handle is opened anew.
-    pub errors: Vec<String>,
+    pub errors: Vec<Finding>,
     pub syncs: u64,
 }
 
@@ -52,7 +53,7 @@ pub(super) fn write_until(stop: &AtomicBool, id: u64, path: PathBuf) -> Result<W
                 random.random_range(0..PLACES)
             };
             if let Err(error) = out.ledger.write(id, &file, place) {
-                failures.push(format!("{} (write of block {place})", told(&path, &error)));
+                failures.push(told(&path, &format!("write of block {place}"), &error));
                 break;
             }
         }
@@ -61,7 +62,7 @@ pub(super) fn write_until(stop: &AtomicBool, id: u64, path: PathBuf) -> Result<W
                 out.syncs += 1;
                 println!("{}", out.syncs);
             }
-            Err(error) => failures.push(format!("{} (fsync)", told(&path, &error))),
+            Err(error) => failures.push(told(&path, "fsync", &error)),
         }
         if !failures.is_empty() {
             out.errors.append(&mut failures);
@@ -96,7 +97,7 @@ pub(super) fn control_until(stop: &AtomicBool, path: &Path, id: u64, blocks: u64
 pub struct ReaderResult {
     pub reads: u64,
     /// Blocks that went back from new to old, or were mixed (P2), and read errors.
-    pub violations: Vec<String>,
+    pub violations: Vec<Finding>,
 }
 
 pub(super) fn read_until(stop: &AtomicBool, dir: &Path, writers: u64, seed: u64) -> ReaderResult {
@@ -113,7 +114,7 @@ pub(super) fn read_until(stop: &AtomicBool, dir: &Path, writers: u64, seed: u64)
             Ok(()) => {}
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => continue,
             Err(error) => {
-                result.violations.push(format!("file {id} block {place}: read: {error}"));
+                result.found(format!("file {id} block {place}: read: {error}"));
                 continue;
             }
         }
@@ -122,16 +123,18 @@ pub(super) fn read_until(stop: &AtomicBool, dir: &Path, writers: u64, seed: u64)
         match block::read(id, place, &bytes) {
             Content::Write { sequence } if sequence >= *seen => *seen = sequence,
             Content::Write { sequence } => {
-                result
-                    .violations
-                    .push(format!("file {id} block {place} went back from write {seen} to {sequence} (P2)"));
+                result.found(format!("file {id} block {place} went back from write {seen} to {sequence} (P2)"));
             }
             Content::Hole if *seen == 0 => {}
-            Content::Hole => {
-                result.violations.push(format!("file {id} block {place} became a hole after write {seen} (P2)"))
-            }
-            Content::Mixed => result.violations.push(format!("file {id} block {place} is mixed (P2)")),
+            Content::Hole => result.found(format!("file {id} block {place} became a hole after write {seen} (P2)")),
+            Content::Mixed => result.found(format!("file {id} block {place} is mixed (P2)")),
         }
     }
     result
+}
+
+impl ReaderResult {
+    fn found(&mut self, text: String) {
+        self.violations.push(Finding::now(text));
+    }
 }

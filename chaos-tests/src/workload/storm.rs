@@ -12,6 +12,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
 use super::worker::{PAUSE_AFTER_ERROR, told};
+use crate::check::finding::Finding;
 
 /// From a few bytes to more than what is kept with the metadata.
 const SIZES: std::ops::Range<usize> = 1..40_000;
@@ -29,7 +30,7 @@ pub struct Storm {
     unknown: BTreeSet<u64>,
     /// Files made so far.
     pub made: u64,
-    pub errors: Vec<String>,
+    pub errors: Vec<Finding>,
 }
 
 pub(super) fn storm_until(stop: &AtomicBool, id: u64, folder: PathBuf) -> Result<Storm> {
@@ -40,7 +41,7 @@ pub(super) fn storm_until(stop: &AtomicBool, id: u64, folder: PathBuf) -> Result
         match storm.step(&mut random) {
             Ok(()) => println!("{}", storm.made),
             Err(error) => {
-                storm.errors.push(told(&storm.folder, &error));
+                storm.errors.push(told(&storm.folder, "a small file", &error));
                 std::thread::sleep(PAUSE_AFTER_ERROR);
             }
         }

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::sync::watch;
 
+use crate::check::finding::{Finding, Moment};
 use crate::check::names::{self, Answer, Event, Name, Op};
 
 /// Clients, each with a session of its own.
@@ -46,7 +47,7 @@ pub struct Outcome {
     pub rounds: u64,
     pub operations: u64,
     pub unknown: u64,
-    pub violations: Vec<String>,
+    pub violations: Vec<Finding>,
     /// The longest history, for a control of the check itself.
     pub sample: Vec<Event>,
     /// Longest time that a check took.
@@ -124,7 +125,7 @@ async fn judge(shared: &Shared, round: u64, history: Vec<Event>) -> Result<()> {
     outcome.rounds += 1;
     outcome.operations += history.len() as u64;
     outcome.unknown += history.iter().filter(|e| matches!(e.answer, Answer::Unknown { .. })).count() as u64;
-    outcome.violations.extend(found.map(|text| format!("universe {round}: {text}")));
+    outcome.violations.extend(found.map(|found| found.within(&format!("universe {round}"))));
     if history.len() > outcome.sample.len() {
         outcome.sample = history;
     }
@@ -149,27 +150,33 @@ impl Player {
         let mut history = Vec::new();
         while history.len() < OPS && !*self.stop.borrow() {
             let Some(op) = self.next() else { continue };
-            let called = self.clock.fetch_add(1, Ordering::SeqCst);
+            let (called, called_at) = self.now();
             let result = self.carry_out(op).await;
-            let answered = self.clock.fetch_add(1, Ordering::SeqCst);
+            let (answered, answered_at) = self.now();
             let answer = match result {
                 Ok(answer) => {
                     self.shared.completions.fetch_add(1, Ordering::Relaxed);
                     answer
                 }
                 Err(error) => {
-                    let text = format!("client {} of the universes: {op:?} failed: {error}", self.number);
-                    self.shared.outcome.lock().violations.push(text);
+                    let text = format!("client {} of the universes: \"{op}\" failed: {error}", self.number);
+                    let finding = Finding::between(called_at, answered_at, text);
+                    self.shared.outcome.lock().violations.push(finding);
                     Answer::Unknown { inode: None }
                 }
             };
             if let Answer::File { inode, .. } = answer {
                 self.seen.lock().push(inode);
             }
-            history.push(Event { client: self.number, op, answer, called, answered });
+            history.push(Event { client: self.number, op, answer, called, answered, called_at, answered_at });
             tokio::time::sleep(THINK.mul_f64(self.rng.random_range(0.0..2.0))).await;
         }
         history
+    }
+
+    /// The next number in the order of all clients' calls and answers, and the time.
+    fn now(&self) -> (u64, Moment) {
+        (self.clock.fetch_add(1, Ordering::SeqCst), Moment::now())
     }
 
     fn next(&mut self) -> Option<Op> {

@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
 
 use super::{append, blocks, storm};
+use crate::check::finding::Finding;
 
 /// After an error, before the file is opened anew.
 pub(super) const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -156,12 +157,13 @@ impl Drop for Worker {
     }
 }
 
-/// An error in words. While a mount is away, its folder shows what is below: then nothing that it says is of the mount.
-pub(super) fn told(path: &Path, error: &std::io::Error) -> String {
+/// An error that came just now, of a call that is named. While a mount is away, its folder shows what is below: then nothing that it says
+/// is of the mount.
+pub(super) fn told(path: &Path, call: &str, error: &std::io::Error) -> Finding {
     let folder = path.parent().unwrap_or(path);
     let is_mounted = rustix::fs::statfs(folder).is_ok_and(|found| found.f_type == FUSE);
     let away = if is_mounted { "" } else { AWAY };
-    format!("{away}{}: {error}", path.display())
+    Finding::now(format!("{away}{}: {error} ({call})", path.display()))
 }
 
 /// Opens a file for reading and writing.
