@@ -13,13 +13,14 @@
 //! | `network.rs` | hosts: network namespaces on a bridge |
 //! | `program.rs` | programs of others: there or not, run, how they ended |
 //! | `report.rs` | verdicts and figures for a person and as JSON |
-//! | `plot.rs` | parts of plots |
+//! | `distribution.rs`, `plot.rs` | percentiles and histograms; parts of plots |
 //!
 //! Servers run only as processes (STYLE, layers 1).
 
 pub mod args;
 pub mod block;
 pub mod check;
+pub mod distribution;
 pub mod lab;
 pub mod ledger;
 pub mod nemesis;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::check::finding::Finding;
+use crate::distribution::Distribution;
 
 /// Violations that are shown one by one.
 const SHOWN: usize = 20;
@@ -66,8 +67,6 @@ impl Verdict {
 
 /// Median and maximum of durations in milliseconds, for figures.
 pub fn distribution_ms(gaps: &[std::time::Duration]) -> (u128, u128) {
-    let mut sorted = gaps.to_vec();
-    sorted.sort();
-    let median = sorted.get(sorted.len() / 2).map_or(0, std::time::Duration::as_millis);
-    (median, sorted.last().map_or(0, std::time::Duration::as_millis))
+    let of = Distribution::of(gaps);
+    (of.median.as_millis(), of.maximum.as_millis())
 }

@@ -119,7 +119,7 @@ async fn metadata(smoke: &mut Smoke<'_>) -> Result<()> {
         smoke.done(posix::run(setting, &posix::Args { entries: 5000 }).await?);
     }
     if smoke.wants("failover", &["fuse"]) {
-        smoke.done(failover::run(setting, &failover::Args { kills: 5, unjudged: true }).await?);
+        smoke.done(failover::run(setting, &failover::Args { kills: 5, unjudged: true, report: None }).await?);
     }
     if smoke.wants("snapshot", &["fuse"]) {
         smoke.done(snapshot::run(setting, &snapshot::Args { folders: 3000 }).await?);

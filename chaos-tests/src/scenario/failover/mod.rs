@@ -1,14 +1,19 @@
 //! What a mounted client feels when the leader dies: the distribution of the longest gap over many kills.
 
+mod plot;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use caribou_cli::local::{Options, Part};
 use caribou_cli::probe::{Probe, ProbeResult};
+use serde::Serialize;
 
 use crate::args::Setting;
+use crate::distribution::{self, Bin, Distribution};
 use crate::lab::Lab;
-use crate::report::{Verdict, distribution_ms};
+use crate::report::Verdict;
 
 /// DESIGN 1.2.
 const MEDIAN_LIMIT_MS: u128 = 350;
@@ -26,6 +31,24 @@ pub struct Args {
     /// Report the figures without judging them (tests on a loaded machine)
     #[arg(long)]
     pub unjudged: bool,
+    /// Where a plot of the gaps goes (SVG), with JSON beside it
+    #[arg(long)]
+    pub report: Option<PathBuf>,
+}
+
+/// The gaps as JSON.
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    kills: usize,
+    /// The longest gap without a kill.
+    calm_ms: u128,
+    #[serde(flatten)]
+    distribution: Distribution,
+    histogram: &'a [Bin],
+    /// The longest gap of each kill, in their order.
+    gaps_ms: Vec<u128>,
+    operations: u64,
+    violations: &'a [String],
 }
 
 /// What the probe felt.
@@ -44,10 +67,14 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let mut lab = Lab::up(setting, &Options::default()).await?;
     let felt = kill_leaders(&mut lab, args.kills).await?;
     let mut verdict = Verdict::new("failover");
-    let (median, maximum) = distribution_ms(&felt.gaps);
+    let of = Distribution::of(&felt.gaps);
+    let (median, maximum) = (of.median.as_millis(), of.maximum.as_millis());
     verdict.figure("kills", args.kills);
     verdict.figure("longest gap without a kill, ms", felt.calm.as_millis());
+    verdict.figure("gap minimum, ms", of.minimum.as_millis());
     verdict.figure("gap median, ms", median);
+    verdict.figure("gap p90, ms", of.p90.as_millis());
+    verdict.figure("gap p99, ms", of.p99.as_millis());
     verdict.figure("gap maximum, ms", maximum);
     verdict.figure("operations completed", felt.result.completions);
     felt.check_work(&mut verdict);
@@ -58,11 +85,35 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
             format!("the longest gap is {maximum} ms, above {MAXIMUM_LIMIT_MS} ms")
         });
     }
+    let histogram = distribution::histogram(&felt.gaps);
+    println!("kills by the length of their gap in ms:");
+    distribution::in_text(&histogram).iter().for_each(|line| println!("  {line}"));
+    if let Some(path) = &args.report {
+        felt.write(path, &histogram, &verdict.violations)?;
+    }
     lab.finish(!verdict.is_passed())?;
     Ok(verdict)
 }
 
 impl Felt {
+    /// The plot, and JSON beside it.
+    fn write(&self, path: &Path, histogram: &[Bin], violations: &[String]) -> Result<()> {
+        let limit = |ms: u128| Duration::from_millis(u64::try_from(ms).unwrap_or(u64::MAX));
+        let svg = plot::svg(&self.gaps, limit(MAXIMUM_LIMIT_MS), limit(MEDIAN_LIMIT_MS));
+        std::fs::write(path, svg).with_context(|| path.display().to_string())?;
+        let report = Report {
+            kills: self.gaps.len(),
+            calm_ms: self.calm.as_millis(),
+            distribution: Distribution::of(&self.gaps),
+            histogram,
+            gaps_ms: self.gaps.iter().map(Duration::as_millis).collect(),
+            operations: self.result.completions,
+            violations,
+        };
+        let json = path.with_extension("json");
+        std::fs::write(&json, serde_json::to_vec_pretty(&report)?).with_context(|| json.display().to_string())
+    }
+
     /// Work went on, and nothing failed.
     pub(super) fn check_work(&self, verdict: &mut Verdict) {
         verdict.check(self.completed_since > 0, || "no operation completed after the first kill".to_owned());
