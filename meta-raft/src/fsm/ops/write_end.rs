@@ -9,9 +9,10 @@ use crate::fsm::error::{Errno, Fatal, OpResult};
 use crate::fsm::ops::Op;
 use crate::fsm::ops::chunk::{Edit, MAX_CHUNKS_PER_COMMAND};
 use crate::fsm::ops::{cut, inline};
-use crate::fsm::reply::Body;
+use crate::fsm::reply::{Body, Effect};
 use crate::fsm::tables::Tables;
 use crate::fsm::tables::chunks::{self, Chunk};
+use crate::fsm::tables::classes;
 use crate::fsm::tables::inodes::{self, MAX_FILE_BYTES};
 
 pub(crate) fn apply(op: &mut Op<'_, '_>, args: &WriteEnd) -> OpResult<Body> {
@@ -78,8 +79,14 @@ fn end_one(op: &mut Op<'_, '_>, inode: InodeId, chunk: &WrittenChunk, counts: bo
     let Some(mut edit) = written_under_grant(op, inode, chunk)? else {
         return release_hold(op, chunk);
     };
-    if std::mem::take(&mut edit.row.new) && chunk.index == 0 {
-        inline::leave(op, inode)?; // W2, I3
+    if std::mem::take(&mut edit.row.new) {
+        if chunk.index == 0 {
+            inline::leave(op, inode)?; // W2, I3
+        }
+        // It was placed while there were too few servers. Nobody has looked at it before: a new chunk has no copies made.
+        if edit.row.replicas.len() < classes::get(op.txn, edit.row.class)?.goal() {
+            op.effects.push(Effect::BelowGoal(edit.id));
+        }
     }
     if chunk.resent {
         edit.row.hold = None; // W5

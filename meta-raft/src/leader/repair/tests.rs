@@ -5,6 +5,7 @@ use std::time::Duration;
 use caribou_proto::ids::{ChunkVersion, ServerId};
 
 use crate::fsm::command::Command;
+use crate::fsm::ops::chunk::world::end;
 use crate::fsm::reply::GrantState;
 use crate::leader::limits;
 use crate::leader::testing::{Node, Replica};
@@ -26,6 +27,27 @@ async fn r2_the_chunks_of_a_server_that_stays_away_are_copied() {
     let copy = node.replica(row.replicas[1].server.0, chunk).unwrap();
     assert_eq!((copy.cells, copy.complete), (Replica::whole(2, &[1, 2]).cells, true));
     assert_eq!(node.world.lock().take(session, inode, 0).state, GrantState::Granted);
+}
+
+/// A file that is written while too few servers are there has fewer copies than its goal from the beginning: no record takes one away.
+#[tokio::test(start_paused = true)]
+async fn what_was_placed_while_servers_were_away_is_copied() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    for server in 1..=4 {
+        node.attached(server).await;
+    }
+    let session = node.world.lock().open(1);
+    // The new leader's scan of all chunks is over.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (inode, grant) = node.world.lock().create(session, "f", &[1]);
+    let grant = grant.expect("one server is enough");
+    node.put(1, grant.chunk, Replica::whole(1, &[1]));
+    let length = u64::from(caribou_proto::ids::BLOCK_BYTES);
+    node.apply(|w| {
+        w.write_end(session, inode, length, &[end(&grant)]).unwrap();
+    });
+    node.until("the goal is reached", |n| n.chunk(grant.chunk).replicas.len() == 2).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -73,7 +95,7 @@ async fn r2_a_chunk_that_is_granted_waits_and_a_refused_one_is_held_back() {
         seen = node.told().iter().filter(|(_, t)| t == "fix 2").count();
         node.apply(|w| {
             let grant = w.take(session, inode, 0);
-            w.end(session, &[crate::fsm::ops::chunk::world::end(&grant)]);
+            w.end(session, &[end(&grant)]);
         });
         // The copy completes, and comes too late.
         mute(&node, false);
