@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(found.when, Some((Moment(1_009_000), Moment(1_010_000))));
         assert_eq!(
             found.text,
-            "no order of the operations explains the answer ENOENT to \"look n1 up\" of client 3; possible is: inode 10, 2 links. \
+            "no order of the operations explains the answer ENOENT to \"look n1 up\" of client 3; possible would be: inode 10, 2 links. \
              Before the operations that matter there were: no names"
         );
         // What the link and the other questions were told does not matter: that somebody made the name does.

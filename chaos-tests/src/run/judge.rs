@@ -112,15 +112,13 @@ fn linearizable(seen: &Seen) -> Examined {
 /// The history with one lookup that found another file than was there.
 fn with_a_wrong_answer(history: &[Event]) -> Option<Vec<Event>> {
     let mut history = history.to_vec();
-    history.sort_by_key(|event| event.called);
-    // From its middle on, where much has happened already.
-    let middle = history.len() / 2;
-    let (early, late) = history.split_at_mut(middle);
-    let found = late.iter_mut().chain(early).find_map(|event| match (&event.op, &mut event.answer) {
-        (names::Op::Lookup(_), Answer::File { inode, .. }) => Some(inode),
+    let found = history.iter_mut().filter_map(|event| match (&event.op, &mut event.answer) {
+        (names::Op::Lookup(_), Answer::File { inode, .. }) => Some((event.answered_at.since(event.called_at), inode)),
         _ => None,
-    })?;
-    *found += 1_000_000;
+    });
+    // The one that took longest, since that is where something happened.
+    let (_, inode) = found.max_by_key(|(took, _)| *took)?;
+    *inode += 1_000_000;
     Some(history)
 }
 

@@ -46,8 +46,10 @@ pub(super) fn html(report: &Report) -> String {
         let key = "<svg class=\"key\" viewBox=\"0 0 10 10\"><rect class=\"";
         let _ = write!(body, "{key}{class}\" width=\"10\" height=\"10\"/></svg>{name}");
     }
-    body += ". Dashed lines: this node leads from here on. Green: before the first fault and after the last. Triangles: something is wrong.</p>\n";
-    body += &plot::svg(&report.timeline, windows, &marks(report));
+    body += ". Dashed lines: this node leads from here on. Green: before the first fault and after the last.";
+    let marks = marks(report);
+    body += if marks.is_empty() { "</p>\n" } else { " Triangles: something is wrong.</p>\n" };
+    body += &plot::svg(&report.timeline, windows, &marks);
     body += "<h2>What was checked</h2>\n<table><tr><th>Promise<th>Looked at<th>Found</tr>\n";
     report.checks.iter().for_each(|check| body += &row(check));
     body += "</table>\n<h2>Faults</h2>\n<table><tr><th>Kind<th>Class<th class=\"n\">Inflicted<th class=\"n\">Without effect<th class=\"n\">Longest gap of a load</tr>\n";

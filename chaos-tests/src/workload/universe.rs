@@ -48,7 +48,7 @@ pub struct Outcome {
     pub operations: u64,
     pub unknown: u64,
     pub violations: Vec<Finding>,
-    /// The longest history, for a control of the check itself.
+    /// The longest history, and of those the one that took longest: for a control of the check itself.
     pub sample: Vec<Event>,
     /// Longest time that a check took.
     pub longest_check: Duration,
@@ -126,10 +126,16 @@ async fn judge(shared: &Shared, round: u64, history: Vec<Event>) -> Result<()> {
     outcome.operations += history.len() as u64;
     outcome.unknown += history.iter().filter(|e| matches!(e.answer, Answer::Unknown { .. })).count() as u64;
     outcome.violations.extend(found.map(|found| found.within(&format!("universe {round}"))));
-    if history.len() > outcome.sample.len() {
+    if (history.len(), lasted(&history)) > (outcome.sample.len(), lasted(&outcome.sample)) {
         outcome.sample = history;
     }
     Ok(())
+}
+
+/// Microseconds from the first call to the last answer.
+fn lasted(history: &[Event]) -> u64 {
+    let first = history.iter().map(|event| event.called_at).min().unwrap_or_default();
+    history.iter().map(|event| event.answered_at).max().unwrap_or_default().since(first)
 }
 
 /// One client in one round.
