@@ -17,8 +17,8 @@ packages=()
 for program in fio stress-ng sqlite3 git; do
   if wanted "$program"; then packages+=("$program"); fi
 done
-# Hosts of `caribou-chaos run`.
-if wanted powercut; then packages+=(iproute2 nftables util-linux); fi
+# Hosts of `caribou-chaos run`, and clocks that jump.
+if wanted powercut; then packages+=(iproute2 nftables util-linux libfaketime); fi
 ./xtask/packages.sh "${packages[@]}"
 
 # crate_program NAME RELEASE: installs a program from crates.io and prints its folder.

@@ -275,6 +275,7 @@ impl Drop for Lab {
     /// After an error; `finish` has stopped everything before.
     fn drop(&mut self) {
         if self.folder.exists() && !self.finished {
+            thaw_below(&self.folder);
             self.cluster.kill_all();
             self.tell_logs();
             if !self.keep {
@@ -303,8 +304,19 @@ fn clean_leftovers(dir: &Path) {
     }
 }
 
+/// Whoever waits for a frozen file system cannot be killed.
+fn thaw_below(folder: &Path) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let volumes = mounts.lines().filter(|line| line.contains(" - ext4 ")).filter_map(|line| line.split(' ').nth(4));
+    for volume in volumes.map(Path::new).filter(|volume| volume.starts_with(folder)) {
+        // Fails for those that are not frozen.
+        let _ = power::thaw(volume);
+    }
+}
+
 /// Processes, mounts, loop devices and files below a lab's folder.
 fn clean(folder: &Path) {
+    thaw_below(folder);
     if let Ok(binaries) = caribou_cli::local::Binaries::find(None)
         && let Ok(mut cluster) = LocalCluster::open(&folder.join("cluster"), binaries)
     {

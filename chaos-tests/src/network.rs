@@ -1,9 +1,12 @@
 //! Hosts for a cluster under test: each a network namespace with an address of its own, all on one bridge. Lines between them can be cut,
-//! one way too, made lossy and narrow. The harness itself is one host more, at the bridge. Needs root, iproute2 and nftables.
+//! one way too, made lossy and narrow, or led through a proxy (`proxy`). The harness itself is one host more, at the bridge. Needs root, iproute2 and nftables.
 //!
 //! Everything is named after this process, so that the next run can remove what a crashed one has left.
 
-use std::path::Path;
+mod namespace;
+pub mod proxy;
+
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -36,12 +39,18 @@ pub struct Host {
     ip: String,
 }
 
-/// A rule at a host that drops what arrives there.
+/// A rule at a host for what arrives there, which counts.
 #[derive(Debug)]
 pub struct Rule {
     host: Host,
+    chain: &'static str,
     comment: String,
 }
+
+/// Packets that go on to be received.
+const INPUT: &str = "input";
+/// Packets that come in, before it is decided where they go.
+const ENTRY: &str = "entry";
 
 impl Network {
     pub fn new() -> Result<Self> {
@@ -75,8 +84,7 @@ impl Network {
         run(ip(&["-n", &name, "link", "set", "eth0", "up"]))?;
         run(ip(&["-n", &name, "link", "set", "lo", "up"]))?;
         run(host.command("nft", &["add", "table", "inet", "chaos"]))?;
-        let hook = "{ type filter hook input priority 0; }";
-        run(host.command("nft", &["add", "chain", "inet", "chaos", "input", hook]))?;
+        host.add_chain(INPUT, "{ type filter hook input priority 0; }")?;
         Ok(host)
     }
 }
@@ -99,7 +107,11 @@ impl Host {
 
     /// Words that run a program there; only its network is another one.
     pub fn through(&self) -> Vec<String> {
-        vec!["nsenter".to_owned(), format!("--net=/run/netns/{}", self.name)]
+        vec!["nsenter".to_owned(), format!("--net={}", self.namespace().display())]
+    }
+
+    fn namespace(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
     }
 
     fn command(&self, program: &str, args: &[&str]) -> Command {
@@ -111,16 +123,42 @@ impl Host {
 
     /// Drops a share of what arrives from an address (in percent).
     pub fn drop_from(&self, ip: &str, percent: u32) -> Result<Rule> {
-        let comment = format!("fault{}", RULES.fetch_add(1, Ordering::Relaxed));
         let percent = percent.to_string();
-        let mut words = vec!["add", "rule", "inet", "chaos", "input", "ip", "saddr", ip];
+        let mut words = vec!["ip", "saddr", ip];
         if percent != "100" {
             words.extend(["numgen", "random", "mod", "100", "<", &percent]);
         }
+        self.add_rule(INPUT, &[&words[..], &["counter", "drop"]].concat())
+    }
+
+    /// Whoever connects to the server from now on comes to another port of this host, and connections that there are end.
+    fn divert(&self, port: u16) -> Result<[Rule; 2]> {
+        self.add_chain(ENTRY, "{ type nat hook prerouting priority -100; }")?;
+        let (from, to) = (PORT.to_string(), format!(":{port}"));
+        let server = ["iifname", "eth0", "tcp", "dport", &from, "counter"];
+        let diverted = self.add_rule(ENTRY, &[&server[..], &["redirect", "to", &to]].concat())?;
+        let ended = self.add_rule(INPUT, &[&server[..], &["reject", "with", "tcp", "reset"]].concat())?;
+        Ok([diverted, ended])
+    }
+
+    fn end_diversion(&self, rules: [Rule; 2]) -> Result<()> {
+        for rule in rules {
+            rule.lift()?;
+        }
+        // As long as it is there, the kernel keeps track of every connection.
+        run(self.command("nft", &["delete", "chain", "inet", "chaos", ENTRY]))
+    }
+
+    fn add_chain(&self, name: &str, hook: &str) -> Result<()> {
+        run(self.command("nft", &["add", "chain", "inet", "chaos", name, hook]))
+    }
+
+    fn add_rule(&self, chain: &'static str, words: &[&str]) -> Result<Rule> {
+        let comment = format!("fault{}", RULES.fetch_add(1, Ordering::Relaxed));
         let quoted = format!("\"{comment}\"");
-        words.extend(["counter", "drop", "comment", &quoted]);
-        run(self.command("nft", &words))?;
-        Ok(Rule { host: self.clone(), comment })
+        let rule = [&["add", "rule", "inet", "chaos", chain][..], words, &["comment", &quoted]].concat();
+        run(self.command("nft", &rule))?;
+        Ok(Rule { host: self.clone(), chain, comment })
     }
 
     /// What this host sends goes through a line of so many kbit/s, which queues what does not fit for up to `latency_ms`.
@@ -140,17 +178,18 @@ impl Host {
 }
 
 impl Rule {
-    /// Removes the rule. Returns how many packets it has dropped.
+    /// Removes the rule. Returns how many packets it has met.
     pub fn lift(self) -> Result<u64> {
-        let text = output(&mut self.host.command("nft", &["-j", "-a", "list", "chain", "inet", "chaos", "input"]))?;
+        let chain = ["inet", "chaos", self.chain];
+        let text = output(&mut self.host.command("nft", &[&["-j", "-a", "list", "chain"][..], &chain].concat()))?;
         let listed: Value = serde_json::from_str(&text)?;
         let rules = listed["nftables"].as_array().into_iter().flatten().filter_map(|item| item.get("rule"));
         let mut mine = rules.filter(|rule| rule["comment"] == self.comment.as_str());
         let rule = mine.next().with_context(|| format!("{} has no rule {}", self.host.name, self.comment))?;
-        let dropped = rule["expr"].as_array().into_iter().flatten().find_map(|e| e["counter"]["packets"].as_u64());
+        let met = rule["expr"].as_array().into_iter().flatten().find_map(|e| e["counter"]["packets"].as_u64());
         let handle = rule["handle"].to_string();
-        run(self.host.command("nft", &["delete", "rule", "inet", "chaos", "input", "handle", &handle]))?;
-        dropped.context("the rule has no counter")
+        run(self.host.command("nft", &[&["delete", "rule"][..], &chain, &["handle", &handle]].concat()))?;
+        met.context("the rule has no counter")
     }
 }
 

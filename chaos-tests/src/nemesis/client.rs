@@ -18,5 +18,7 @@ pub(super) fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
         return Ok(Some(harm.with([Remedy::Mount(path)])));
     }
     site.lab.cluster.signal_mount(&path, Signal::STOP)?;
-    Ok(Some(harm.with([Remedy::ContinueMount(path)])))
+    // A pause is long enough to be felt; a freeze has to outlast the session.
+    let outlasted = (kind == Kind::FreezeMount).then(|| Remedy::Outlasted(path.clone()));
+    Ok(Some(harm.with(outlasted).with([Remedy::ContinueMount(path)])))
 }

@@ -1,35 +1,67 @@
-//! Disks: power that goes, with everything that was not synced; file systems that are full.
+//! Disks: power that goes, with everything that was not synced; file systems that are full; disks that fail under a server that goes on,
+//! that are slow, and that hang.
 
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use rand::RngExt as _;
 
-use super::{Harm, Kind, Remedy, Server, Site, Whom};
+use super::still::{Rhythm, Still};
+use super::{Harm, Kind, Remedy, Server, Site, Whom, power};
 
 /// Room that is left in a full file system, in bytes: none.
 const FILLER: &str = "filler";
 
 pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
     let whom = match kind {
-        Kind::PowerCutLeader | Kind::FullLeader => Whom::Leader,
-        Kind::PowerCutFollower | Kind::FullFollower => Whom::Follower,
-        Kind::PowerCutChunkServer | Kind::FullChunkServer => Whom::ChunkServer,
+        Kind::PowerCutLeader
+        | Kind::FullLeader
+        | Kind::FailDiskLeader
+        | Kind::SlowDiskLeader
+        | Kind::HungDiskLeader => Whom::Leader,
+        Kind::PowerCutFollower | Kind::FullFollower | Kind::FailDiskFollower | Kind::SlowDiskFollower => Whom::Follower,
+        Kind::PowerCutChunkServer
+        | Kind::FullChunkServer
+        | Kind::FailDiskChunkServer
+        | Kind::SlowDiskChunkServer
+        | Kind::HungDiskChunkServer => Whom::ChunkServer,
         Kind::PowerCutAllChunkServers => Whom::AllChunkServers,
         _ => Whom::Everybody,
     };
     let Some(victims) = site.victims(whom).await else { return Ok(None) };
-    let harm = Harm::new(kind, victims.clone());
-    if matches!(kind, Kind::FullFollower | Kind::FullLeader | Kind::FullChunkServer) {
-        let filler = fill(site, victims[0])?;
-        let harm = harm.with([Remedy::Remove(filler)]);
-        // A metadata node that cannot write ends; a chunk server goes on.
-        let ends = kind != Kind::FullChunkServer;
-        return Ok(Some(harm.with(ends.then_some(Remedy::Restart(victims[0])))));
-    }
-    site.lab.cut_power(&victims)?;
-    Ok(Some(harm.with(victims.into_iter().map(Remedy::Start))))
+    let (harm, victim) = (Harm::new(kind, victims.clone()), victims[0]);
+    Ok(Some(match kind {
+        Kind::FullFollower | Kind::FullLeader | Kind::FullChunkServer => {
+            let harm = harm.with([Remedy::Remove(fill(site, victim)?)]);
+            // A metadata node that cannot write ends; a chunk server goes on.
+            harm.with((kind != Kind::FullChunkServer).then_some(Remedy::Restart(victim)))
+        }
+        Kind::FailDiskLeader | Kind::FailDiskFollower | Kind::FailDiskChunkServer => {
+            power::fail(&site.lab.volume(victim.0, victim.1)?)?;
+            harm.with([Remedy::Revive(victim)])
+        }
+        Kind::SlowDiskLeader | Kind::SlowDiskFollower | Kind::SlowDiskChunkServer => {
+            harm.with([stand_still(site, victim, Rhythm::SLOW)?])
+        }
+        Kind::HungDiskLeader | Kind::HungDiskChunkServer => {
+            let harm = harm.with([stand_still(site, victim, Rhythm::HUNG)?]);
+            // A chunk server uses no disk again that has hung, until it starts anew.
+            harm.with((kind == Kind::HungDiskChunkServer).then_some(Remedy::Restart(victim)))
+        }
+        _ => {
+            site.lab.cut_power(&victims)?;
+            harm.with(victims.into_iter().map(Remedy::Start))
+        }
+    }))
+}
+
+fn stand_still(site: &mut Site<'_>, (part, number): Server, rhythm: Rhythm) -> Result<Remedy> {
+    let process = site.lab.cluster.layout().nodes(part)[number - 1].process;
+    let process = process.with_context(|| format!("{} {number} is not running", part.name()))?;
+    let still = Still::begin(site.lab.volume(part, number)?, process.pid, rhythm, site.rng.random())?;
+    Ok(Remedy::Move(still))
 }
 
 /// Takes all the room of a server's file system.

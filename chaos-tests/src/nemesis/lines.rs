@@ -1,6 +1,6 @@
 //! Lines between hosts: cut, cut one way, lossy, narrow. The counters of the rules show that something was dropped.
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use caribou_cli::local::Part;
 
 use super::{Harm, Kind, Remedy, Server, Site, Whom};
@@ -22,7 +22,7 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
     let harm = Harm::new(kind, victims.clone());
     let others: Vec<Server> = [site.all(Part::Meta), site.all(Part::Chunk)].concat();
     let others: Vec<Server> = others.into_iter().filter(|server| !victims.contains(server)).collect();
-    let (victim, clients) = (host(site, victims[0])?, site.lab.client_ips());
+    let (victim, clients) = (site.host(victims[0])?, site.lab.client_ips());
     let mut wires = Wires::default();
     match kind {
         Kind::NarrowLeader | Kind::NarrowChunkServer => {
@@ -32,9 +32,9 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
         Kind::Loss => {
             let percent = site.percent(1..=30);
             for server in &victims {
-                let here = host(site, *server)?;
+                let here = site.host(*server)?;
                 for other in victims.iter().filter(|other| *other != server) {
-                    wires.drop(&here, host(site, *other)?.ip(), percent)?;
+                    wires.drop(&here, site.host(*other)?.ip(), percent)?;
                 }
                 for client in &clients {
                     wires.drop(&here, client, percent)?;
@@ -42,7 +42,7 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
             }
         }
         Kind::CutPair => {
-            let other = host(site, victims[1])?;
+            let other = site.host(victims[1])?;
             wires.cut(&victim, &other)?;
         }
         Kind::ClientsFromLeader | Kind::ClientsFromChunkServer => {
@@ -52,22 +52,22 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
         }
         Kind::ChunkServersFromLeader => {
             for server in others.iter().filter(|(part, _)| *part == Part::Chunk) {
-                wires.cut(&victim, &host(site, *server)?)?;
+                wires.cut(&victim, &site.host(*server)?)?;
             }
         }
         Kind::DeafLeader => {
             for server in &others {
-                wires.drop(&victim, host(site, *server)?.ip(), 100)?;
+                wires.drop(&victim, site.host(*server)?.ip(), 100)?;
             }
         }
         Kind::MuteLeader => {
             for server in &others {
-                wires.drop(&host(site, *server)?, victim.ip(), 100)?;
+                wires.drop(&site.host(*server)?, victim.ip(), 100)?;
             }
         }
         _ => {
             for server in &others {
-                wires.cut(&victim, &host(site, *server)?)?;
+                wires.cut(&victim, &site.host(*server)?)?;
             }
             for client in &clients {
                 wires.drop(&victim, client, 100)?;
@@ -77,21 +77,18 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
     Ok(Some(harm.with(wires.0)))
 }
 
-fn host(site: &Site<'_>, (part, number): Server) -> Result<Host> {
-    site.lab.host(part, number).cloned().with_context(|| format!("{} {number} is no host of its own", part.name()))
-}
-
+/// What is cut, and how it is joined again.
 #[derive(Default)]
-struct Wires(Vec<Remedy>);
+pub(super) struct Wires(pub(super) Vec<Remedy>);
 
 impl Wires {
     /// `at` loses so much of what comes from there.
-    fn drop(&mut self, at: &Host, from: &str, percent: u32) -> Result<()> {
+    pub(super) fn drop(&mut self, at: &Host, from: &str, percent: u32) -> Result<()> {
         self.0.push(Remedy::Lift(at.drop_from(from, percent)?));
         Ok(())
     }
 
-    fn cut(&mut self, one: &Host, other: &Host) -> Result<()> {
+    pub(super) fn cut(&mut self, one: &Host, other: &Host) -> Result<()> {
         self.drop(one, other.ip(), 100)?;
         self.drop(other, one.ip(), 100)
     }

@@ -1,5 +1,6 @@
 //! Power cuts without a device mapper: a node's data lie on a loop-mounted ext4, which the file system's shutdown ioctl stops dead.
-//! Every write that was not fsynced is then lost, everything later fails, as after a real power cut.
+//! Every write that was not fsynced is then lost, everything later fails, as after a real power cut. The same call, after everything was
+//! written, is a disk that fails; and a frozen file system is one that hangs.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -11,9 +12,12 @@ use anyhow::{Context, Result, bail};
 
 /// Size of one node's (sparse) volume in bytes.
 const VOLUME_BYTES: u64 = 4 << 30;
-/// `FS_IOC_SHUTDOWN`, and its flag for "without flushing the journal".
+/// `FS_IOC_SHUTDOWN`, and its flags for "write everything before" and "without flushing the journal".
 const FS_IOC_SHUTDOWN: libc::c_ulong = 0x8004_587D;
+const WRITE_ALL: u32 = 0;
 const NO_LOG_FLUSH: u32 = 2;
+const FIFREEZE: libc::c_ulong = 0xC004_5877;
+const FITHAW: libc::c_ulong = 0xC004_5878;
 
 fn image_of(volume: &Path) -> PathBuf {
     volume.with_extension("img")
@@ -38,18 +42,37 @@ fn mount(volume: &Path) -> Result<()> {
 
 /// Stops the file system dead: what was not synced is lost.
 pub fn cut(volume: &Path) -> Result<()> {
-    let dir = File::open(volume).with_context(|| volume.display().to_string())?;
-    let mut flag = NO_LOG_FLUSH;
-    // SAFETY: the descriptor is open for the whole call, and the ioctl reads one u32, which `flag` is.
-    let result = unsafe { libc::ioctl(dir.as_raw_fd(), FS_IOC_SHUTDOWN, &raw mut flag) };
-    if result != 0 {
-        bail!("the power of {} cannot be cut: {}", volume.display(), std::io::Error::last_os_error());
-    }
+    shut_down(volume, NO_LOG_FLUSH).with_context(|| format!("the power of {} cannot be cut", volume.display()))
+}
+
+/// From now on every call is EIO. What was written before is there after a [`remount`].
+pub fn fail(volume: &Path) -> Result<()> {
+    shut_down(volume, WRITE_ALL).with_context(|| format!("the disk of {} cannot be made to fail", volume.display()))
+}
+
+fn shut_down(volume: &Path, mut flag: u32) -> Result<()> {
+    control(volume, FS_IOC_SHUTDOWN, &mut flag)?;
     // Proof that it took effect: nothing can be written any more.
     if std::fs::write(volume.join("after-the-cut"), b"x").is_ok() {
-        bail!("{} still takes writes after its power was cut", volume.display());
+        bail!("{} still takes writes", volume.display());
     }
     Ok(())
+}
+
+/// Whoever writes has to wait, until [`thaw`].
+pub fn freeze(volume: &Path) -> Result<()> {
+    control(volume, FIFREEZE, &mut 0).with_context(|| format!("{} cannot be frozen", volume.display()))
+}
+
+pub fn thaw(volume: &Path) -> Result<()> {
+    control(volume, FITHAW, &mut 0).with_context(|| format!("{} cannot be thawed", volume.display()))
+}
+
+fn control(volume: &Path, request: libc::c_ulong, argument: &mut u32) -> Result<()> {
+    let dir = File::open(volume).with_context(|| volume.display().to_string())?;
+    // SAFETY: the descriptor is open for the whole call, and these calls read one u32 or nothing.
+    let result = unsafe { libc::ioctl(dir.as_raw_fd(), request, std::ptr::from_mut(argument)) };
+    if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
 }
 
 /// Mounts the volume again, as after a reboot (its journal is replayed). Its processes must be gone.

@@ -1,31 +1,48 @@
-//! Processes that are killed, stopped in order, and paused.
+//! Processes that are killed, also while they start, stopped in order, and paused.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use caribou_cli::local::ProcessId;
+use rand::RngExt as _;
 use rustix::process::Signal;
 
 use super::{Harm, Kind, Remedy, Server, Site, Whom};
 
 /// How long a process may take to stand still.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// How often one is killed while it starts, and how old it gets each time, in milliseconds.
+const STARTS: usize = 5;
+const AGE_MS: std::ops::Range<u64> = 20..200;
 
 pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
     let whom = match kind {
-        Kind::KillLeader | Kind::StopLeader | Kind::PauseLeader | Kind::RestartStorm | Kind::TransferLeader => {
-            Whom::Leader
-        }
-        Kind::KillFollower | Kind::PauseFollower => Whom::Follower,
+        Kind::KillLeader
+        | Kind::StopLeader
+        | Kind::PauseLeader
+        | Kind::FreezeLeader
+        | Kind::RestartStorm
+        | Kind::TransferLeader => Whom::Leader,
+        Kind::KillFollower | Kind::PauseFollower | Kind::KillStartingFollower => Whom::Follower,
         Kind::KillMajority => Whom::LeaderAndFollower,
         Kind::KillAllMeta | Kind::PauseAllMeta => Whom::AllMeta,
-        Kind::KillChunkServer | Kind::StopChunkServer | Kind::PauseChunkServer => Whom::ChunkServer,
+        Kind::KillChunkServer
+        | Kind::StopChunkServer
+        | Kind::PauseChunkServer
+        | Kind::FreezeChunkServer
+        | Kind::KillStartingChunkServer => Whom::ChunkServer,
         Kind::KillAllChunkServers => Whom::AllChunkServers,
         _ => Whom::Everybody,
     };
     let Some(victims) = site.victims(whom).await else { return Ok(None) };
     let harm = Harm::new(kind, victims.clone());
     match kind {
-        Kind::PauseLeader | Kind::PauseFollower | Kind::PauseChunkServer | Kind::PauseAllMeta => {
+        Kind::PauseLeader
+        | Kind::PauseFollower
+        | Kind::PauseChunkServer
+        | Kind::PauseAllMeta
+        | Kind::FreezeLeader
+        | Kind::FreezeChunkServer => {
             pause(site, &victims).await?;
             Ok(Some(harm.with(victims.into_iter().map(Remedy::Continue))))
         }
@@ -45,6 +62,11 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
             signal(site, &victims, Signal::KILL)?;
             Ok(Some(harm.with(victims.into_iter().map(Remedy::Start))))
         }
+        Kind::KillStartingFollower | Kind::KillStartingChunkServer => {
+            signal(site, &victims, Signal::KILL)?;
+            kill_starting(site, victims[0]).await?;
+            Ok(Some(harm.with(victims.into_iter().map(Remedy::Start))))
+        }
         Kind::StopLeader | Kind::StopChunkServer => {
             signal(site, &victims, Signal::TERM)?;
             Ok(Some(harm.with(victims.into_iter().map(Remedy::Start))))
@@ -61,13 +83,25 @@ fn signal(site: &mut Site<'_>, victims: &[Server], signal: Signal) -> Result<()>
     victims.iter().try_for_each(|(part, number)| site.lab.cluster.signal(*part, *number, signal))
 }
 
+/// Starts and kills it again and again. One that ends by itself, whatever was cut short before, has failed to start.
+async fn kill_starting(site: &mut Site<'_>, (part, number): Server) -> Result<()> {
+    for _ in 0..STARTS {
+        site.lab.cluster.spawn(part, number)?;
+        tokio::time::sleep(Duration::from_millis(site.rng.random_range(AGE_MS))).await;
+        let process = site.lab.cluster.layout().nodes(part)[number - 1].process;
+        ensure!(process.is_some_and(ProcessId::is_alive), "{} {number} ended while it started", part.name());
+        signal(site, &[(part, number)], Signal::KILL)?;
+    }
+    Ok(())
+}
+
 /// Returns when all of them stand still: a thread in the middle of a system call stops at its end.
 async fn pause(site: &mut Site<'_>, victims: &[Server]) -> Result<()> {
     signal(site, victims, Signal::STOP)?;
     for (part, number) in victims {
         let process = site.lab.cluster.layout().nodes(*part)[number - 1].process;
         let end = Instant::now() + STOP_PATIENCE;
-        while !process.is_some_and(caribou_cli::local::ProcessId::is_paused) {
+        while !process.is_some_and(ProcessId::is_paused) {
             ensure!(Instant::now() < end, "{} {number} goes on after SIGSTOP", part.name());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -31,7 +31,7 @@ use crate::lab::Lab;
 use crate::nemesis::{self, Harm, Kind, Site};
 use crate::scenario::healed;
 use load::Loads;
-use profile::Schedule;
+use profile::{Room, Schedule};
 use report::Windows;
 use timeline::{Band, Recorder};
 
@@ -82,6 +82,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Report> {
         schedule: Schedule::new(kinds),
         taken: BTreeSet::new(),
         mounts: loads.mounts.clone(),
+        lasting: Vec::new(),
     };
     storm.inflict(&mut lab, &recorder, Duration::from_secs_f64(args.minutes * 60.0)).await?;
     let faults_until_ms = recorder.now_ms();
@@ -120,41 +121,77 @@ async fn heal(lab: &mut Lab) -> Result<()> {
     healed(lab).await
 }
 
-/// Inflicts faults, one or two at a time.
+/// Inflicts faults, one or two at a time, beside those that last.
 struct Faults {
     rng: StdRng,
     schedule: Schedule,
     taken: BTreeSet<nemesis::Server>,
     mounts: Vec<PathBuf>,
+    lasting: Vec<Lasting>,
+}
+
+/// A fault that outlasts others.
+struct Lasting {
+    harm: Harm,
+    from_ms: u64,
+    until: Instant,
 }
 
 impl Faults {
     async fn inflict(&mut self, lab: &mut Lab, recorder: &Recorder, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            let blow = self.schedule.next(&mut self.rng);
+            let left = end.saturating_duration_since(Instant::now());
+            let room = Room { left, lasting: !self.lasting.is_empty() };
+            let blow = self.schedule.next(&mut self.rng, room);
             tokio::time::sleep(blow.pause).await;
             let mut harms: Vec<(Harm, u64)> = Vec::new();
+            let mut told = Vec::new();
             for kind in blow.kinds {
                 let from_ms = recorder.now_ms();
-                let mut site = self.site(lab);
-                let harm = nemesis::inflict(kind, &mut site).await.with_context(|| kind.name())?;
-                harms.extend(harm.map(|harm| (harm, from_ms)));
+                let harm = nemesis::inflict(kind, &mut self.site(lab)).await.with_context(|| kind.name())?;
+                let Some(harm) = harm else { continue };
+                let lasts = kind.lasts().unwrap_or(blow.lasts);
+                told.push(format!("{:.1} s of {}", lasts.as_secs_f64(), harm.told()));
+                match kind.lasts() {
+                    Some(lasts) => self.lasting.push(Lasting { harm, from_ms, until: Instant::now() + lasts }),
+                    None => harms.push((harm, from_ms)),
+                }
             }
-            let told: Vec<String> = harms.iter().map(|(harm, _)| harm.told()).collect();
-            if told.is_empty() {
-                continue;
+            if !told.is_empty() {
+                println!("{:6.1} s  {}", recorder.now_ms() as f64 / 1e3, told.join(" and "));
             }
-            println!("{:6.1} s  {:.1} s of {}", harms[0].1 as f64 / 1e3, blow.lasts.as_secs_f64(), told.join(" and "));
-            tokio::time::sleep(blow.lasts).await;
+            if !harms.is_empty() {
+                tokio::time::sleep(blow.lasts).await;
+            }
             // Mounts come back last: a mounting waits for the cluster.
             harms.sort_by_key(|(harm, _)| harm.kind.class());
             for (harm, from_ms) in harms {
-                let (kind, victims) = (harm.kind, harm.victims.clone());
-                let effect = harm.lift(&mut self.site(lab)).await.with_context(|| kind.name())?;
-                recorder.band(Band { kind, victims, from_ms, to_ms: recorder.now_ms(), effect });
+                self.lift(harm, from_ms, lab, recorder).await?;
             }
+            self.lift_lasting(Instant::now(), lab, recorder).await?;
         }
+        let last = self.lasting.iter().map(|lasting| lasting.until).max();
+        if let Some(last) = last {
+            tokio::time::sleep_until(last.into()).await;
+            self.lift_lasting(last, lab, recorder).await?;
+        }
+        Ok(())
+    }
+
+    /// Lifts those whose time is over.
+    async fn lift_lasting(&mut self, now: Instant, lab: &mut Lab, recorder: &Recorder) -> Result<()> {
+        while let Some(at) = self.lasting.iter().position(|lasting| lasting.until <= now) {
+            let Lasting { harm, from_ms, .. } = self.lasting.remove(at);
+            self.lift(harm, from_ms, lab, recorder).await?;
+        }
+        Ok(())
+    }
+
+    async fn lift(&mut self, harm: Harm, from_ms: u64, lab: &mut Lab, recorder: &Recorder) -> Result<()> {
+        let (kind, victims) = (harm.kind, harm.victims.clone());
+        let effect = harm.lift(&mut self.site(lab)).await.with_context(|| kind.name())?;
+        recorder.band(Band { kind, victims, from_ms, to_ms: recorder.now_ms(), effect });
         Ok(())
     }
 

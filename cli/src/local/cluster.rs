@@ -122,6 +122,12 @@ impl LocalCluster {
         self.save()
     }
 
+    /// Puts other words in front of a server's program, from its next start on.
+    pub fn start_through(&mut self, part: Part, number: usize, words: Vec<String>) -> Result<()> {
+        self.node_mut(part, number)?.through = words;
+        self.save()
+    }
+
     /// Sends a signal to one server and, for deadly ones, waits until it is gone.
     pub fn signal(&mut self, part: Part, number: usize, signal: Signal) -> Result<()> {
         let node = self.node_mut(part, number)?;

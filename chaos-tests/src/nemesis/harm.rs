@@ -1,0 +1,162 @@
+//! A fault under way: who suffers, and how it is lifted completely.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::process::Signal;
+
+use super::clock::Clocks;
+use super::still::Still;
+use super::{Kind, Server, Site, power, rot};
+use crate::network::proxy::Proxy;
+use crate::network::{Host, Rule};
+
+/// A fault under way.
+#[derive(Debug)]
+pub struct Harm {
+    pub kind: Kind,
+    /// Who suffers, in words.
+    pub victims: String,
+    servers: Vec<Server>,
+    remedies: Vec<Remedy>,
+}
+
+/// How a part of a harm is lifted.
+#[derive(Debug)]
+pub(super) enum Remedy {
+    Start(Server),
+    /// It may be at its end, or not: killed first.
+    Restart(Server),
+    /// The same, and its file system is mounted anew in between.
+    Revive(Server),
+    Continue(Server),
+    Lift(Rule),
+    Widen(Host),
+    Connect(Proxy),
+    Move(Still),
+    Mend(rot::Flip),
+    SetRight(Clocks),
+    Wait(Duration),
+    Remove(PathBuf),
+    Mount(PathBuf),
+    ContinueMount(PathBuf),
+    /// Nothing to be lifted: the mount's session has to be gone by now.
+    Outlasted(PathBuf),
+}
+
+/// What shows that a fault took effect: how many of what.
+#[derive(Debug, Default)]
+pub(super) struct Evidence(Vec<(u64, &'static str)>);
+
+impl Harm {
+    pub(super) fn new(kind: Kind, servers: Vec<Server>) -> Self {
+        let names: Vec<String> = servers.iter().map(|(part, number)| format!("{}{number}", part.name())).collect();
+        Self { kind, victims: names.join(" "), servers, remedies: Vec::new() }
+    }
+
+    /// What is done to whom.
+    pub fn told(&self) -> String {
+        format!("{} ({})", self.kind.name(), self.victims)
+    }
+
+    pub(super) fn with(mut self, remedies: impl IntoIterator<Item = Remedy>) -> Self {
+        self.remedies.extend(remedies);
+        self
+    }
+
+    /// Makes good what was done. Returns what shows that it took effect; nothing: it had none.
+    pub async fn lift(self, site: &mut Site<'_>) -> Result<Option<String>> {
+        let mut evidence = Evidence::default();
+        for remedy in self.remedies {
+            remedy.apply(site, &mut evidence).await?;
+        }
+        for server in self.servers {
+            site.taken.remove(&server);
+        }
+        Ok(evidence.told())
+    }
+}
+
+impl Remedy {
+    async fn apply(self, site: &mut Site<'_>, evidence: &mut Evidence) -> Result<()> {
+        match self {
+            Self::Start((part, number)) => site.lab.cluster.start(part, number).await?,
+            Self::Restart((part, number)) => {
+                site.lab.cluster.signal(part, number, Signal::KILL)?;
+                site.lab.cluster.start(part, number).await?;
+            }
+            Self::Revive((part, number)) => {
+                site.lab.cluster.signal(part, number, Signal::KILL)?;
+                power::remount(&site.lab.volume(part, number)?)?;
+                site.lab.cluster.start(part, number).await?;
+            }
+            Self::Continue((part, number)) => site.lab.cluster.signal(part, number, Signal::CONT)?,
+            Self::Lift(rule) => evidence.add(rule.lift()?, "packets"),
+            Self::Widen(host) => evidence.add(host.widen()?, "packets"),
+            Self::Connect(proxy) => {
+                let (count, what) = proxy.lift()?;
+                evidence.add(count, what);
+            }
+            Self::Move(still) => evidence.add(still.end()?, "standstills that it had to wait in"),
+            Self::Mend(flip) => {
+                let found = flip.mended(site.lab).await?;
+                evidence.add(found, "damaged blocks found");
+            }
+            Self::SetRight(clocks) => evidence.add(clocks.set_right(site).await?, "lines of logs an hour off"),
+            Self::Wait(time) => tokio::time::sleep(time).await,
+            Self::Remove(path) => std::fs::remove_file(path)?,
+            Self::Mount(path) => {
+                site.lab.mount_again(&path).await?;
+                site.mounts.push(path);
+            }
+            Self::ContinueMount(path) => {
+                site.lab.cluster.signal_mount(&path, Signal::CONT)?;
+                site.mounts.push(path);
+            }
+            Self::Outlasted(path) => {
+                let status = site.lab.cluster.status().await;
+                let name = format!(":{}", path.display());
+                let is_known = status.clients.iter().any(|client| client.name.ends_with(&name));
+                evidence.add(u64::from(status.leader().is_some() && !is_known), "sessions expired");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Evidence {
+    fn add(&mut self, count: u64, what: &'static str) {
+        match self.0.iter_mut().find(|(_, known)| *known == what) {
+            Some((sum, _)) => *sum += count,
+            None => self.0.push((count, what)),
+        }
+    }
+
+    fn told(&self) -> Option<String> {
+        if self.0.is_empty() {
+            // What else there is has proved itself when it was done.
+            return Some("done".to_owned());
+        }
+        let seen = self.0.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+        let seen: Vec<String> = seen.collect();
+        (!seen.is_empty()).then(|| seen.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_nobody_felt_had_no_effect() {
+        let mut evidence = Evidence::default();
+        assert_eq!(evidence.told().as_deref(), Some("done"));
+        evidence.add(0, "packets");
+        assert_eq!(evidence.told(), None);
+        evidence.add(3, "packets");
+        evidence.add(4, "packets");
+        evidence.add(1, "torn connections");
+        assert_eq!(evidence.told().as_deref(), Some("7 packets, 1 torn connections"));
+    }
+}

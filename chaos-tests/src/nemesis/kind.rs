@@ -1,0 +1,260 @@
+//! The kinds of faults: their names, classes, how long some of them last, and what they explain.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+/// How long a process stands still that is to outlast its session (30 s, counted in steps) and everything else that is timed.
+const FREEZE: Duration = Duration::from_secs(40);
+/// How long a disk hangs that is to outlast a chunk server's `store.disk_deadline` (10 s).
+const HANG: Duration = Duration::from_secs(13);
+
+/// What can be done to a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    KillLeader,
+    KillFollower,
+    KillMajority,
+    KillAllMeta,
+    KillChunkServer,
+    KillAllChunkServers,
+    KillAllServers,
+    /// SIGTERM: they end in order.
+    StopLeader,
+    StopChunkServer,
+    /// The leader is killed, started and killed again while it starts.
+    RestartStorm,
+    /// The same with more time between start and death, so that each dies in another part of its start.
+    KillStartingFollower,
+    KillStartingChunkServer,
+    TransferLeader,
+    /// SIGSTOP: it is there, and does nothing.
+    PauseLeader,
+    PauseFollower,
+    PauseChunkServer,
+    PauseAllMeta,
+    /// SIGSTOP for longer than anybody waits for it.
+    FreezeLeader,
+    FreezeChunkServer,
+    /// The wall clock of a running chunk server jumps by an hour, and back.
+    ClockJumpChunkServer,
+    ClockJumpAllChunkServers,
+    IsolateLeader,
+    IsolateFollower,
+    IsolateChunkServer,
+    /// The leader hears nobody, and is heard.
+    DeafLeader,
+    /// The leader hears everybody, and nobody hears it.
+    MuteLeader,
+    /// The leader and one follower do not hear each other; the third hears both.
+    CutPair,
+    /// No client reaches the leader.
+    ClientsFromLeader,
+    /// No chunk server reaches the leader.
+    ChunkServersFromLeader,
+    /// No client reaches one chunk server.
+    ClientsFromChunkServer,
+    /// Two halves that do not hear each other, and one metadata node that hears both.
+    Bridge,
+    /// Each server hears two others only.
+    Ring,
+    /// Servers are cut off one after the other, and come back one after the other, in another order.
+    SwizzleClog,
+    /// Everybody loses a share of what arrives.
+    Loss,
+    NarrowLeader,
+    NarrowChunkServer,
+    /// What comes to one server and what it answers takes long.
+    Delay,
+    /// One server takes connections and says nothing.
+    HalfOpen,
+    /// What comes to one server and what it answers is taken in small bites.
+    SlowReader,
+    /// Connections to one server are torn in the middle of a message.
+    TornConnections,
+    PowerCutLeader,
+    PowerCutFollower,
+    PowerCutChunkServer,
+    PowerCutAllChunkServers,
+    PowerCutEverything,
+    /// The file system of a follower is full.
+    FullFollower,
+    FullLeader,
+    FullChunkServer,
+    /// The disk of a server that goes on fails: every call is EIO.
+    FailDiskLeader,
+    FailDiskFollower,
+    FailDiskChunkServer,
+    /// Writes to a server's disk have to wait, again and again.
+    SlowDiskLeader,
+    SlowDiskFollower,
+    SlowDiskChunkServer,
+    /// They wait for longer than a chunk server bears.
+    HungDiskLeader,
+    HungDiskChunkServer,
+    /// One bit of one replica, while the others are sound.
+    BitFlip,
+    /// A mount's process dies with what it had not synced.
+    KillMount,
+    PauseMount,
+    /// For longer than its session lasts.
+    FreezeMount,
+}
+
+/// What a kind is about; a run overlaps faults of different classes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    Process,
+    Network,
+    Disk,
+    Client,
+}
+
+impl Kind {
+    pub fn all() -> &'static [Self] {
+        Self::value_variants()
+    }
+
+    pub fn name(self) -> String {
+        self.to_possible_value().expect("no kind is hidden").get_name().to_owned()
+    }
+
+    pub fn class(self) -> Class {
+        match self {
+            Self::KillLeader
+            | Self::KillFollower
+            | Self::KillMajority
+            | Self::KillAllMeta
+            | Self::KillChunkServer
+            | Self::KillAllChunkServers
+            | Self::KillAllServers
+            | Self::StopLeader
+            | Self::StopChunkServer
+            | Self::RestartStorm
+            | Self::KillStartingFollower
+            | Self::KillStartingChunkServer
+            | Self::TransferLeader
+            | Self::PauseLeader
+            | Self::PauseFollower
+            | Self::PauseChunkServer
+            | Self::PauseAllMeta
+            | Self::FreezeLeader
+            | Self::FreezeChunkServer
+            | Self::ClockJumpChunkServer
+            | Self::ClockJumpAllChunkServers => Class::Process,
+            Self::IsolateLeader
+            | Self::IsolateFollower
+            | Self::IsolateChunkServer
+            | Self::DeafLeader
+            | Self::MuteLeader
+            | Self::CutPair
+            | Self::ClientsFromLeader
+            | Self::ChunkServersFromLeader
+            | Self::ClientsFromChunkServer
+            | Self::Bridge
+            | Self::Ring
+            | Self::SwizzleClog
+            | Self::Loss
+            | Self::NarrowLeader
+            | Self::NarrowChunkServer
+            | Self::Delay
+            | Self::HalfOpen
+            | Self::SlowReader
+            | Self::TornConnections => Class::Network,
+            Self::PowerCutLeader
+            | Self::PowerCutFollower
+            | Self::PowerCutChunkServer
+            | Self::PowerCutAllChunkServers
+            | Self::PowerCutEverything
+            | Self::FullFollower
+            | Self::FullLeader
+            | Self::FullChunkServer
+            | Self::FailDiskLeader
+            | Self::FailDiskFollower
+            | Self::FailDiskChunkServer
+            | Self::SlowDiskLeader
+            | Self::SlowDiskFollower
+            | Self::SlowDiskChunkServer
+            | Self::HungDiskLeader
+            | Self::HungDiskChunkServer
+            | Self::BitFlip => Class::Disk,
+            Self::KillMount | Self::PauseMount | Self::FreezeMount => Class::Client,
+        }
+    }
+
+    /// Whether it needs hosts, volumes or programs of others; the rest works on any cluster.
+    pub fn needs_hosts(self) -> bool {
+        matches!(self.class(), Class::Network | Class::Disk) || self.is_of_clocks()
+    }
+
+    pub(super) fn is_of_clocks(self) -> bool {
+        matches!(self, Self::ClockJumpChunkServer | Self::ClockJumpAllChunkServers)
+    }
+
+    /// Whether chunk servers lose what they had not synced, or cannot know that they did not.
+    pub fn cuts_chunk_power(self) -> bool {
+        matches!(
+            self,
+            Self::PowerCutChunkServer
+                | Self::PowerCutAllChunkServers
+                | Self::PowerCutEverything
+                | Self::FailDiskChunkServer
+        )
+    }
+
+    /// Whether a mount's session ends, and what it had not synced belongs to nobody for some time.
+    pub fn ends_session(self) -> bool {
+        matches!(self, Self::KillMount | Self::FreezeMount)
+    }
+
+    /// How long it lasts, if that is longer than a blow: others come and go meanwhile.
+    pub fn lasts(self) -> Option<Duration> {
+        match self {
+            Self::FreezeLeader | Self::FreezeChunkServer | Self::FreezeMount => Some(FREEZE),
+            Self::HungDiskLeader | Self::HungDiskChunkServer => Some(HANG),
+            _ => None,
+        }
+    }
+
+    /// Complaints in logs that it explains, besides those that every run may have (`log-expected.txt`).
+    pub fn complaints(self) -> &'static [&'static str] {
+        match self {
+            Self::FullFollower | Self::FullLeader | Self::FullChunkServer => &["No space left on device"],
+            Self::FailDiskLeader | Self::FailDiskFollower => &["Input/output error", "this metadata node must stop"],
+            Self::FailDiskChunkServer => &[
+                "Input/output error",
+                "the disk has failed and is not used any more",
+                "a server has lost its replica",
+                "a replica is damaged",
+                "a deletion failed",
+            ],
+            Self::HungDiskChunkServer => {
+                &["the disk has failed and is not used any more", "a server has lost its replica", "a deletion failed"]
+            }
+            Self::BitFlip => &[
+                "a block is damaged at rest and is not served",
+                "a damaged block was not served",
+                "a replica is damaged",
+                "a server has lost its replica",
+            ],
+            _ => &[],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_have_the_names_that_the_command_line_takes() {
+        assert!(Kind::all().len() >= 50);
+        for kind in Kind::all() {
+            assert_eq!(Kind::from_str(&kind.name(), false), Ok(*kind));
+            assert_eq!(serde_json::to_string(kind).expect("a name"), format!("\"{}\"", kind.name()));
+        }
+    }
+}
