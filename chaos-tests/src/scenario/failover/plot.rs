@@ -20,7 +20,7 @@ const WIDEST: f64 = 24.0;
 pub(super) fn svg(gaps: &[Duration], limit: Duration, median_limit: Duration) -> String {
     let of = Distribution::of(gaps);
     let title = format!(
-        "Caribou: the longest gap of a mount at each of {} SIGKILLs of the leader: median {} ms, maximum {} ms",
+        "The gap of a mount at each of {} kills of the leader: median {} ms, maximum {} ms",
         gaps.len(),
         of.median.as_millis(),
         of.maximum.as_millis()
