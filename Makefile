@@ -8,13 +8,14 @@ export ROCKSDB_STATIC   := 1
 RELEASE          := $(CARGO_TARGET_DIR)/release
 SMOKE_BIN        := $(RELEASE)
 
-.PHONY: help setup build demo check fix golden test smoke scenario chaos pjdfstest bench aarch64
+.PHONY: help setup build demo check fix golden test smoke simulate scenario chaos pjdfstest bench aarch64
 
 help:
 	@echo 'make demo    build, then: a cluster, a mount, a tree copied while the leader is killed again and again'
 	@echo 'make test    everything that CI runs'
 	@echo 'make check   the fast part: format, lints, unit tests, tidy'
 	@echo 'make fix     format the code and apply lint suggestions'
+	@echo 'make simulate   fifty seeds of the simulation: a quarter of an hour on two cores'
 	@echo 'make pjdfstest  the POSIX test suite on ext4 and on mounts'
 	@echo 'make chaos   two minutes of faults under loads, and a report: caribou-chaos.html'
 	@echo 'make scenario RUN=...  a scenario of caribou-chaos in full length'
@@ -72,5 +73,9 @@ pjdfstest:
 bench: build
 	./bench/setup.sh
 	$(RELEASE)/caribou-bench --bin $(RELEASE) --revision "$$(git describe --always --dirty 2>/dev/null || echo unknown)" $(BENCH)
+
+# Fifty seeds of the simulation.
+simulate: build
+	$(RELEASE)/caribou-simulation --seeds 50 --steps 20000
 
 test: check aarch64 smoke

@@ -28,10 +28,12 @@ pub enum Bug {
     HoldersNotEqualised,
     /// W5: an fsync is answered before it is done.
     FsyncNotAwaited,
+    /// V3: after an unclean start a chunk server takes no replica for dirty.
+    DirtyJournalForgotten,
 }
 
 /// All of them.
-pub const ALL: [Bug; 10] = [
+pub const ALL: [Bug; 11] = [
     Bug::LogAnsweredBeforeSync,
     Bug::VoteNotWritten,
     Bug::RepliesForgotten,
@@ -42,6 +44,7 @@ pub const ALL: [Bug; 10] = [
     Bug::ResendForgotten,
     Bug::HoldersNotEqualised,
     Bug::FsyncNotAwaited,
+    Bug::DirtyJournalForgotten,
 ];
 
 thread_local! {

@@ -1,10 +1,12 @@
 //! A chunk server as a machine: a disk in memory, an address, and a power switch.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use caribou_chunkd::clock::TokioClock;
+use caribou_chunkd::clock::Clock;
 use caribou_chunkd::config::Config;
 use caribou_chunkd::peers::{Answers, Opening, PeerError, Peers};
 use caribou_chunkd::store::memory::MemoryDisk;
@@ -13,23 +15,31 @@ use caribou_chunkd::{ChunkServer, Parts, Settings};
 use caribou_proto::chunk::v1::chunk_data_client::ChunkDataClient;
 use caribou_proto::chunk::v1::control_service_client::ControlServiceClient;
 use caribou_proto::chunk::v1::{FromServer, ReadReply, ReadRequest, ToServer, WriteAck, WriteFragment};
+use caribou_proto::ids::ServerId;
 use futures::{FutureExt as _, StreamExt as _};
-use rand::RngExt as _;
+use parking_lot::Mutex;
 use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::clock::SimClock;
-use crate::net::Net;
+use crate::findings::Findings;
+use crate::hearing;
+use crate::net::{Life, Net};
 
-/// How long a job on a disk may take: disks in memory take none.
+/// How long a job on a disk may take before the disk counts as broken.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How long it takes.
+const JOB_TIME_MS: std::ops::Range<u64> = 0..4;
 
 /// See the module.
 pub struct ChunkHost {
     pub address: String,
+    /// Known once it has registered.
+    server_id: Option<ServerId>,
     disk: Arc<MemoryDisk>,
     running: Option<Running>,
     rng: StdRng,
@@ -51,9 +61,11 @@ pub enum Crash {
 
 impl ChunkHost {
     /// A machine that is off, with an empty disk.
-    pub fn new(id: u64, rng: StdRng) -> Self {
-        let disk = Arc::new(MemoryDisk::new(&format!("disk{id}")));
-        Self { address: format!("chunk{id}:1"), disk, running: None, rng }
+    pub fn new(id: u64, mut rng: StdRng) -> Self {
+        let times = Mutex::new(StdRng::seed_from_u64(rng.random()));
+        let job_time = move || Duration::from_millis(times.lock().random_range(JOB_TIME_MS));
+        let disk = Arc::new(MemoryDisk::new(&format!("disk{id}")).paced(Arc::new(job_time)));
+        Self { address: format!("chunk{id}:1"), server_id: None, disk, running: None, rng }
     }
 
     pub fn is_up(&self) -> bool {
@@ -65,6 +77,34 @@ impl ChunkHost {
         self.running.as_ref().is_some_and(|running| running.server.has_lease())
     }
 
+    /// Its number at the leader, once it has registered.
+    pub fn server_id(&self) -> Option<ServerId> {
+        self.store().and_then(|store| store.server_id()).or(self.server_id)
+    }
+
+    /// Its store, if it is up.
+    pub fn store(&self) -> Option<&Arc<ChunkStore>> {
+        self.running.as_ref().map(|running| running.server.store())
+    }
+
+    /// Its power will go within the so many-th call of its disk from now on, in the middle of whatever it does then; `struck` is set, nothing more
+    /// leaves the machine, and it is to be brought down.
+    pub fn arm(&self, calls: u64, struck: Struck) {
+        let left = AtomicU64::new(calls);
+        self.disk.set_hook(Some(Arc::new(move |_| {
+            if left.fetch_sub(1, Ordering::Relaxed) == 1 {
+                struck.strike();
+            }
+            if struck.has_struck() { Err(io::Error::other("the power is off")) } else { Ok(()) }
+        })));
+    }
+
+    pub fn disarm(&self) {
+        self.disk.set_hook(None);
+    }
+
+    /// # Errors
+    /// When the disk refuses, which it must not unless it has no power.
     pub async fn start(&mut self, net: &Arc<Net>, clock: &SimClock, meta: Vec<String>) -> Result<()> {
         assert!(self.running.is_none(), "a running server is not started");
         let mut uuid: [u8; 16] = self.rng.random();
@@ -72,45 +112,81 @@ impl ChunkHost {
             uuid[0] = uuid[0].wrapping_add(1);
             uuid
         });
-        let now_unix_ms = u64::try_from(clock.now_ns() / 1_000_000)?;
+        let now_unix_ms = Clock::unix_ms(clock);
         let options = OpenOptions { disks: vec![self.disk.clone()], new_uuid, now_unix_ms, deadline: DEADLINE };
         let store =
             ChunkStore::open(options).await.with_context(|| format!("{} does not open its disk", self.address))?;
         let config = Config { advertise: self.address.clone(), ..Config::default() };
-        let peers = SimPeers { net: Arc::clone(net), own: self.address.clone() };
+        let life = net.add(&self.address);
+        let peers = SimPeers { net: Arc::clone(net), own: life.clone() };
         let server = ChunkServer::new(Parts {
             store,
-            clock: Arc::new(TokioClock::default()),
+            clock: Arc::new(clock.clone()),
             peers: Arc::new(peers),
             settings: Settings::of(&config),
         });
-        net.add(&self.address, Some(server.routes()));
+        net.serve(&life, server.routes());
         let (follows, keeps) = (server.clone(), server.clone());
         let follow = tokio::spawn(async move {
             if let Err(refusal) = follows.follow_leader(meta).await {
-                tracing::error!(%refusal, "a chunk server was refused");
+                hearing::violation(format!("a chunk server was refused: {refusal}"));
             }
         });
         self.running = Some(Running { server, tasks: vec![follow, tokio::spawn(keeps.keep_house())] });
         Ok(())
     }
 
-    pub fn crash(&mut self, net: &Net, crash: Crash) {
-        let Some(running) = self.running.take() else { return };
+    /// Goes down, or loses what its disk has not synced though it is down already. False if it was off.
+    pub fn crash(&mut self, net: &Net, crash: Crash) -> bool {
+        self.server_id = self.server_id();
         net.remove(&self.address);
         // The old one fails every call from now on.
         self.disk = Arc::new(match crash {
             Crash::Kill => self.disk.restart(),
             Crash::Power => self.disk.power_cut(self.rng.random()),
         });
+        let Some(running) = self.running.take() else { return false };
         running.tasks.iter().for_each(JoinHandle::abort);
+        true
+    }
+}
+
+/// The end of a machine's power, from within its own disk.
+#[derive(Clone)]
+pub struct Struck {
+    net: Arc<Net>,
+    address: String,
+    server_id: Option<ServerId>,
+    findings: Arc<Findings>,
+    has_struck: Arc<AtomicBool>,
+}
+
+impl Struck {
+    pub fn new(net: &Arc<Net>, host: &ChunkHost, findings: &Arc<Findings>) -> Self {
+        Self {
+            net: Arc::clone(net),
+            address: host.address.clone(),
+            server_id: host.server_id(),
+            findings: Arc::clone(findings),
+            has_struck: Arc::default(),
+        }
+    }
+
+    pub fn has_struck(&self) -> bool {
+        self.has_struck.load(Ordering::Relaxed)
+    }
+
+    fn strike(&self) {
+        self.has_struck.store(true, Ordering::Relaxed);
+        self.net.remove(&self.address);
+        self.server_id.into_iter().for_each(|server| self.findings.places.power_cut(server));
     }
 }
 
 /// The way to others.
 struct SimPeers {
     net: Arc<Net>,
-    own: String,
+    own: Life,
 }
 
 impl Peers for SimPeers {

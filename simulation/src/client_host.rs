@@ -22,7 +22,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::clock::SimClock;
-use crate::net::Net;
+use crate::net::{Life, Net};
 
 /// As the production transports have it.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
@@ -43,9 +43,9 @@ impl ClientHost {
         clock: &SimClock,
         rng: StdRng,
     ) -> Result<Self> {
-        net.add(name, None);
+        let life = net.add(name);
         let config = ClientConfig { meta: nodes, name: name.to_owned(), ..ClientConfig::default() };
-        let transport = Transport { net: Arc::clone(net), own: name.to_owned() };
+        let transport = Transport { net: Arc::clone(net), own: life };
         let rng = Mutex::new(rng);
         let random = move || rng.lock().random();
         let environment = Environment { transport: Arc::new(transport.clone()), random: Arc::new(random) };
@@ -54,12 +54,18 @@ impl ClientHost {
             Ports { meta: Arc::new(meta.clone()), transport: Arc::new(transport), clock: Arc::new(clock.clone()) };
         Ok(Self { name: name.to_owned(), meta, files: Files::new_in(ports, &config) })
     }
+
+    /// Ends in order.
+    pub async fn leave(self) {
+        self.files.shutdown().await;
+        self.meta.close();
+    }
 }
 
 #[derive(Clone)]
 struct Transport {
     net: Arc<Net>,
-    own: String,
+    own: Life,
 }
 
 impl meta::Transport for Transport {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use caribou_client::Error;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -15,14 +16,28 @@ use tokio_util::sync::CancellationToken;
 use crate::client_host::ClientHost;
 use crate::findings::Findings;
 use crate::workload::blocks::{self, FileModel, Size, Writer};
+use crate::workload::book::Book;
 use crate::workload::names::Names;
+use crate::workload::registers::Registers;
 use crate::world::{PATIENCE, World};
 
 /// Between two operations of a client.
 const THINK_MS: std::ops::Range<u64> = 0..15;
 
-/// Files that all clients know of, by the names of their writers.
-type Shelf = Arc<Mutex<Vec<(String, Arc<FileModel>)>>>;
+/// What clients have made, by their names; all clients know of it, also when its maker is gone.
+#[derive(Default)]
+struct Shelf {
+    files: Vec<(String, Arc<FileModel>)>,
+    books: Vec<(String, Arc<Book>)>,
+    /// Made by the first client.
+    registers: Option<Arc<Registers>>,
+}
+
+impl Shelf {
+    fn of(&self, client: &str) -> impl Iterator<Item = &Arc<FileModel>> {
+        self.files.iter().filter(move |(maker, _)| maker == client).map(|(_, model)| model)
+    }
+}
 
 /// One client of so many changes nothing after its first steps.
 const READER_ONE_IN: u32 = 3;
@@ -30,28 +45,24 @@ const READER_ONE_IN: u32 = 3;
 /// What all clients work with.
 struct Desk {
     findings: Arc<Findings>,
-    shelf: Shelf,
+    shelf: Arc<Mutex<Shelf>>,
     stopped: watch::Receiver<bool>,
 }
 
 /// See the module.
 pub struct Crew {
-    shelf: Shelf,
+    shelf: Arc<Mutex<Shelf>>,
     stop: watch::Sender<bool>,
     members: Vec<Member>,
     hired: u32,
+    /// Whether they have files that all of them write.
+    shared: bool,
 }
 
 struct Member {
     name: String,
     life: CancellationToken,
-    task: JoinHandle<Result<(), Error>>,
-}
-
-impl Default for Crew {
-    fn default() -> Self {
-        Self { shelf: Shelf::default(), stop: watch::Sender::new(false), members: Vec::new(), hired: 0 }
-    }
+    task: JoinHandle<()>,
 }
 
 fn fork(rng: &mut StdRng) -> StdRng {
@@ -59,28 +70,62 @@ fn fork(rng: &mut StdRng) -> StdRng {
 }
 
 impl Crew {
+    pub fn new(shared: bool) -> Self {
+        Self { shelf: Arc::default(), stop: watch::Sender::new(false), members: Vec::new(), hired: 0, shared }
+    }
+
     /// One client more, which begins its work when it is connected.
+    ///
+    /// # Errors
+    /// When it does not connect.
     pub async fn hire(&mut self, world: &World, rng: &mut StdRng) -> Result<()> {
-        self.hired += 1;
-        let (name, life) = (format!("client{}", self.hired), CancellationToken::new());
-        let host = ClientHost::connect(&name, world.meta_addresses(), &world.net, &world.clock, fork(rng));
-        let host = tokio::time::timeout(PATIENCE, host).await.context("a client does not connect")??;
+        let (name, host) = self.connect(world, rng).await?;
+        if self.shared && self.shelf.lock().registers.is_none() {
+            let registers = Arc::new(Registers::create(&host.files).await?);
+            self.shelf.lock().registers = Some(registers);
+        }
         let only_reads = self.hired.is_multiple_of(READER_ONE_IN);
         let desk = Desk { findings: world.findings.clone(), shelf: self.shelf.clone(), stopped: self.stop.subscribe() };
         let work = work(host, fork(rng), desk, only_reads);
-        let over = life.clone();
+        let life = CancellationToken::new();
+        let (over, findings, own) = (life.clone(), world.findings.clone(), name.clone());
         let task = tokio::spawn(async move {
             tokio::select! {
-                result = work => result,
-                () = over.cancelled() => Ok(()),
+                biased;
+                () = over.cancelled() => {}
+                result = work => {
+                    if let Err(error) = result {
+                        findings.violation(format!("a call of {own} failed: {error}"));
+                    }
+                }
             }
         });
         self.members.push(Member { name, life, task });
         Ok(())
     }
 
+    async fn connect(&mut self, world: &World, rng: &mut StdRng) -> Result<(String, ClientHost)> {
+        self.hired += 1;
+        let name = format!("client{}", self.hired);
+        let host = ClientHost::connect(&name, world.meta_addresses(), &world.net, &world.clock, fork(rng));
+        let host = tokio::time::timeout(PATIENCE, host).await.context("a client does not connect")??;
+        Ok((name, host))
+    }
+
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.members.iter().map(|member| member.name.as_str())
+    }
+
+    /// One of them.
+    pub fn choose(&self, rng: &mut StdRng) -> Option<String> {
+        self.members.choose(rng).map(|member| member.name.clone())
+    }
+
+    /// Its session may end, and with it the promise to write what it has not synced.
+    pub fn may_be_given_up(&self, client: &str) {
+        let shelf = self.shelf.lock();
+        shelf.of(client).for_each(|model| model.orphan());
+        shelf.registers.iter().for_each(|registers| registers.may_be_given_up(client));
     }
 
     /// The machine of one of them is gone, with everything that was not synced.
@@ -88,25 +133,51 @@ impl Crew {
         if self.members.is_empty() {
             return false;
         }
-        let member = self.members.swap_remove(rng.random_range(0..self.members.len()));
-        self.shelf.lock().iter().filter(|(writer, _)| *writer == member.name).for_each(|(_, model)| model.orphan());
-        world.net.remove(&member.name);
-        member.life.cancel();
+        let Member { name, life, task } = self.members.swap_remove(rng.random_range(0..self.members.len()));
+        world.findings.check(!task.is_finished(), || format!("{name} has ended by itself"));
+        self.may_be_given_up(&name);
+        world.net.remove(&name);
+        life.cancel();
         true
     }
 
     /// Lets everybody end; the faults are over.
-    pub async fn finish(self, world: &World) {
+    pub async fn finish(&mut self, world: &World) {
         self.stop.send_replace(true);
-        for Member { name, task, .. } in self.members {
+        for Member { name, task, .. } in self.members.drain(..) {
             let violation = match tokio::time::timeout(PATIENCE, task).await {
-                Ok(Ok(Ok(()))) => continue,
-                Ok(Ok(Err(error))) => format!("a call of {name} failed: {error}"),
+                Ok(Ok(())) => continue,
                 Ok(Err(error)) => format!("{name} has panicked: {error}"),
                 Err(_) => format!("liveness: {name} is stuck for {PATIENCE:?} although nothing is broken"),
             };
             world.findings.violation(violation);
         }
+    }
+
+    /// A client that was never there before looks at everything that anybody has made.
+    ///
+    /// # Errors
+    /// When it does not connect, or a call fails.
+    pub async fn audit(&mut self, world: &World, rng: &mut StdRng) -> Result<()> {
+        let (_, host) = self.connect(world, rng).await?;
+        let look = async {
+            let (books, registers) = {
+                let shelf = self.shelf.lock();
+                (shelf.books.clone(), shelf.registers.clone())
+            };
+            for (_, book) in books {
+                book.check(&host.meta, &world.findings).await?;
+            }
+            look_at_all(&host, &self.shelf, &world.findings).await?;
+            if let Some(registers) = registers {
+                registers.read_all(&host.name, &host.files, &world.findings).await?;
+                registers.judge(&world.findings);
+            }
+            host.leave().await;
+            Ok::<_, Error>(())
+        };
+        tokio::time::timeout(PATIENCE, look).await.context("a client's look at everything takes too long")??;
+        Ok(())
     }
 }
 
@@ -118,21 +189,31 @@ async fn work(
     only_reads: bool,
 ) -> Result<(), Error> {
     let mut names = Names::new(&format!("{}-names", host.name), &host.meta, fork(&mut rng)).await?;
+    shelf.lock().books.push((host.name.clone(), names.book()));
     let mut writers = Vec::new();
     for (kind, size) in [("small", Size::Small), ("large", Size::Large)] {
         let writer = Writer::create(&format!("{}-{kind}", host.name), size, &host.files, fork(&mut rng)).await?;
-        shelf.lock().push((host.name.clone(), writer.model()));
+        shelf.lock().files.push((host.name.clone(), writer.model()));
         writers.push(writer);
     }
+    let registers = shelf.lock().registers.clone();
     while !*stopped.borrow() {
         // One that changes nothing is content with a leader that is none any more.
-        match rng.random_range(if only_reads { 8..10 } else { 0..10 }) {
+        match rng.random_range(if only_reads { 8..10 } else { 0..13 }) {
             0..5 => names.step(&host.meta, &findings).await?,
             5..8 => writers[rng.random_range(0..2)].step(&findings).await?,
+            10.. => {
+                if let Some(registers) = &registers {
+                    registers.step(&host.name, &host.files, &mut rng, &findings).await?;
+                }
+            }
             _ => {
-                let others: Vec<_> = shelf.lock().iter().filter(|(writer, _)| *writer != host.name).cloned().collect();
-                if !others.is_empty() {
-                    let (_, model) = &others[rng.random_range(0..others.len())];
+                let others: Vec<_> = {
+                    let shelf = shelf.lock();
+                    let others = shelf.files.iter().filter(|(maker, _)| *maker != host.name);
+                    others.map(|(_, model)| model.clone()).collect()
+                };
+                if let Some(model) = others.choose(&mut rng) {
                     blocks::read_foreign(model, &host.files, &mut rng, &findings).await?;
                 }
             }
@@ -142,12 +223,19 @@ async fn work(
     for writer in &mut writers {
         writer.sync().await?;
     }
-    names.list(&host.meta, &findings).await?;
-    let models = shelf.lock().clone();
-    for (_, model) in models {
-        blocks::read_all(&model, &host.files, &findings).await?;
+    if let Some(registers) = &registers {
+        registers.sync_all(&host.name, &host.files).await?;
     }
-    host.files.shutdown().await;
-    host.meta.close();
+    names.book().check(&host.meta, &findings).await?;
+    look_at_all(&host, &shelf, &findings).await?;
+    host.leave().await;
+    Ok(())
+}
+
+async fn look_at_all(host: &ClientHost, shelf: &Mutex<Shelf>, findings: &Findings) -> Result<(), Error> {
+    let files = shelf.lock().files.clone();
+    for (_, model) in files {
+        blocks::read_all(&model, &host.files, findings).await?;
+    }
     Ok(())
 }

@@ -1,12 +1,11 @@
 //! What a run has found to be wrong, and how far it has come.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use tokio::time::Instant;
 
 use crate::clock::SimClock;
+use crate::places::Places;
 
 /// Shared by everything that checks.
 #[derive(Debug)]
@@ -14,13 +13,17 @@ pub struct Findings {
     clock: SimClock,
     violations: Mutex<Vec<String>>,
     steps: AtomicU64,
-    /// When which chunk server lost power.
-    power_cuts: Mutex<Vec<(Instant, usize)>>,
+    /// What an excuse for lost bytes needs to know.
+    pub places: Places,
 }
 
 impl Findings {
     pub fn new(clock: SimClock) -> Self {
-        Self { clock, violations: Mutex::default(), steps: AtomicU64::new(0), power_cuts: Mutex::default() }
+        Self { clock, violations: Mutex::default(), steps: AtomicU64::new(0), places: Places::default() }
+    }
+
+    pub fn clock(&self) -> &SimClock {
+        &self.clock
     }
 
     /// Something that must never be.
@@ -42,18 +45,6 @@ impl Findings {
 
     pub fn is_clean(&self) -> bool {
         self.violations.lock().is_empty()
-    }
-
-    /// A chunk server has lost its power.
-    pub fn power_cut(&self, server: usize) {
-        self.power_cuts.lock().push((Instant::now(), server));
-    }
-
-    /// How many chunk servers have lost power since then.
-    pub fn without_power_since(&self, moment: Instant) -> usize {
-        let cuts = self.power_cuts.lock();
-        let servers: BTreeSet<usize> = cuts.iter().filter(|(at, _)| *at >= moment).map(|(_, server)| *server).collect();
-        servers.len()
     }
 
     /// One operation has been answered and its answer checked, or a fault been injected.

@@ -69,6 +69,11 @@ impl Invariants {
             Err(error) => return self.findings.violation(format!("node {id}: {error}")),
         };
         let mut seen = self.seen.lock();
+        if index > seen.applied
+            && let Err(error) = self.findings.places.update(&raft.view())
+        {
+            self.findings.violation(format!("node {id}: {error}"));
+        }
         if index > 0 {
             let (known, by) = *seen.states.entry(index).or_insert((hash, id));
             self.findings.check(known == hash, || {

@@ -7,23 +7,29 @@
 //! | `world.rs` | the machines |
 //! | `meta_host.rs`, `chunk_host.rs`, `client_host.rs` | one machine each: how it starts and how it goes down |
 //! | `crew.rs` | the clients: hired, at work, killed |
-//! | `net.rs`, `clock.rs` | the lines between them, and the time |
-//! | `faults.rs` | what is done to them |
+//! | `net.rs`, `clock.rs`, `entropy.rs` | the lines between them, the time, and what else is random |
+//! | `faults/` | what is done to them |
 //! | `workload/` | what clients do, and what must come of it |
-//! | `invariants.rs`, `findings.rs` | what must always be true, and what was not |
+//! | `invariants.rs`, `rest.rs` | what must be true always, and at the end |
+//! | `findings.rs`, `hearing.rs`, `places.rs` | what was not true, what nobody waits for, and which lost bytes are excused |
 //!
-//! What a seed decides: machines, faults and their times, latencies, disks' times, operations. What it does not: the library's election
-//! timeouts and the order in which tasks that are ready at the same moment run, which come from generators of their own.
+//! What a seed decides: machines, faults and their times, latencies, disks' times, operations, and by `entropy.rs` election timeouts and the
+//! order in which ready tasks run. What it does not: how far RocksDB's own threads have come when a machine goes down, and whatever else lets two
+//! runs of one seed differ after a while (docs/adr/0006).
 
 mod chunk_host;
 mod client_host;
 mod clock;
 mod crew;
+mod entropy;
 mod faults;
 mod findings;
+mod hearing;
 mod invariants;
 mod meta_host;
 mod net;
+mod places;
+mod rest;
 pub mod run;
 pub mod seeds;
 mod workload;

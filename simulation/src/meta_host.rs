@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use caribou_meta_raft::config::LimitsConfig;
 use caribou_meta_raft::embedded::Embedded;
 use caribou_meta_raft::folder_image;
-use caribou_meta_raft::raft::{Blocking, RaftConfig, RaftNode, Surroundings};
+use caribou_meta_raft::raft::{Blocking, RaftConfig, RaftNode, StateView, Surroundings};
 use caribou_proto::ids::NodeId;
 use parking_lot::Mutex;
 use rand::RngExt as _;
@@ -17,8 +17,8 @@ use rand::rngs::StdRng;
 use crate::clock::SimClock;
 use crate::net::Net;
 
-/// A write of the log takes between these.
-const SYNC_TIME_US: std::ops::Range<u64> = 100..600;
+/// How long a write of the log takes.
+const SYNC_TIME_MS: std::ops::Range<u64> = 0..6;
 /// Small enough that a run sees snapshots and purges.
 const SNAPSHOT_AFTER_BYTES: u64 = 64 << 10;
 const LOG_KEEP_BYTES: u64 = 32 << 10;
@@ -50,9 +50,21 @@ impl MetaHost {
         self.node.as_ref().map(Embedded::raft)
     }
 
-    /// Whether this node leads and says so.
-    pub fn leads(&self) -> bool {
-        self.raft().is_some_and(|raft| raft.leader().borrow().ready)
+    /// The term in which this node leads, if it does and says so.
+    pub fn leads(&self) -> Option<u64> {
+        let leader = self.raft()?.leader().borrow().clone();
+        leader.ready.then_some(leader.term)
+    }
+
+    /// What it has applied, if it is up.
+    pub fn view(&self) -> Option<StateView> {
+        self.raft().map(RaftNode::view)
+    }
+
+    /// How far it has applied, and the hash of all that.
+    pub fn state(&self) -> Option<(u64, u64)> {
+        let raft = self.raft()?;
+        Some((*raft.applied().borrow(), raft.view().state_hash().ok()?))
     }
 
     pub async fn start(&mut self, net: &Arc<Net>, clock: &SimClock) -> Result<()> {
@@ -62,8 +74,10 @@ impl MetaHost {
         config.log_keep_bytes = LOG_KEEP_BYTES;
         (config.block_cache_bytes, config.write_buffer_bytes) = (8 << 20, 8 << 20);
         config.log_tail_bytes = 64 << 10;
-        let (net_of, own, rng) = (Arc::clone(net), self.address.clone(), Arc::clone(&self.rng));
-        let sync_time = move || Duration::from_micros(rng.lock().random_range(SYNC_TIME_US));
+        // Before it is up: it may speak to others as soon as its Raft runs.
+        let life = net.add(&self.address);
+        let (net_of, own, rng) = (Arc::clone(net), life.clone(), Arc::clone(&self.rng));
+        let sync_time = move || Duration::from_millis(rng.lock().random_range(SYNC_TIME_MS));
         let clock = clock.clone();
         let surroundings = Surroundings {
             dial: Arc::new(move |to| Ok(net_of.line(&own, to))),
@@ -71,33 +85,51 @@ impl MetaHost {
             blocking: Blocking::Inline { sync_time: Arc::new(sync_time) },
         };
         std::fs::create_dir_all(&self.folder)?;
-        // Before it is up: it may speak to others as soon as its Raft runs.
-        net.add(&self.address, None);
         let started = Embedded::start(config, LimitsConfig::default(), surroundings, Arc::new(|_| {})).await;
         let node = started.with_context(|| format!("metadata node {} does not start", self.id))?;
-        net.add(&self.address, Some(node.routes()));
+        net.serve(&life, node.routes());
         self.node = Some(node);
         self.boots += 1;
         Ok(())
     }
 
-    /// The power goes: the disk keeps what has been written to it at this moment, everything else is gone.
-    pub async fn crash(&mut self, net: &Net) -> Result<()> {
-        let Some(node) = self.node.take() else { return Ok(()) };
+    /// The power goes: the disk keeps what has been written to it at this moment, everything else is gone. What is left of the node is to be
+    /// ended. `None` if it was off.
+    pub fn cut(&mut self, net: &Net) -> Result<Option<Rest>> {
+        let Some(node) = self.node.take() else { return Ok(None) };
         net.remove(&self.address);
         let picture = self.root.join(format!("meta{}-{}", self.id, self.boots));
         folder_image::take(&self.folder, &picture).with_context(|| self.folder.display().to_string())?;
-        let old = std::mem::replace(&mut self.folder, picture);
-        node.end().await;
-        // What still looks at the old state keeps its folder for a moment; then it stays until the run is over.
-        if let Err(error) = std::fs::remove_dir_all(&old) {
-            tracing::debug!(%error, folder = %old.display(), "kept");
+        let folder = std::mem::replace(&mut self.folder, picture);
+        Ok(Some(Rest { node, folder }))
+    }
+
+    /// Goes down for good.
+    pub async fn end(&mut self, net: &Net) {
+        net.remove(&self.address);
+        if let Some(node) = self.node.take() {
+            node.end().await;
         }
-        Ok(())
     }
 
     /// Why the node must stop, if it must.
     pub fn failed(&mut self) -> Option<String> {
         self.node.as_mut()?.failed().map(|reason| reason.to_string())
+    }
+}
+
+/// A node after its power went, which can do no harm any more.
+pub struct Rest {
+    node: Embedded,
+    folder: PathBuf,
+}
+
+impl Rest {
+    pub async fn end(self) {
+        self.node.end().await;
+        // What still looks at the old state keeps its folder for a moment; then it stays until the run is over.
+        if let Err(error) = std::fs::remove_dir_all(&self.folder) {
+            tracing::debug!(%error, folder = %self.folder.display(), "kept");
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! The network of one process: gRPC calls between hosts without sockets, through the real services and the real encodings.
 //!
-//! A call is a connection: its two bodies are carried frame by frame, in order, as over TCP. Frames take time, and more when one is lost (it
-//! is sent again). Between two hosts nothing arrives while the line is blocked, and both sides notice after a while, as HTTP/2 keep-alive
-//! does. A host that dies breaks all its calls at once. Nothing arrives twice or out of order: TCP does not do that either; what is sent
+//! A call is a connection: its two bodies are carried frame by frame, in order, as over TCP, many of them under way at a time. Frames take
+//! time, in whole milliseconds, because the paused clock knows no others, and more when one is lost (it is sent again). Between two hosts nothing arrives while the line is blocked, and both sides notice after a while, as HTTP/2 keep-alive
+//! does. A host that dies breaks all its calls at once, and its lines lead nowhere from then on. Nothing arrives twice or out of order: TCP does not do that either; what is sent
 //! again after a break is.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,21 +38,28 @@ const RETRANSMIT: Duration = Duration::from_millis(200);
 /// How lines are between all hosts.
 #[derive(Clone, Debug)]
 pub struct Weather {
-    pub latency_min: Duration,
-    pub latency_max: Duration,
+    pub latency_ms: RangeInclusive<u64>,
     /// The part of all frames that is lost at first.
     pub loss: f64,
 }
 
 impl Default for Weather {
     fn default() -> Self {
-        Self { latency_min: Duration::from_micros(50), latency_max: Duration::from_micros(300), loss: 0.0 }
+        Self { latency_ms: 0..=3, loss: 0.0 }
     }
 }
 
 struct Host {
+    /// What it serves, once it does.
     routes: Option<Routes>,
-    life: CancellationToken,
+    life: Life,
+}
+
+/// A machine from its start until it goes down: lines that it makes lead nowhere afterwards, whatever still runs of it.
+#[derive(Clone, Debug)]
+pub struct Life {
+    host: String,
+    over: CancellationToken,
 }
 
 struct Inner {
@@ -73,7 +82,7 @@ struct Path {
     net: Arc<Net>,
     from: String,
     to: String,
-    lives: [CancellationToken; 2],
+    lives: [Life; 2],
 }
 
 fn gone(host: &str) -> Status {
@@ -91,33 +100,42 @@ impl Net {
         Arc::new(Self { inner: Mutex::new(inner), changes: watch::Sender::new(0) })
     }
 
-    /// Brings a host up; one that only calls others has no routes.
-    pub fn add(&self, host: &str, routes: Option<Routes>) {
-        let host_row = Host { routes, life: CancellationToken::new() };
-        if let Some(old) = self.inner.lock().hosts.insert(host.to_owned(), host_row) {
-            old.life.cancel();
+    /// Brings a host up, which serves nothing yet.
+    pub fn add(&self, host: &str) -> Life {
+        let life = Life { host: host.to_owned(), over: CancellationToken::new() };
+        let row = Host { routes: None, life: life.clone() };
+        if let Some(old) = self.inner.lock().hosts.insert(host.to_owned(), row) {
+            old.life.over.cancel();
+        }
+        life
+    }
+
+    /// The host answers calls, if it is still there.
+    pub fn serve(&self, life: &Life, routes: Routes) {
+        if let Some(row) = self.inner.lock().hosts.get_mut(&life.host).filter(|_| !life.over.is_cancelled()) {
+            row.routes = Some(routes);
         }
     }
 
     /// A host dies: its calls break, and nobody answers there any more.
     pub fn remove(&self, host: &str) {
         if let Some(old) = self.inner.lock().hosts.remove(host) {
-            old.life.cancel();
+            old.life.over.cancel();
         }
     }
 
-    /// Nothing arrives from one host at another, or everything does again.
-    pub fn block(&self, from: &str, to: &str, blocked: bool) {
+    /// From now on nothing arrives from one host at another. False if that was so already.
+    pub fn block(&self, from: &str, to: &str) -> bool {
         let pair = (from.to_owned(), to.to_owned());
-        {
-            let mut inner = self.inner.lock();
-            if blocked {
-                inner.blocked.entry(pair).or_insert_with(Instant::now);
-            } else {
-                inner.blocked.remove(&pair);
+        let is_new = match self.inner.lock().blocked.entry(pair) {
+            Entry::Vacant(entry) => {
+                entry.insert(Instant::now());
+                true
             }
-        }
+            Entry::Occupied(_) => false,
+        };
         self.changes.send_modify(|n| *n += 1);
+        is_new
     }
 
     pub fn set_weather(&self, weather: Weather) {
@@ -134,23 +152,22 @@ impl Net {
         self.changes.send_modify(|n| *n += 1);
     }
 
-    /// A client's side of calls from one host to another.
-    pub fn line(self: &Arc<Self>, from: &str, to: &str) -> Line {
-        let (net, from, to) = (Arc::clone(self), from.to_owned(), to.to_owned());
+    /// A client's side of calls from a machine to a host.
+    pub fn line(self: &Arc<Self>, from: &Life, to: &str) -> Line {
+        let (net, from, to) = (Arc::clone(self), from.clone(), to.to_owned());
         Line::new(tower::service_fn(move |request| Arc::clone(&net).call(from.clone(), to.clone(), request)))
     }
 
     async fn call(
         self: Arc<Self>,
-        from: String,
+        from: Life,
         to: String,
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, Status> {
-        let mut there = self.path(&from, &to)?;
-        there.pass().await?;
+        self.path(&from, &to)?.pass().await?;
         // Whoever is there when it arrives.
-        there = self.path(&from, &to)?;
-        let back = Path { from: to.clone(), to: from, ..there.clone() };
+        let there = self.path(&from, &to)?;
+        let back = Path { from: to.clone(), to: from.host, ..there.clone() };
         let routes = self.inner.lock().hosts.get(&to).and_then(|host| host.routes.clone());
         let mut routes = routes.ok_or_else(|| gone(&to))?;
         let request = request.map(|body| there.carry(body));
@@ -162,11 +179,12 @@ impl Net {
         Ok(response.map(|body| back.carry(body)))
     }
 
-    fn path(self: &Arc<Self>, from: &str, to: &str) -> Result<Path, Status> {
-        let inner = self.inner.lock();
-        let life = |host: &str| inner.hosts.get(host).map(|h| h.life.clone()).ok_or_else(|| gone(host));
-        let lives = [life(from)?, life(to)?];
-        Ok(Path { net: Arc::clone(self), from: from.to_owned(), to: to.to_owned(), lives })
+    fn path(self: &Arc<Self>, from: &Life, to: &str) -> Result<Path, Status> {
+        if from.over.is_cancelled() {
+            return Err(gone(&from.host));
+        }
+        let there = self.inner.lock().hosts.get(to).map(|host| host.life.clone()).ok_or_else(|| gone(to))?;
+        Ok(Path { net: Arc::clone(self), from: from.host.clone(), to: to.to_owned(), lives: [from.clone(), there] })
     }
 }
 
@@ -183,8 +201,8 @@ impl Path {
     async fn broken(&self) {
         let dead = async {
             tokio::select! {
-                () = self.lives[0].cancelled() => {}
-                () = self.lives[1].cancelled() => {}
+                () = self.lives[0].over.cancelled() => {}
+                () = self.lives[1].over.cancelled() => {}
             }
         };
         let mut changes = self.net.changes.subscribe();
@@ -206,51 +224,78 @@ impl Path {
         }
     }
 
-    /// The time that one frame takes.
-    async fn pass(&self) -> Result<(), Status> {
-        let time = {
-            let mut inner = self.net.inner.lock();
-            let Weather { latency_min, latency_max, loss } = inner.weather.clone();
-            let latency = inner.rng.random_range(latency_min..=latency_max);
-            if loss > 0.0 && inner.rng.random_bool(loss) { latency + RETRANSMIT } else { latency }
-        };
-        let arrives = async {
-            tokio::time::sleep(time).await;
-            let mut changes = self.net.changes.subscribe();
-            while self.blocked_since(false).is_some() {
-                let _ = changes.changed().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = self.broken() => Err(gone(&self.to)),
-            () = arrives => Ok(()),
+    /// When a frame that leaves now arrives, unless the line is blocked then.
+    fn arrival(&self) -> Instant {
+        let mut inner = self.net.inner.lock();
+        let Weather { latency_ms, loss } = inner.weather.clone();
+        let latency = Duration::from_millis(inner.rng.random_range(latency_ms));
+        let is_lost = loss > 0.0 && inner.rng.random_bool(loss);
+        Instant::now() + if is_lost { latency + RETRANSMIT } else { latency }
+    }
+
+    /// Returns when a frame is there.
+    async fn arrived(&self, at: Instant) {
+        // The clock moves in whole milliseconds, and even sleeping for none takes one.
+        if at > Instant::now() {
+            tokio::time::sleep_until(at).await;
+        }
+        let mut changes = self.net.changes.subscribe();
+        while self.blocked_since(false).is_some() {
+            let _ = changes.changed().await;
         }
     }
 
-    fn carry(&self, mut body: Body) -> Body {
+    /// One frame's way.
+    async fn pass(&self) -> Result<(), Status> {
+        tokio::select! {
+            biased;
+            () = self.broken() => Err(gone(&self.to)),
+            () = self.arrived(self.arrival()) => Ok(()),
+        }
+    }
+
+    fn carry(self, body: Body) -> Body {
         let (sender, receiver) = mpsc::channel::<Result<Frame, Status>>(FRAMES);
-        let path = self.clone();
         tokio::spawn(async move {
-            loop {
-                let frame = tokio::select! {
+            let broken = gone(&self.from);
+            let is_broken = {
+                let (line, moved) = (self.broken(), self.move_frames(body, &sender));
+                tokio::select! {
                     biased;
-                    () = sender.closed() => return,
-                    () = path.broken() => Some(Err(gone(&path.from))),
-                    frame = body.frame() => frame,
-                };
-                let Some(frame) = frame else { return };
-                let is_last = frame.is_err();
-                let frame = match frame {
-                    Ok(frame) => path.pass().await.map(|()| frame),
-                    Err(status) => Err(status),
-                };
-                let is_last = is_last || frame.is_err();
-                if sender.send(frame).await.is_err() || is_last {
-                    return;
+                    () = line => true,
+                    () = moved => false,
                 }
+            };
+            if is_broken {
+                let _ = sender.send(Err(broken)).await;
             }
         });
         Body::new(StreamBody::new(ReceiverStream::new(receiver)))
+    }
+
+    /// Takes what comes in order to where it goes, until either side has ended.
+    async fn move_frames(&self, mut body: Body, sender: &mpsc::Sender<Result<Frame, Status>>) {
+        let mut under_way: VecDeque<(Instant, Result<Frame, Status>)> = VecDeque::new();
+        let mut has_ended = false;
+        while !has_ended || !under_way.is_empty() {
+            let first = under_way.front().map(|(at, _)| *at);
+            let arrives = async {
+                self.arrived(first.expect("guarded")).await;
+                sender.reserve().await
+            };
+            tokio::select! {
+                biased;
+                () = sender.closed() => return,
+                room = arrives, if first.is_some() => {
+                    let (Ok(room), Some((_, frame))) = (room, under_way.pop_front()) else { return };
+                    room.send(frame);
+                }
+                frame = body.frame(), if !has_ended && under_way.len() < FRAMES => {
+                    has_ended = frame.as_ref().is_none_or(Result::is_err);
+                    let at = self.arrival().max(under_way.back().map_or_else(Instant::now, |(at, _)| *at));
+                    under_way.extend(frame.map(|frame| (at, frame)));
+                }
+            }
+        }
     }
 }

@@ -1,14 +1,22 @@
 //! One run: the machines, clients at work, faults, and what must be true at the end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use caribou_planted::{self as planted, Bug};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
+use serde::{Deserialize, Serialize};
 
+use crate::chunk_host::Crash;
+use crate::clock::SimClock;
 use crate::crew::Crew;
-use crate::faults::{self, Counts, Fault};
+use crate::entropy;
+use crate::faults::{self, ALL as ALL_FAULTS, Counts, Fault};
+use crate::findings::Findings;
+use crate::hearing::Hearing;
+use crate::rest;
 use crate::world::World;
 
 /// What a run is.
@@ -19,12 +27,34 @@ pub struct Plan {
     pub clients: u32,
     /// Kinds of faults, at least one.
     pub faults: Vec<Fault>,
+    /// Files that all clients write, too.
+    pub shared: bool,
     /// A bug that is to be found.
     pub planted: Option<Bug>,
 }
 
+impl Plan {
+    /// What the program is given to run the same again.
+    pub fn args(&self) -> Vec<String> {
+        let Self { seed, steps, clients, faults, shared, planted } = self;
+        let mut args: Vec<String> = Vec::new();
+        let mut add = |name: &str, value: String| args.extend([format!("--{name}"), value]);
+        add("seed", seed.to_string());
+        add("steps", steps.to_string());
+        add("clients", clients.to_string());
+        if faults.len() < ALL_FAULTS.len() {
+            add("faults", faults.iter().map(|fault| format!("{fault:?}")).collect::<Vec<_>>().join(","));
+        }
+        planted.iter().for_each(|bug| add("planted", format!("{bug:?}")));
+        if *shared {
+            args.push("--shared".to_owned());
+        }
+        args
+    }
+}
+
 /// What came of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     pub violations: Vec<String>,
     pub steps: u64,
@@ -38,14 +68,18 @@ pub struct Outcome {
 /// # Errors
 /// When the machines could not even be set up.
 pub fn run(plan: &Plan) -> Result<Outcome> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
     let root = scratch()?;
-    planted::plant(plan.planted);
-    let outcome = runtime.block_on(story(plan, root.path()));
-    // What is left of the tasks ends with the bug still planted.
-    drop(runtime);
-    planted::plant(None);
-    outcome
+    let thread = || -> Result<Outcome> {
+        // Before anything on this thread asks for randomness.
+        entropy::seed(plan.seed);
+        planted::plant(plan.planted);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
+        let outcome = runtime.block_on(story(plan, root.path()));
+        // What is left of the tasks ends with the bug still planted.
+        drop(runtime);
+        outcome
+    };
+    std::thread::scope(|scope| scope.spawn(thread).join()).map_err(|_| anyhow!("the run itself has panicked"))?
 }
 
 /// Memory if there is some: every crash copies a folder, every flush syncs.
@@ -57,10 +91,12 @@ fn scratch() -> Result<tempfile::TempDir> {
 }
 
 async fn story(plan: &Plan, root: &std::path::Path) -> Result<Outcome> {
+    let findings = Arc::new(Findings::new(SimClock::start()));
+    let _hearing = Hearing::of(findings.clone(), format!("caribou-simulation {}", plan.args().join(" ")));
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let nodes = if rng.random_ratio(1, 4) { 5 } else { 3 };
-    let mut world = World::start(root, &mut rng, nodes, 3).await?;
-    let mut crew = Crew::default();
+    let mut world = World::start(root, &mut rng, nodes, 3, findings.clone()).await?;
+    let mut crew = Crew::new(plan.shared);
     for _ in 0..plan.clients {
         crew.hire(&world, &mut rng).await?;
     }
@@ -68,21 +104,34 @@ async fn story(plan: &Plan, root: &std::path::Path) -> Result<Outcome> {
     let enough = |world: &World| world.findings.steps() >= plan.steps || !world.findings.is_clean();
     let went_on = faults::inject(&mut world, &mut crew, &mut rng, &plan.faults, enough, &mut counts).await;
     // A machine that does not come up again is a finding like any other.
-    if let Err(error) = went_on.and(world.heal().await) {
-        world.findings.violation(format!("a machine does not come up, or a client does not connect: {error:#}"));
+    if let Err(error) = went_on.and(aftermath(&mut world, &mut crew, &mut rng).await) {
+        findings.violation(format!("a machine does not come up, or a client fails: {error:#}"));
     }
-    if let Err(error) = world.settled().await {
-        world.findings.violation(format!("liveness: {error}"));
-    }
-    crew.finish(&world).await;
     world.look_for_failures();
-    world.equal().await?;
-    let outcome = Outcome {
-        violations: world.findings.violations(),
-        steps: world.findings.steps(),
+    world.end().await;
+    Ok(Outcome {
+        violations: findings.violations(),
+        steps: findings.steps(),
         faults: counts,
         took: Duration::from_millis(u64::try_from(world.clock.elapsed_ms())?),
-    };
-    world.end().await?;
-    Ok(outcome)
+    })
+}
+
+/// Everything comes to rest and is looked at; then the power goes everywhere, and what had been promised must still be there.
+async fn aftermath(world: &mut World, crew: &mut Crew, rng: &mut StdRng) -> Result<()> {
+    world.heal().await?;
+    world.settled().await;
+    crew.finish(world).await;
+    if !world.findings.is_clean() {
+        return Ok(());
+    }
+    rest::check(world).await;
+    let meta: Vec<usize> = (0..world.meta.len()).collect();
+    let chunk: Vec<(usize, Crash)> = (0..world.chunk.len()).map(|index| (index, Crash::Power)).collect();
+    world.crash(&meta, &chunk).await?;
+    world.heal().await?;
+    world.settled().await;
+    crew.audit(world, rng).await?;
+    rest::check(world).await;
+    Ok(())
 }

@@ -1,8 +1,13 @@
 //! Many seeds, some at the same time: what was found, and how to run one again.
+//!
+//! Each seed has a process of its own: nothing of another run decides anything in it, and one that panics (which ends a release build) leaves
+//! the others alone.
 
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, Result, ensure};
 use caribou_planted::Bug;
 use clap::Parser;
 use parking_lot::Mutex;
@@ -28,17 +33,37 @@ pub struct Args {
     /// Faults of these kinds only
     #[arg(long, value_delimiter = ',', value_parser = fault_named)]
     faults: Vec<Fault>,
+    /// All clients write some files together, too
+    #[arg(long)]
+    shared: bool,
     /// Plants a bug first, by its name (debug builds only): it must be found
     #[arg(long, value_parser = bug_named)]
     planted: Option<Bug>,
     /// Runs at the same time
     #[arg(long, default_value_t = 2)]
     parallel: usize,
+    /// Print what came of one seed as JSON
+    #[arg(long)]
+    json: bool,
 }
 
-/// Runs them, says what was found, and whether nothing was.
-pub fn run_all(args: &Args) -> bool {
-    let kinds = if args.faults.is_empty() { ALL_FAULTS.to_vec() } else { args.faults.clone() };
+impl Args {
+    fn plan(&self, seed: u64) -> Plan {
+        let faults = if self.faults.is_empty() { ALL_FAULTS.to_vec() } else { self.faults.clone() };
+        Plan { seed, steps: self.steps, clients: self.clients, faults, shared: self.shared, planted: self.planted }
+    }
+}
+
+/// Runs them, says what was found, and whether that is as it must be: nothing, or a planted bug.
+///
+/// # Errors
+/// When a bug is to be planted in a release build, which has none; when one run as JSON could not be set up.
+pub fn run_all(args: &Args) -> Result<bool> {
+    ensure!(args.planted.is_none() || cfg!(debug_assertions), "bugs can be planted in debug builds only");
+    if args.json {
+        println!("{}", serde_json::to_string(&run(&args.plan(args.seed))?)?);
+        return Ok(true);
+    }
     let seeds: Vec<u64> = (args.seed..args.seed + args.seeds).collect();
     let next = AtomicUsize::new(0);
     let results = Mutex::new(Vec::new());
@@ -46,17 +71,10 @@ pub fn run_all(args: &Args) -> bool {
         for _ in 0..args.parallel.max(1) {
             scope.spawn(|| {
                 while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let plan = Plan {
-                        seed: *seed,
-                        steps: args.steps,
-                        clients: args.clients,
-                        faults: kinds.clone(),
-                        planted: args.planted,
-                    };
-                    let started = Instant::now();
-                    let outcome = run(&plan);
+                    let (plan, started) = (args.plan(*seed), Instant::now());
+                    let outcome = apart(&plan);
                     say(&plan, &outcome, started.elapsed());
-                    results.lock().push(outcome.map_err(|error| error.to_string()));
+                    results.lock().push(outcome);
                 }
             });
         }
@@ -74,7 +92,22 @@ pub fn run_all(args: &Args) -> bool {
     for (fault, count) in &faults {
         println!("  {fault:?}: {count}");
     }
-    bad == 0
+    Ok(match args.planted {
+        None => bad == 0,
+        Some(bug) => {
+            println!("{bug:?} was {}", if bad > 0 { "found" } else { "NOT found" });
+            bad > 0
+        }
+    })
+}
+
+/// Runs one in a process of its own.
+fn apart(plan: &Plan) -> Result<Outcome> {
+    let mut command = Command::new(std::env::current_exe().context("this program")?);
+    command.args(plan.args()).arg("--json").stderr(Stdio::inherit());
+    let output = command.output().context("a run's process")?;
+    ensure!(output.status.success(), "its process ended with {}", output.status);
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
 fn fault_named(name: &str) -> Result<Fault, String> {
@@ -87,8 +120,8 @@ fn bug_named(name: &str) -> Result<Bug, String> {
     known.copied().ok_or_else(|| format!("one of {:?}", caribou_planted::ALL))
 }
 
-fn say(plan: &Plan, outcome: &anyhow::Result<Outcome>, real: Duration) {
-    let Plan { seed, steps, clients, .. } = plan;
+fn say(plan: &Plan, outcome: &Result<Outcome>, real: Duration) {
+    let seed = plan.seed;
     match outcome {
         Ok(outcome) => {
             let injected: u64 = outcome.faults.values().sum();
@@ -99,9 +132,6 @@ fn say(plan: &Plan, outcome: &anyhow::Result<Outcome>, real: Duration) {
         Err(error) => println!("seed {seed}: broken off: {error:#}"),
     }
     if !matches!(outcome, Ok(outcome) if outcome.violations.is_empty()) {
-        let kinds: Vec<String> = plan.faults.iter().map(|fault| format!("{fault:?}")).collect();
-        let only =
-            if kinds.len() < ALL_FAULTS.len() { format!(" --faults {}", kinds.join(",")) } else { String::new() };
-        println!("  again: caribou-simulation --seed {seed} --steps {steps} --clients {clients}{only}");
+        println!("  again: caribou-simulation {}", plan.args().join(" "));
     }
 }

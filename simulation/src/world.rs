@@ -1,15 +1,16 @@
 //! The machines of a run: three or five metadata nodes, chunk servers, and the power switches of all.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use caribou_proto::ids::NodeId;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::chunk_host::{ChunkHost, Crash};
+use crate::chunk_host::{ChunkHost, Crash, Struck};
 use crate::clock::SimClock;
 use crate::findings::Findings;
 use crate::invariants::Invariants;
@@ -29,20 +30,24 @@ pub struct World {
     invariants: Arc<Invariants>,
     pub meta: Vec<MetaHost>,
     pub chunk: Vec<ChunkHost>,
+    /// Chunk servers whose power will go, or has gone, in the middle of something.
+    armed: BTreeMap<usize, Struck>,
 }
 
 impl World {
     /// Everything is up, initialised and serving.
-    pub async fn start(root: &Path, rng: &mut StdRng, meta: u64, chunk: u64) -> Result<Self> {
-        let clock = SimClock::start();
-        let findings = Arc::new(Findings::new(clock.clone()));
+    ///
+    /// # Errors
+    /// When a machine does not come up.
+    pub async fn start(root: &Path, rng: &mut StdRng, meta: u64, chunk: u64, findings: Arc<Findings>) -> Result<Self> {
         let fork = |rng: &mut StdRng| StdRng::seed_from_u64(rng.random());
         let mut world = Self {
             net: Net::new(rng.random()),
             invariants: Invariants::new(findings.clone()),
             meta: (1..=meta).map(|id| MetaHost::new(id, root, fork(rng))).collect(),
             chunk: (1..=chunk).map(|id| ChunkHost::new(id, fork(rng))).collect(),
-            clock,
+            armed: BTreeMap::new(),
+            clock: findings.clock().clone(),
             findings,
         };
         for index in 0..world.meta.len() {
@@ -54,7 +59,7 @@ impl World {
         for index in 0..world.chunk.len() {
             world.start_chunk(index).await?;
         }
-        world.settled().await?;
+        world.settled().await;
         Ok(world)
     }
 
@@ -62,8 +67,10 @@ impl World {
         self.meta.iter().map(|host| host.address.clone()).collect()
     }
 
+    /// The node that leads: of several that say so, all but the one with the highest term are mistaken.
     pub fn leader(&self) -> Option<usize> {
-        self.meta.iter().position(MetaHost::leads)
+        let leading = self.meta.iter().enumerate().filter_map(|(index, host)| Some((host.leads()?, index)));
+        leading.max().map(|(_, index)| index)
     }
 
     pub async fn start_meta(&mut self, index: usize) -> Result<()> {
@@ -75,28 +82,68 @@ impl World {
         Ok(())
     }
 
-    pub async fn crash_meta(&mut self, index: usize) -> Result<()> {
-        self.meta[index].crash(&self.net).await
-    }
-
+    /// One that is armed may lose its power on the way.
     pub async fn start_chunk(&mut self, index: usize) -> Result<()> {
         let meta = self.meta_addresses();
         if self.chunk[index].is_up() {
             return Ok(());
         }
-        self.chunk[index].start(&self.net, &self.clock, meta).await
+        let started = self.chunk[index].start(&self.net, &self.clock, meta).await;
+        if started.is_err() && self.bury_struck() > 0 { Ok(()) } else { started }
     }
 
-    pub fn crash_chunk(&mut self, index: usize, crash: Crash) {
-        if crash == Crash::Power {
-            self.findings.power_cut(index);
+    /// These machines go down at the same moment. False if all of them were off.
+    pub async fn crash(&mut self, meta: &[usize], chunk: &[(usize, Crash)]) -> Result<bool> {
+        self.look_for_failures();
+        let mut was_up = false;
+        for (index, crash) in chunk {
+            was_up |= self.crash_chunk(*index, *crash);
         }
-        self.chunk[index].crash(&self.net, crash);
+        let mut rests = Vec::new();
+        for index in meta {
+            rests.extend(self.meta[*index].cut(&self.net)?);
+        }
+        was_up |= !rests.is_empty();
+        for rest in rests {
+            rest.end().await;
+        }
+        Ok(was_up)
+    }
+
+    fn crash_chunk(&mut self, index: usize, crash: Crash) -> bool {
+        let host = &mut self.chunk[index];
+        let has_struck = self.armed.remove(&index).is_some_and(|armed| armed.has_struck());
+        if let (Crash::Power, false, Some(server)) = (crash, has_struck, host.server_id()) {
+            self.findings.places.power_cut(server);
+        }
+        host.crash(&self.net, if has_struck { Crash::Power } else { crash })
+    }
+
+    /// A chunk server's power will go within the so many-th call of its disk.
+    pub fn arm(&mut self, index: usize, calls: u64) {
+        let host = &self.chunk[index];
+        let armed = Struck::new(&self.net, host, &self.findings);
+        host.arm(calls, armed.clone());
+        self.armed.insert(index, armed);
+    }
+
+    /// Chunk servers whose power went go down; how many there were.
+    pub fn bury_struck(&mut self) -> u64 {
+        let struck: Vec<usize> =
+            self.armed.iter().filter(|(_, armed)| armed.has_struck()).map(|(index, _)| *index).collect();
+        for index in &struck {
+            self.crash_chunk(*index, Crash::Power);
+        }
+        struck.len() as u64
     }
 
     /// Everything is up, and the lines are good.
     pub async fn heal(&mut self) -> Result<()> {
         self.net.heal();
+        self.bury_struck();
+        for index in std::mem::take(&mut self.armed).into_keys() {
+            self.chunk[index].disarm();
+        }
         for index in 0..self.meta.len() {
             self.start_meta(index).await?;
         }
@@ -106,53 +153,22 @@ impl World {
         Ok(())
     }
 
-    /// Returns once some node leads and all chunk servers follow it.
-    pub async fn settled(&self) -> Result<()> {
-        let settled = async {
-            while self.leader().is_none() || !self.chunk.iter().all(ChunkHost::is_attached) {
+    /// Waits until it holds; if it does not come to hold although nothing is broken, that is a finding.
+    pub async fn wait_for(&self, patience: Duration, what: &str, mut holds: impl FnMut() -> bool) -> bool {
+        let wait = async {
+            while !holds() {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };
-        if tokio::time::timeout(PATIENCE, settled).await.is_err() {
-            bail!("no leader that all chunk servers follow within {PATIENCE:?} although nothing is broken");
-        }
-        Ok(())
+        let is_there = tokio::time::timeout(patience, wait).await.is_ok();
+        self.findings.check(is_there, || format!("liveness: {what} within {patience:?} although nothing is broken"));
+        is_there
     }
 
-    /// All nodes must come to the same state.
-    pub async fn equal(&self) -> Result<()> {
-        let states = || -> Vec<(u64, u64)> {
-            let state = |host: &MetaHost| {
-                let raft = host.raft()?;
-                Some((*raft.applied().borrow(), raft.view().state_hash().ok()?))
-            };
-            self.meta.iter().filter_map(state).collect()
-        };
-        let equal = async {
-            loop {
-                let found = states();
-                if found.len() == self.meta.len() && found.windows(2).all(|pair| pair[0] == pair[1]) {
-                    return;
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
-        };
-        if tokio::time::timeout(PATIENCE, equal).await.is_err() {
-            self.findings.violation(format!("the nodes' states are not equal at the end: {:?}", states()));
-            return Ok(());
-        }
-        let mut contents = Vec::new();
-        for raft in self.meta.iter().filter_map(MetaHost::raft) {
-            let view = raft.view();
-            contents.push(view.content_hash()?);
-            if let Err(error) = view.check_invariants() {
-                self.findings.violation(format!("the state of node {} is inconsistent: {error}", raft.node_id()));
-            }
-        }
-        self.findings.check(contents.windows(2).all(|pair| pair[0] == pair[1]), || {
-            format!("the nodes' rows are not equal at the end, though their histories are: {contents:x?}")
-        });
-        Ok(())
+    /// Returns once some node leads and all chunk servers follow it.
+    pub async fn settled(&self) {
+        let is_settled = || self.leader().is_some() && self.chunk.iter().all(ChunkHost::is_attached);
+        self.wait_for(PATIENCE, "no leader that all chunk servers follow", is_settled).await;
     }
 
     /// A node that has stopped by itself: a broken invariant, or a failed store.
@@ -164,13 +180,12 @@ impl World {
         }
     }
 
-    pub async fn end(&mut self) -> Result<()> {
+    pub async fn end(&mut self) {
         for host in &mut self.chunk {
             host.crash(&self.net, Crash::Kill);
         }
         for host in &mut self.meta {
-            host.crash(&self.net).await?;
+            host.end(&self.net).await;
         }
-        Ok(())
     }
 }

@@ -61,7 +61,7 @@ impl ChunkStore {
     /// them (F3), removes the mark of a clean stop, scans the headers, and marks what an unclean stop may have hurt as dirty (V3).
     pub async fn open(options: OpenOptions) -> Result<Arc<Self>, OpenError> {
         let OpenOptions { disks, mut new_uuid, now_unix_ms, deadline } = options;
-        let started = if disks.iter().all(|disk| disk.inline()) {
+        let started = if disks.iter().all(|disk| disk.pace().never_blocks()) {
             start::start(disks, &mut new_uuid, now_unix_ms)?
         } else {
             let work = tokio::task::spawn_blocking(move || start::start(disks, &mut new_uuid, now_unix_ms));

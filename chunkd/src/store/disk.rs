@@ -7,6 +7,28 @@
 
 use std::any::Any;
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long the next job on a disk in memory takes.
+pub type JobTime = dyn Fn() -> Duration + Send + Sync;
+
+/// Where the jobs on a disk run.
+#[derive(Clone)]
+pub enum Pace {
+    /// On threads of the disk's own, which may block.
+    Threads,
+    /// At once, on the calling task: calls never block.
+    AtOnce,
+    /// As tasks, each at the end of its time: calls never block (simulation).
+    Tasks(Arc<JobTime>),
+}
+
+impl Pace {
+    pub fn never_blocks(&self) -> bool {
+        !matches!(self, Self::Threads)
+    }
+}
 
 /// One data folder.
 pub trait Disk: Send + Sync + 'static {
@@ -30,9 +52,9 @@ pub trait Disk: Send + Sync + 'static {
     fn boot(&self) -> Option<Boot> {
         None
     }
-    /// Calls never block, so the store runs them on the calling task (deterministic simulation).
-    fn inline(&self) -> bool {
-        false
+    /// Where the store runs its jobs on this disk.
+    fn pace(&self) -> Pace {
+        Pace::Threads
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::disk::{Boot, Disk, DiskFile, OpenMode, Space};
+use super::disk::{Boot, Disk, DiskFile, JobTime, OpenMode, Pace, Space};
 
 const SECTOR: usize = 512;
 type Sectors = BTreeMap<u64, [u8; SECTOR]>;
@@ -25,7 +25,7 @@ pub struct MemoryDisk {
     path: String,
     state: Arc<Mutex<State>>,
     gate: Arc<Gate>,
-    inline: bool,
+    pace: Pace,
 }
 
 #[derive(Default)]
@@ -78,12 +78,18 @@ impl MemoryDisk {
             power_cuts: 0,
             locked: Arc::default(),
         };
-        Self { path: path.into(), state: Arc::new(Mutex::new(state)), gate: Arc::default(), inline: true }
+        Self { path: path.into(), state: Arc::new(Mutex::new(state)), gate: Arc::default(), pace: Pace::AtOnce }
     }
 
     /// The same folder, but run on threads like a real one, so that hooks may block.
     pub fn threaded(mut self) -> Self {
-        self.inline = false;
+        self.pace = Pace::Threads;
+        self
+    }
+
+    /// The same folder, but each job takes its time, and has no effect before that is over.
+    pub fn paced(mut self, job_time: Arc<JobTime>) -> Self {
+        self.pace = Pace::Tasks(job_time);
         self
     }
 
@@ -140,7 +146,12 @@ impl MemoryDisk {
                 *inode = fresh.clone();
             }
         }
-        Self { path: self.path.clone(), state: Arc::new(Mutex::new(copy)), gate: Arc::default(), inline: self.inline }
+        Self {
+            path: self.path.clone(),
+            state: Arc::new(Mutex::new(copy)),
+            gate: Arc::default(),
+            pace: self.pace.clone(),
+        }
     }
 
     /// Power loss: what was synced stays; each un-synced sector is kept, lost or torn, each length
@@ -170,7 +181,12 @@ impl MemoryDisk {
             power_cuts: state.power_cuts + 1,
             locked: Arc::default(),
         };
-        Self { path: self.path.clone(), state: Arc::new(Mutex::new(state)), gate: Arc::default(), inline: self.inline }
+        Self {
+            path: self.path.clone(),
+            state: Arc::new(Mutex::new(state)),
+            gate: Arc::default(),
+            pace: self.pace.clone(),
+        }
     }
 }
 
@@ -312,8 +328,8 @@ impl Disk for MemoryDisk {
         Some(Boot { kernel: 1, mount: self.state.lock().power_cuts })
     }
 
-    fn inline(&self) -> bool {
-        self.inline
+    fn pace(&self) -> Pace {
+        self.pace.clone()
     }
 }
 

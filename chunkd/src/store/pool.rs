@@ -2,7 +2,7 @@
 //!
 //! Jobs of one lane run one after the other in the order of submission; jobs of different lanes, and those without one, run beside
 //! each other. A job that does not finish in time, or a failure of the disk, closes the pool: what waits is dropped and its callers are told.
-//! A disk that never blocks (in memory) has no threads: its jobs run on the caller's task.
+//! A disk in memory has no threads: its jobs run on the caller's task, or as tasks if they are to take time.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
+
+use super::disk::{JobTime, Pace};
 
 /// Threads of one disk. A few hang in fdatasync while others serve from the page cache.
 const THREADS: usize = 8;
@@ -45,12 +47,14 @@ pub(crate) struct Pool {
     shared: Arc<Shared>,
     room: Arc<Semaphore>,
     closed: CancellationToken,
-    inline: bool,
+    at_once: bool,
 }
 
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
+    /// As `work`, for workers that are tasks.
+    arrived: Notify,
 }
 
 #[derive(Default)]
@@ -75,15 +79,21 @@ enum Item {
 }
 
 impl Pool {
-    pub(crate) fn new(name: &str, inline: bool) -> std::io::Result<Self> {
-        let threads = if inline { 0 } else { THREADS };
+    pub(crate) fn new(name: &str, pace: Pace) -> std::io::Result<Self> {
+        let threads = if matches!(pace, Pace::Threads) { THREADS } else { 0 };
         let state = State { due: vec![None; threads], ..State::default() };
-        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
+        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new(), arrived: Notify::new() });
         for thread in 0..threads {
             let shared = shared.clone();
             std::thread::Builder::new().name(format!("{name}-{thread}")).spawn(move || work(&shared, thread))?;
         }
-        Ok(Self { shared, room: Arc::new(Semaphore::new(QUEUE)), closed: CancellationToken::new(), inline })
+        if let Pace::Tasks(job_time) = &pace {
+            for _ in 0..THREADS {
+                tokio::spawn(work_as_task(shared.clone(), job_time.clone()));
+            }
+        }
+        let at_once = matches!(pace, Pace::AtOnce);
+        Ok(Self { shared, room: Arc::new(Semaphore::new(QUEUE)), closed: CancellationToken::new(), at_once })
     }
 
     /// Runs a job and waits for it. Dropping the future does not stop a job that has been queued.
@@ -108,7 +118,7 @@ impl Pool {
 
     /// Queues a job at once, beyond the queue's limit: for callers that bound themselves.
     pub(crate) fn submit(&self, lane: Lane, allowance: Duration, job: impl FnOnce() + Send + 'static) {
-        if self.inline {
+        if self.at_once {
             if !self.closed.is_cancelled() {
                 job();
             }
@@ -129,6 +139,7 @@ impl Pool {
             state.ready.push_back(Item::Lane(lane));
         }
         self.shared.work.notify_one();
+        self.shared.arrived.notify_one();
     }
 
     /// Waits for a submitted job's answer; a dropped sender means that the pool closed.
@@ -149,6 +160,7 @@ impl Pool {
         drop(state);
         drop(dropped);
         self.shared.work.notify_all();
+        self.shared.arrived.notify_waiters();
         self.closed.cancel();
     }
 
@@ -170,15 +182,33 @@ impl Drop for Pool {
     }
 }
 
+impl State {
+    /// What to do next, and in which lane.
+    fn take(&mut self) -> Option<(Task, Option<Lane>)> {
+        match self.ready.pop_front()? {
+            Item::Task(task) => Some((task, None)),
+            Item::Lane(lane) => {
+                let task = self.lanes.get_mut(&lane).and_then(VecDeque::pop_front);
+                Some((task.expect("a ready lane has a job"), Some(lane)))
+            }
+        }
+    }
+
+    /// The lane's next job may run.
+    fn done(&mut self, lane: Lane) {
+        match self.lanes.get(&lane).map(VecDeque::is_empty) {
+            Some(true) => drop(self.lanes.remove(&lane)),
+            Some(false) => self.ready.push_back(Item::Lane(lane)),
+            None => {}
+        }
+    }
+}
+
 fn work(shared: &Shared, thread: usize) {
     let mut state = shared.state.lock();
     loop {
-        let (task, lane) = match state.ready.pop_front() {
-            Some(Item::Task(task)) => (task, None),
-            Some(Item::Lane(lane)) => {
-                let task = state.lanes.get_mut(&lane).and_then(VecDeque::pop_front);
-                (task.expect("a ready lane has a job"), Some(lane))
-            }
+        let (task, lane) = match state.take() {
+            Some(next) => next,
             None if state.closed => return,
             None => {
                 shared.work.wait(&mut state);
@@ -187,17 +217,40 @@ fn work(shared: &Shared, thread: usize) {
         };
         state.due[thread] = Some(Instant::now() + task.allowance);
         drop(state);
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(task.job)) {
-            report(panic.as_ref());
-        }
+        run_job(task.job);
         state = shared.state.lock();
         state.due[thread] = None;
-        let Some(lane) = lane else { continue };
-        match state.lanes.get(&lane).map(VecDeque::is_empty) {
-            Some(true) => drop(state.lanes.remove(&lane)),
-            Some(false) => state.ready.push_back(Item::Lane(lane)),
-            None => {}
+        lane.into_iter().for_each(|lane| state.done(lane));
+    }
+}
+
+/// The same as a task, for a disk in memory: what a job does, it does at the end of its time.
+async fn work_as_task(shared: Arc<Shared>, job_time: Arc<JobTime>) {
+    loop {
+        let arrived = shared.arrived.notified();
+        let next = {
+            let mut state = shared.state.lock();
+            if state.closed {
+                return;
+            }
+            state.take()
+        };
+        let Some((task, lane)) = next else {
+            arrived.await;
+            continue;
+        };
+        tokio::time::sleep(job_time()).await;
+        if shared.state.lock().closed {
+            return;
         }
+        run_job(task.job);
+        lane.into_iter().for_each(|lane| shared.state.lock().done(lane));
+    }
+}
+
+fn run_job(job: Job) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(job)) {
+        report(panic.as_ref());
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
+use caribou_planted::{self as planted, Bug};
 use caribou_proto::ids::ChunkId;
 
 use super::OpenError;
@@ -57,15 +58,16 @@ pub(crate) fn scan(disk: &dyn Disk, identity: &Identity, journal: Option<&Conten
                 quarantine_found(disk, &path).map_err(failed(disk, "moving a file to the quarantine"))?;
                 continue;
             };
-            let dirty = journal.is_none_or(|journal| journal.covers(chunk));
+            let dirty = journal.is_none_or(|journal| journal.covers(chunk)) && !planted::is(Bug::DirtyJournalForgotten);
             match look(disk, identity, chunk, &path)? {
                 Found::Replica(stored, damaged) => add(&mut scanned, disk, &stored, dirty, damaged, &known),
                 found => {
                     if matches!(found, Found::NoHeader) && !dirty {
-                        tracing::error!(
+                        // The file of a copy that was being made, or rot in a replica that others count on: the leader knows (R3).
+                        tracing::warn!(
                             chunk = chunk.0,
                             disk = disk.path(),
-                            "the header of a chunk is damaged: this replica is lost"
+                            "a chunk's file has no whole header: the leader is told, if it counts on it the replica is lost"
                         );
                         scanned.lost.insert(chunk);
                     }

@@ -199,7 +199,7 @@ fn volume(ready: Ready, incarnation: Incarnation, tombstones: Arc<Tombstones>) -
     }
     let begin = || -> std::io::Result<_> {
         let journal = Journal::begin(disk.clone(), ours.identity.disk_uuid, contents)?;
-        let pool = Pool::new("caribou-disk", disk.inline())?;
+        let pool = Pool::new("caribou-disk", disk.pace())?;
         Ok((journal, pool, disk.space()?))
     };
     let (journal, pool, space) = begin().map_err(failed(disk.as_ref(), "beginning its journal"))?;
@@ -214,7 +214,7 @@ fn in_parallel<T: Send>(
     folders: Vec<Ours>,
     work: impl Fn(Ours) -> Result<T, OpenError> + Sync,
 ) -> Result<Vec<T>, OpenError> {
-    if folders.len() == 1 || folders.iter().all(|ours| ours.disk.inline()) {
+    if folders.len() == 1 || folders.iter().all(|ours| ours.disk.pace().never_blocks()) {
         return folders.into_iter().map(work).collect();
     }
     std::thread::scope(|scope| {

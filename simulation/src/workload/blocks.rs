@@ -14,26 +14,29 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
-use super::{COPIES, caller};
+use super::caller;
 use crate::findings::Findings;
+use crate::places::{Key, Place, Unsynced};
 
-const BLOCK: usize = 512;
+pub const BLOCK: usize = 512;
 /// Blocks in each of a file's stretches.
 const STRETCH: u64 = 24;
 /// Where the stretches begin: within inline data, beyond them, and over the border of the first two chunks.
 const STARTS: [u64; 3] = [0, 15 << 10, CHUNK_BYTES - (4 << 10)];
 
 /// What is known of one block, as write numbers; 0 is nothing but zeros.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Written {
     /// Covered by a sync that was acknowledged.
     synced: u64,
     /// Handed to the client library.
     latest: u64,
+    /// When that was.
+    latest_at: Option<Instant>,
     /// The latest that another client has read.
     seen: u64,
-    /// When that was written at the latest.
-    seen_at: Option<Instant>,
+    /// Whether it may be lost again.
+    unsynced: Option<Unsynced>,
 }
 
 type Blocks = BTreeMap<u64, Written>;
@@ -72,7 +75,7 @@ fn offset_of(block: u64) -> u64 {
 }
 
 /// The bytes of a block: its names, over and over.
-fn content(inode: u64, block: u64, write: u64) -> Bytes {
+pub fn content(inode: u64, block: u64, write: u64) -> Bytes {
     let mut unit = Vec::with_capacity(32);
     for number in [inode, block, write, inode ^ block ^ write] {
         unit.extend_from_slice(&number.to_le_bytes());
@@ -81,7 +84,7 @@ fn content(inode: u64, block: u64, write: u64) -> Bytes {
 }
 
 /// Which write a block is of; `None` if it is no block of this place.
-fn write_of(inode: u64, block: u64, bytes: &[u8]) -> Option<u64> {
+pub fn write_of(inode: u64, block: u64, bytes: &[u8]) -> Option<u64> {
     if bytes.iter().all(|byte| *byte == 0) {
         return Some(0);
     }
@@ -147,7 +150,16 @@ impl Writer {
         self.writes += 1;
         let write = self.writes;
         // Known before: others may see it as soon as it is on its way.
-        self.model.blocks.lock().entry(block).or_default().latest = write;
+        {
+            let mut blocks = self.model.blocks.lock();
+            let known = blocks.entry(block).or_default();
+            // The time of the older of those that are not synced yet will do: it excuses more, and there is one of them.
+            let is_first = known.synced == known.latest;
+            if is_first || known.latest_at.is_none() {
+                known.latest_at = Some(Instant::now());
+            }
+            known.latest = write;
+        }
         self.file.write(offset_of(block), content(self.model.inode, block, write)).await
     }
 
@@ -166,13 +178,13 @@ impl Writer {
 }
 
 impl FileModel {
-    /// Another client than the writer, which sees what it has not sent yet, has read this.
-    fn saw(&self, block: u64, write: Option<u64>) {
+    /// Another client than the writer, which sees what it has not sent yet, has read this; where the chunk was before and after.
+    fn saw(&self, block: u64, write: Option<u64>, places: [Option<Place>; 2]) {
         let mut blocks = self.blocks.lock();
         let known = blocks.entry(block).or_default();
-        if let Some(write) = write.filter(|write| *write > known.seen) {
-            (known.seen, known.seen_at) = (write, Some(Instant::now()));
-        }
+        let Some(write) = write.filter(|write| *write > known.seen) else { return };
+        known.seen = write;
+        known.unsynced = known.latest_at.map(|written_at| Unsynced { written_at, places });
     }
 
     /// The writer is gone.
@@ -180,8 +192,20 @@ impl FileModel {
         self.orphaned.store(true, Ordering::Relaxed);
     }
 
+    /// The chunk that a block is in.
+    fn key(&self, block: u64) -> Key {
+        (self.inode, u32::try_from(offset_of(block) / CHUNK_BYTES).expect("few chunks"))
+    }
+
+    /// P2: what somebody has seen does not go back, unless its writer is gone and all of its holders have lost power. What must be read at least.
+    fn still_there(&self, block: u64, known: &Written, findings: &Findings) -> u64 {
+        let may_be_lost =
+            known.unsynced.as_ref().is_some_and(|bytes| findings.places.may_have_lost(self.key(block), bytes));
+        if may_be_lost && self.orphaned.load(Ordering::Relaxed) { 0 } else { known.seen }
+    }
+
     fn known(&self, block: u64) -> Written {
-        self.blocks.lock().get(&block).copied().unwrap_or_default()
+        self.blocks.lock().get(&block).cloned().unwrap_or_default()
     }
 }
 
@@ -193,16 +217,12 @@ async fn look(
     block: u64,
     findings: &Findings,
 ) -> Result<Option<u64>, Error> {
-    let known = before.get(&block).copied().unwrap_or_default();
+    let known = before.get(&block).cloned().unwrap_or_default();
     let bytes = file.read(offset_of(block), BLOCK as u32).await?;
     let mut whole = bytes.to_vec();
     // Behind the end there is nothing, which is as good as zeros.
     whole.resize(BLOCK, 0);
-    // P2: what somebody has seen does not go back, unless its writer is gone and all of its holders may have lost power.
-    let is_gone = model.orphaned.load(Ordering::Relaxed);
-    let may_be_lost = |at| is_gone && findings.without_power_since(at) >= COPIES;
-    let seen = if known.seen_at.is_some_and(may_be_lost) { 0 } else { known.seen };
-    let at_least = known.synced.max(seen);
+    let at_least = known.synced.max(model.still_there(block, &known, findings));
     let at_most = model.known(block).latest;
     let inode = model.inode;
     let Some(write) = write_of(inode, block, &whole) else {
@@ -211,12 +231,30 @@ async fn look(
     };
     findings.check(write >= at_least, || {
         let rule = if write < known.synced { "P1" } else { "P2" };
-        format!("{rule}: block {block} of file {inode} is of write {write}; before it was read, write {} was synced and {seen} read", known.synced)
+        format!(
+            "{rule}: block {block} of file {inode} is of write {write}; before it was read, write {} was synced and {} read: {known:?}",
+            known.synced, known.seen
+        )
     });
     findings.check(write <= at_most, || {
         format!("P2: block {block} of file {inode} is of write {write}, none was later than {at_most}")
     });
     Ok((at_least..=at_most).contains(&write).then_some(write))
+}
+
+/// As [`look`], by another client than the writer.
+async fn look_foreign(
+    model: &FileModel,
+    before: &Blocks,
+    file: &OpenFile,
+    block: u64,
+    findings: &Findings,
+) -> Result<(), Error> {
+    let place = || findings.places.get(model.key(block));
+    let asked = place();
+    let write = look(model, before, file, block, findings).await?;
+    model.saw(block, write, [asked, place()]);
+    Ok(())
 }
 
 /// Opens a file that another client may be writing, looks at some of its blocks, and closes it.
@@ -233,7 +271,7 @@ pub async fn read_foreign(
     let (_, file) = files.open(&caller(), model.inode, 4, false).await?;
     for _ in 0..3 {
         let block = rng.random_range(0..model.count);
-        model.saw(block, look(model, &before, &file, block, findings).await?);
+        look_foreign(model, &before, &file, block, findings).await?;
     }
     file.release().await;
     findings.step();
@@ -248,7 +286,7 @@ pub async fn read_all(model: &FileModel, files: &Files, findings: &Findings) -> 
     let before = model.blocks.lock().clone();
     let (_, file) = files.open(&caller(), model.inode, 4, false).await?;
     for block in 0..model.count {
-        model.saw(block, look(model, &before, &file, block, findings).await?);
+        look_foreign(model, &before, &file, block, findings).await?;
     }
     file.release().await;
     Ok(())

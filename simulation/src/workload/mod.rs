@@ -1,7 +1,9 @@
 //! What clients do, each with a model of what must come of it.
 
 pub mod blocks;
+pub mod book;
 pub mod names;
+pub mod registers;
 
 use caribou_proto::meta::v1::Caller;
 

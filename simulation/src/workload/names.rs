@@ -2,14 +2,15 @@
 //! so each answer is known beforehand, whatever happens to the cluster meanwhile: a mutation that was carried out twice answers EEXIST or
 //! ENOENT, one that was lost shows in the next listing (P4).
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use caribou_client::meta::QueryOp;
 use caribou_client::{Error, MetaClient};
-use caribou_proto::meta::v1::{Create, FileKind, Link, Lookup, Mkdir, ReadDir, Rename, Rmdir, Unlink, mutation::Op};
+use caribou_proto::meta::v1::{Create, Link, Lookup, Mkdir, Rename, Rmdir, Unlink, mutation::Op};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
+use super::book::{Book, Entries, Entry};
 use super::caller;
 use crate::findings::Findings;
 
@@ -18,23 +19,12 @@ const EEXIST: i32 = 17;
 
 /// Few enough that most operations meet something.
 const NAMES: u32 = 24;
-/// Entries of one page of a listing.
-const PAGE: u32 = 10;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Entry {
-    inode: u64,
-    is_directory: bool,
-}
-
 /// A name and what it must stand for.
 type Named = (String, Option<Entry>);
 
-/// One directory and what must be in it.
+/// One directory and its only user.
 pub struct Names {
-    label: String,
-    directory: u64,
-    entries: BTreeMap<String, Entry>,
+    book: Arc<Book>,
     rng: StdRng,
 }
 
@@ -52,7 +42,11 @@ impl Names {
         let mkdir = Mkdir { parent: 1, name: label.as_bytes().to_vec().into(), mode: 0o755 };
         let made = meta.mutate(&caller(), Op::Mkdir(mkdir)).await?;
         let directory = made.attr.map_or(0, |attr| attr.inode);
-        Ok(Self { label: label.to_owned(), directory, entries: BTreeMap::new(), rng })
+        Ok(Self { book: Arc::new(Book::new(label, directory)), rng })
+    }
+
+    pub fn book(&self) -> Arc<Book> {
+        Arc::clone(&self.book)
     }
 
     fn name(&mut self) -> String {
@@ -65,7 +59,7 @@ impl Names {
     /// When the client is gone.
     pub async fn step(&mut self, meta: &MetaClient, findings: &Findings) -> Result<(), Error> {
         let name = self.name();
-        let known = self.entries.get(&name).copied();
+        let known = self.book.entries().get(&name).copied();
         let named = (name, known);
         match self.rng.random_range(0..100) {
             0..30 => self.make(meta, findings, named, false).await?,
@@ -74,7 +68,7 @@ impl Names {
             60..75 => self.rename(meta, findings, named).await?,
             75..82 => self.link(meta, findings, named).await?,
             82..95 => self.lookup(meta, findings, named).await?,
-            _ => self.list(meta, findings).await?,
+            _ => self.book.check(meta, findings).await?,
         }
         findings.step();
         Ok(())
@@ -82,7 +76,7 @@ impl Names {
 
     fn compare<T: std::fmt::Debug + PartialEq>(&self, findings: &Findings, what: &str, got: T, expected: T) {
         findings.check(got == expected, || {
-            format!("exactly once: {} {what} answered {got:?}, it must be {expected:?}", self.label)
+            format!("exactly once: {} {what} answered {got:?}, it must be {expected:?}", self.book.label)
         });
     }
 
@@ -93,7 +87,7 @@ impl Names {
         (name, known): Named,
         is_directory: bool,
     ) -> Result<(), Error> {
-        let (parent, bytes) = (self.directory, name.clone().into_bytes().into());
+        let (parent, bytes) = (self.book.directory, name.clone().into_bytes().into());
         let op = match is_directory {
             true => Op::Mkdir(Mkdir { parent, name: bytes, mode: 0o755 }),
             false => {
@@ -102,6 +96,9 @@ impl Names {
                 Op::Create(create)
             }
         };
+        if known.is_none() {
+            self.book.begin(|entries| entries.extend([(name.clone(), Entry { inode: None, is_directory })]));
+        }
         let answer = errno(meta.mutate(&caller(), op).await)?.map(|body| body.attr.map_or(0, |attr| attr.inode));
         let expected = if known.is_some() { Err(EEXIST) } else { Ok(()) };
         self.compare(findings, &format!("make {name}"), answer.map(|_| ()), expected);
@@ -109,35 +106,43 @@ impl Names {
             if !is_directory {
                 meta.release_claim(inode);
             }
-            self.entries.insert(name, Entry { inode, is_directory });
+            self.book.settle(|entries| entries.extend([(name, Entry { inode: Some(inode), is_directory })]));
         }
         Ok(())
     }
 
     async fn remove(&mut self, meta: &MetaClient, findings: &Findings, (name, known): Named) -> Result<(), Error> {
-        let (parent, bytes) = (self.directory, name.clone().into_bytes().into());
+        let (parent, bytes) = (self.book.directory, name.clone().into_bytes().into());
         let op = match known {
             Some(Entry { is_directory: true, .. }) => Op::Rmdir(Rmdir { parent, name: bytes }),
             _ => Op::Unlink(Unlink { parent, name: bytes }),
         };
+        self.book.begin(|entries| entries.retain(|other, _| *other != name));
         let answer = errno(meta.mutate(&caller(), op).await)?.map(|_| ());
         let expected = if known.is_some() { Ok(()) } else { Err(ENOENT) };
         self.compare(findings, &format!("remove {name}"), answer, expected);
-        self.entries.remove(&name);
+        self.book.settle(|entries| entries.retain(|other, _| *other != name));
         Ok(())
     }
 
     async fn rename(&mut self, meta: &MetaClient, findings: &Findings, (name, known): Named) -> Result<(), Error> {
         let to = self.name();
-        let there = self.entries.get(&to).copied();
+        let there = self.book.entries().get(&to).copied();
         let rename = Rename {
-            parent: self.directory,
+            parent: self.book.directory,
             name: name.clone().into_bytes().into(),
-            new_parent: self.directory,
+            new_parent: self.book.directory,
             new_name: to.clone().into_bytes().into(),
             no_replace: true,
             exchange: false,
         };
+        let moved = |entries: &mut Entries| {
+            if let (Some(entry), None) = (known, there) {
+                entries.remove(&name);
+                entries.insert(to.clone(), entry);
+            }
+        };
+        self.book.begin(moved);
         let answer = errno(meta.mutate(&caller(), Op::Rename(rename)).await)?.map(|_| ());
         let expected = match (known, there) {
             (None, _) => Err(ENOENT),
@@ -145,57 +150,37 @@ impl Names {
             (Some(_), None) => Ok(()),
         };
         self.compare(findings, &format!("rename {name} to {to}"), answer, expected);
-        if let (Some(entry), None) = (known, there) {
-            self.entries.remove(&name);
-            self.entries.insert(to, entry);
-        }
+        self.book.settle(moved);
         Ok(())
     }
 
     async fn link(&mut self, meta: &MetaClient, findings: &Findings, (name, known): Named) -> Result<(), Error> {
         let Some(entry) = known.filter(|entry| !entry.is_directory) else { return Ok(()) };
         let to = self.name();
-        let link = Link { inode: entry.inode, parent: self.directory, name: to.clone().into_bytes().into() };
+        let link = Link { inode: entry.number(), parent: self.book.directory, name: to.clone().into_bytes().into() };
+        let entries = self.book.entries();
+        let is_free = !entries.contains_key(&to);
+        let linked = |entries: &mut Entries| {
+            if is_free {
+                entries.insert(to.clone(), entry);
+            }
+        };
+        self.book.begin(linked);
         let answer = errno(meta.mutate(&caller(), Op::Link(link)).await)?;
         let links = answer.map(|body| body.attr.map_or(0, |attr| attr.nlink));
-        let before = self.entries.values().filter(|other| other.inode == entry.inode).count();
-        let expected = if self.entries.contains_key(&to) { Err(EEXIST) } else { Ok(before as u32 + 1) };
+        let before = entries.values().filter(|other| other.inode == entry.inode).count();
+        let expected = if is_free { Ok(before as u32 + 1) } else { Err(EEXIST) };
         self.compare(findings, &format!("link {name} as {to}"), links, expected);
-        if links.is_ok() {
-            self.entries.insert(to, entry);
-        }
+        self.book.settle(linked);
         Ok(())
     }
 
     async fn lookup(&mut self, meta: &MetaClient, findings: &Findings, (name, known): Named) -> Result<(), Error> {
-        let lookup = Lookup { parent: self.directory, name: name.clone().into_bytes().into() };
+        let lookup = Lookup { parent: self.book.directory, name: name.clone().into_bytes().into() };
         let answer = errno(meta.query(&caller(), QueryOp::Lookup(lookup)).await)?;
         let got = answer.map(|body| body.attr.map_or(0, |attr| attr.inode));
-        let expected = known.map_or(Err(ENOENT), |entry| Ok(entry.inode));
+        let expected = known.map_or(Err(ENOENT), |entry| Ok(entry.number()));
         self.compare(findings, &format!("lookup {name}"), got, expected);
-        Ok(())
-    }
-
-    /// The whole directory must be what the model has.
-    ///
-    /// # Errors
-    /// When the client is gone.
-    pub async fn list(&self, meta: &MetaClient, findings: &Findings) -> Result<(), Error> {
-        let (mut cookie, mut found) = (0, BTreeMap::new());
-        loop {
-            let page = ReadDir { inode: self.directory, cookie, limit: PAGE, plus: false };
-            let body = meta.query(&caller(), QueryOp::ReadDir(page)).await?;
-            cookie = body.entries.last().map_or(cookie, |entry| entry.cookie);
-            found.extend(body.entries.into_iter().map(|entry| {
-                let is_directory = entry.kind() == FileKind::Directory;
-                let name = String::from_utf8_lossy(&entry.name).into_owned();
-                (name, Entry { inode: entry.inode, is_directory })
-            }));
-            if body.end_of_directory {
-                break;
-            }
-        }
-        self.compare(findings, "list", &found, &self.entries);
         Ok(())
     }
 }

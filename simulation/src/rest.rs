@@ -1,0 +1,98 @@
+//! What must be true once the faults and the clients are gone and everything has come to rest.
+
+use std::time::Duration;
+
+use caribou_meta_raft::fsm::error::Fatal;
+use caribou_meta_raft::fsm::tables::chunks;
+use caribou_meta_raft::raft::StateView;
+use caribou_proto::ids::CHUNK_BYTES;
+
+use crate::chunk_host::ChunkHost;
+use crate::meta_host::MetaHost;
+use crate::workload::COPIES;
+use crate::world::{PATIENCE, World};
+
+/// Sessions of killed clients end only now, recoveries and copies follow.
+const REST_PATIENCE: Duration = Duration::from_secs(150);
+/// Reads for comparison have this length; clients write in the first and the last so many bytes of a chunk only.
+const EDGE_BYTES: u32 = 64 << 10;
+
+/// See the module. In this order, because each needs the one before.
+pub async fn check(world: &World) {
+    let at_rest = || world.leader().and_then(|index| is_at_rest(&world.meta[index]).ok()).unwrap_or(false);
+    if !world.wait_for(REST_PATIENCE, "chunks are not ready, without a writer and at their goal", at_rest).await {
+        return;
+    }
+    if equal_states(world).await
+        && let Err(error) = equal_rows(world)
+    {
+        world.findings.violation(format!("a state cannot be read: {error}"));
+    }
+    if let Some(view) = world.leader().and_then(|index| world.meta[index].view()) {
+        equal_replicas(world, &view).await;
+    }
+}
+
+fn is_at_rest(leader: &MetaHost) -> Result<bool, Fatal> {
+    let Some(view) = leader.view() else { return Ok(false) };
+    let all = chunks::page(&view, None, usize::MAX)?;
+    Ok(all.iter().all(|(_, chunk)| {
+        chunk.grant.is_none() && chunk.intent.is_none() && chunk.hold.is_none() && chunk.replicas.len() == COPIES
+    }))
+}
+
+/// All nodes come to the same state.
+async fn equal_states(world: &World) -> bool {
+    let states = || -> Vec<_> { world.meta.iter().filter_map(MetaHost::state).collect() };
+    let are_equal = || {
+        let found = states();
+        found.len() == world.meta.len() && found.windows(2).all(|pair| pair[0] == pair[1])
+    };
+    let are = world.wait_for(PATIENCE, "the nodes do not come to the same state", are_equal).await;
+    world.findings.check(are, || format!("the nodes' states: {:x?}", states()));
+    are
+}
+
+fn equal_rows(world: &World) -> Result<(), Fatal> {
+    let mut contents = Vec::new();
+    for host in &world.meta {
+        let Some(view) = host.view() else { continue };
+        contents.push(view.content_hash()?);
+        if let Err(error) = view.check_invariants() {
+            world.findings.violation(format!("the state of node {} is inconsistent: {error}", host.id));
+        }
+    }
+    world.findings.check(contents.windows(2).all(|pair| pair[0] == pair[1]), || {
+        format!("the nodes' rows are not equal at the end, though their histories are: {contents:x?}")
+    });
+    Ok(())
+}
+
+/// All holders of a chunk have the same bytes at its version.
+async fn equal_replicas(world: &World, view: &StateView) {
+    let all = match chunks::page(view, None, usize::MAX) {
+        Ok(all) => all,
+        Err(error) => return world.findings.violation(format!("the chunks cannot be listed: {error}")),
+    };
+    for (id, chunk) in all {
+        for offset in [0, CHUNK_BYTES as u32 - EDGE_BYTES] {
+            let mut copies = Vec::new();
+            for replica in &chunk.replicas {
+                let host = world.chunk.iter().find(|host| host.server_id() == Some(replica.server));
+                let Some(store) = host.and_then(ChunkHost::store) else {
+                    world.findings.violation(format!("chunk {id} is said to be on {}, which is off", replica.server));
+                    continue;
+                };
+                match store.read(id, chunk.version, offset, EDGE_BYTES).await {
+                    Ok(read) => copies.push(read),
+                    Err(error) => {
+                        let of = format!("chunk {id} version {} on {}", chunk.version, replica.server);
+                        world.findings.violation(format!("a replica that is said to be good is not: {of}: {error}"));
+                    }
+                }
+            }
+            let are_equal = copies.windows(2).all(|pair| pair[0].data == pair[1].data);
+            world.findings.check(are_equal, || format!("the replicas of chunk {id} differ in the 64 KiB at {offset}"));
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Blocks that all clients write and read, each time with a file of their own opening: whoever opens sees what was closed before (close to
+//! open), so each block is a register, and its history must have an order in which every read gives what was written last.
+//!
+//! Every value is written once, so that is decided in one pass over all operations (Gibbons and Korach, "Testing shared memories", 1997): the
+//! operations of one value must lie together, so no two values may both have to be there at one moment.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use caribou_client::{Error, Files};
+use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::meta::v1::Create;
+use parking_lot::Mutex;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+
+use super::blocks::{BLOCK, content, write_of};
+use super::caller;
+use crate::findings::Findings;
+use crate::places::{Key, Unsynced};
+
+/// In a file that stays small, and in one that has two chunks.
+const PLACES: [(usize, u64); 4] = [(0, 0), (1, 0), (1, 70 << 10), (1, CHUNK_BYTES)];
+const FILES: usize = 2;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Write,
+    Read,
+}
+
+/// One operation; calls and answers are numbered in the order in which they happened.
+#[derive(Clone, Debug)]
+struct Event {
+    client: String,
+    kind: Kind,
+    value: u64,
+    called: u64,
+    /// `u64::MAX`: nobody knows the end.
+    answered: u64,
+}
+
+/// A write that no sync has covered yet.
+#[derive(Clone, Debug)]
+struct Open {
+    client: String,
+    register: usize,
+    value: u64,
+    bytes: Unsynced,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Per register.
+    events: BTreeMap<usize, Vec<Event>>,
+    open: Vec<Open>,
+    /// Un-synced writes of clients that are gone or were away for long.
+    given_up: Vec<Open>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Registers {
+    inodes: [u64; FILES],
+    clock: AtomicU64,
+    values: AtomicU64,
+    state: Mutex<State>,
+}
+
+impl Registers {
+    /// Makes the files.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn create(files: &Files) -> Result<Self, Error> {
+        let mut inodes = [0; FILES];
+        for (number, inode) in inodes.iter_mut().enumerate() {
+            let name = format!("registers{number}").into_bytes().into();
+            let create = Create { parent: 1, name, mode: 0o644, exclusive: true, access: 6, ..Create::default() };
+            let created = files.create(&caller(), create).await?;
+            *inode = created.attr.inode;
+            created.file.release().await;
+        }
+        Ok(Self { inodes, clock: AtomicU64::new(1), values: AtomicU64::new(1), state: Mutex::default() })
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn key(&self, register: usize) -> Key {
+        let (file, offset) = PLACES[register];
+        (self.inodes[file], u32::try_from(offset / CHUNK_BYTES).expect("few chunks"))
+    }
+
+    /// One write or read.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn step(&self, client: &str, files: &Files, rng: &mut StdRng, findings: &Findings) -> Result<(), Error> {
+        let register = rng.random_range(0..PLACES.len());
+        if rng.random() {
+            self.write(client, register, files, rng.random(), findings).await?;
+        } else {
+            self.read(client, register, files, findings).await?;
+        }
+        findings.step();
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        client: &str,
+        register: usize,
+        files: &Files,
+        synced: bool,
+        findings: &Findings,
+    ) -> Result<(), Error> {
+        let (file, offset) = PLACES[register];
+        let (inode, value) = (self.inodes[file], self.values.fetch_add(1, Ordering::Relaxed));
+        let (called, written_at) = (self.now(), tokio::time::Instant::now());
+        let place = || findings.places.get(self.key(register));
+        let asked = place();
+        let event = Event { client: client.to_owned(), kind: Kind::Write, value, called, answered: u64::MAX };
+        self.state.lock().events.entry(register).or_default().push(event);
+        let (_, file) = files.open(&caller(), inode, 6, false).await?;
+        file.write(offset, content(inode, register as u64, value)).await?;
+        if synced {
+            file.sync(false).await?;
+        }
+        file.flush().await?;
+        file.release().await;
+        let answered = self.now();
+        let mut state = self.state.lock();
+        let events = state.events.entry(register).or_default();
+        events.iter_mut().filter(|event| event.value == value).for_each(|event| event.answered = answered);
+        if synced {
+            self.synced(&mut state, client, inode);
+        } else {
+            let bytes = Unsynced { written_at, places: [asked, place()] };
+            state.open.push(Open { client: client.to_owned(), register, value, bytes });
+        }
+        Ok(())
+    }
+
+    /// Of the whole file, all that this client has written before.
+    fn synced(&self, state: &mut State, client: &str, inode: u64) {
+        state.open.retain(|open| open.client != client || self.inodes[PLACES[open.register].0] != inode);
+    }
+
+    /// Nothing that this client has written stays un-synced.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn sync_all(&self, client: &str, files: &Files) -> Result<(), Error> {
+        for inode in self.inodes {
+            let (_, file) = files.open(&caller(), inode, 6, false).await?;
+            file.sync(false).await?;
+            self.synced(&mut self.state.lock(), client, inode);
+            file.release().await;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, client: &str, register: usize, files: &Files, findings: &Findings) -> Result<(), Error> {
+        let (file, offset) = PLACES[register];
+        let inode = self.inodes[file];
+        let called = self.now();
+        let (_, file) = files.open(&caller(), inode, 4, false).await?;
+        let mut bytes = file.read(offset, BLOCK as u32).await?.to_vec();
+        bytes.resize(BLOCK, 0);
+        file.release().await;
+        let Some(value) = write_of(inode, register as u64, &bytes) else {
+            findings.violation(format!("P2: register {register} is mixed or another's: {:?}…", &bytes[..32]));
+            return Ok(());
+        };
+        let event = Event { client: client.to_owned(), kind: Kind::Read, value, called, answered: self.now() };
+        self.state.lock().events.entry(register).or_default().push(event);
+        Ok(())
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub async fn read_all(&self, client: &str, files: &Files, findings: &Findings) -> Result<(), Error> {
+        for register in 0..PLACES.len() {
+            self.read(client, register, files, findings).await?;
+        }
+        Ok(())
+    }
+
+    /// The client is gone, or may be taken for gone: what it has not synced may be lost with its holders.
+    pub fn may_be_given_up(&self, client: &str) {
+        let mut state = self.state.lock();
+        let (gone, open) = std::mem::take(&mut state.open).into_iter().partition(|open| open.client == client);
+        state.open = open;
+        let gone: Vec<Open> = gone;
+        state.given_up.extend(gone);
+    }
+
+    /// Every register's history must have an order.
+    pub fn judge(&self, findings: &Findings) {
+        let state = self.state.lock();
+        for (register, events) in &state.events {
+            let may_be_lost = |open: &&Open| {
+                open.register == *register && findings.places.may_have_lost(self.key(*register), &open.bytes)
+            };
+            let lost: Vec<u64> = state.given_up.iter().filter(may_be_lost).map(|open| open.value).collect();
+            if let Some(why) = contradiction(events, &lost) {
+                findings.violation(format!("P2, close to open: register {register}: {why}"));
+            }
+        }
+    }
+}
+
+/// The operations of one value.
+#[derive(Debug)]
+struct Cluster<'a> {
+    value: u64,
+    events: Vec<&'a Event>,
+    /// The first answer and the last call: if the answer came before, the value had to be there from then to that call.
+    first_answer: u64,
+    last_call: u64,
+}
+
+/// What has no order, if anything; `lost` values are not asked for.
+fn contradiction(events: &[Event], lost: &[u64]) -> Option<String> {
+    let start = Event { client: "nobody".to_owned(), kind: Kind::Write, value: 0, called: 0, answered: 0 };
+    let mut by_value: BTreeMap<u64, Vec<&Event>> = BTreeMap::from([(0, vec![&start])]);
+    for event in events {
+        by_value.entry(event.value).or_default().push(event);
+    }
+    let mut clusters = Vec::new();
+    for (value, events) in by_value {
+        let Some(write) = events.iter().find(|event| event.kind == Kind::Write) else {
+            return Some(format!("nobody has written {value}: {events:?}"));
+        };
+        if let Some(early) = events.iter().find(|event| event.answered < write.called) {
+            return Some(format!("{value} was read before it was written: {early:?}, {write:?}"));
+        }
+        // Of a client that died within its write nobody knows whether it happened, nor what of it was synced.
+        if lost.contains(&value) || write.answered == u64::MAX {
+            continue;
+        }
+        let first_answer = events.iter().map(|event| event.answered).min().unwrap_or(0);
+        let last_call = events.iter().map(|event| event.called).max().unwrap_or(0);
+        clusters.push(Cluster { value, events, first_answer, last_call });
+    }
+    let (mut lasting, brief): (Vec<Cluster<'_>>, Vec<Cluster<'_>>) =
+        clusters.into_iter().partition(|cluster| cluster.first_answer < cluster.last_call);
+    lasting.sort_by_key(|cluster| cluster.first_answer);
+    if let Some(pair) = lasting.windows(2).find(|pair| pair[0].last_call > pair[1].first_answer) {
+        return Some(format!("both had to be there at one moment: {}; {}", told(&pair[0]), told(&pair[1])));
+    }
+    brief.iter().find_map(|inner| {
+        let after = lasting.partition_point(|outer| outer.first_answer < inner.last_call);
+        let outer = after.checked_sub(1).map(|index| &lasting[index])?;
+        let is_within = inner.first_answer < outer.last_call;
+        is_within.then(|| format!("one was there before and after the other: {}; {}", told(outer), told(inner)))
+    })
+}
+
+fn told(cluster: &Cluster<'_>) -> String {
+    let mut text = format!("value {}", cluster.value);
+    for Event { client, kind, called, answered, .. } in &cluster.events {
+        text += &format!(" [{called}–{answered} {client} {kind:?}]");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: Kind, value: u64, called: u64, answered: u64) -> Event {
+        Event { client: "one".to_owned(), kind, value, called, answered }
+    }
+
+    fn write(value: u64, called: u64, answered: u64) -> Event {
+        event(Kind::Write, value, called, answered)
+    }
+
+    fn read(value: u64, called: u64, answered: u64) -> Event {
+        event(Kind::Read, value, called, answered)
+    }
+
+    #[test]
+    fn values_that_follow_each_other_have_an_order() {
+        let events = [read(0, 1, 2), write(1, 3, 6), read(0, 4, 5), read(1, 7, 8), write(2, 9, 12), read(2, 10, 11)];
+        assert_eq!(contradiction(&events, &[]), None);
+        // Two writes at one time: either may be the last.
+        let events = [write(1, 1, 4), write(2, 2, 3), read(1, 5, 6)];
+        assert_eq!(contradiction(&events, &[]), None);
+    }
+
+    #[test]
+    fn a_read_that_goes_back_is_found() {
+        let events = [write(1, 1, 2), write(2, 3, 4), read(2, 5, 6), read(1, 7, 8)];
+        assert!(contradiction(&events, &[]).is_some());
+        assert_eq!(contradiction(&events, &[2]), None, "if the second was lost");
+        let lost = [write(1, 1, 2), read(0, 3, 4)];
+        assert!(contradiction(&lost, &[]).is_some_and(|why| why.contains("value 1")), "an update that vanished");
+    }
+
+    #[test]
+    fn two_values_that_alternate_are_found() {
+        let events = [write(1, 1, 9), write(2, 2, 10), read(1, 3, 4), read(2, 5, 6), read(1, 7, 8)];
+        assert!(contradiction(&events, &[]).is_some());
+    }
+
+    #[test]
+    fn values_from_nowhere_and_from_the_future_are_found() {
+        assert!(contradiction(&[read(7, 1, 2)], &[]).is_some_and(|why| why.contains("nobody has written 7")));
+        assert!(contradiction(&[read(1, 1, 2), write(1, 3, 4)], &[]).is_some_and(|why| why.contains("before it was")));
+    }
+
+    #[test]
+    fn a_write_that_was_never_answered_may_have_happened_or_not() {
+        let never = write(1, 1, u64::MAX);
+        assert_eq!(contradiction(&[never.clone(), read(0, 2, 3)], &[]), None);
+        assert_eq!(contradiction(&[never, read(1, 2, 3)], &[]), None);
+    }
+}
