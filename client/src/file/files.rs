@@ -218,10 +218,15 @@ async fn listen(mut events: broadcast::Receiver<MetaEvent>, context: Weak<Contex
                     inode.change(0, |state| state.write.recall(index, grant));
                 }
             }
-            // What was missed may have been the end of the session; taking it for that costs new grants and nothing else.
-            Ok(MetaEvent::SessionChanged { .. }) | Err(broadcast::error::RecvError::Lagged(_)) => {
+            Ok(MetaEvent::SessionChanged { .. }) => {
                 for inode in context.all() {
                     inode.change(0, |state| state.write.session_changed());
+                }
+            }
+            // What was missed may have been the end of the session, or a recall of any grant.
+            Err(broadcast::error::RecvError::Lagged(_)) => {
+                for inode in context.all() {
+                    inode.change(0, |state| state.write.grants_uncertain());
                 }
             }
             Ok(MetaEvent::LeaderChanged { .. }) => {}

@@ -265,9 +265,17 @@ impl WriteChunk {
         }
         let unsent = self.buffer.oldest_unsent();
         let through = unsent.map_or(newest, |oldest| oldest - 1);
-        let due = sync > self.durable_through && self.last_sent > self.last_synced && through >= sync;
-        let pending = self.flights.iter().any(|flight| flight.sync && flight.through >= sync);
-        if due && !pending {
+        // W8: what comes after the recall waits for the next grant. The last that leaves under this one is synced, asked for or not: later
+        // writes may have left together with those that the recall waits for.
+        self.draining |= self.recalled && through >= self.own_sync;
+        let (asked, covered) = match self.draining {
+            true => (true, self.flights.iter().any(|flight| flight.sync && flight.n >= self.last_sent)),
+            false => (
+                sync > self.durable_through && through >= sync,
+                self.flights.iter().any(|flight| flight.sync && flight.through >= sync),
+            ),
+        };
+        if asked && !covered && self.last_sent > self.last_synced {
             // W6: the flag rides on the last fragment if that leaves now.
             match out.last_mut() {
                 Some(Action::Send { sync, .. }) if sent => *sync = true,
@@ -280,8 +288,6 @@ impl WriteChunk {
         if sent {
             self.flights.back_mut().expect("a fragment was just sent").through = through;
         }
-        // W8: what came after the recall waits for the next grant.
-        self.draining |= self.recalled && through >= self.own_sync;
     }
 
     fn fly(&mut self, held: &Held, offset: u32, data: Bytes, sync: bool, out: &mut Vec<Action>) {

@@ -187,10 +187,19 @@ impl WriteState {
 
     /// S4: the session's grants are gone. What is buffered is sent again under new ones.
     pub(crate) fn session_changed(&mut self) {
+        self.lose_grants(true);
+    }
+
+    /// Grants may be gone or not: each is taken anew, and the leader is told that there is nothing to send again (W5).
+    pub(crate) fn grants_uncertain(&mut self) {
+        self.lose_grants(false);
+    }
+
+    fn lose_grants(&mut self, session_ended: bool) {
         for chunk in self.chunks.values_mut().filter(|chunk| chunk.held.is_some()) {
             self.notes.push(Note::Moved(chunk.index));
             chunk.lost(self.write);
-            if chunk.buffer.is_empty() {
+            if session_ended && chunk.buffer.is_empty() {
                 // Whatever the chunk was held back for has ended with the session (W5).
                 chunk.resend = None;
             }

@@ -196,6 +196,48 @@ async fn a_recall_is_answered_by_a_clean_end() {
     assert_eq!(rig.world.inner.lock().files[&file.inode()].chunks[&0].version, 1, "W7: nothing was recovered");
 }
 
+/// W5: a client that does not know what it has missed tells the leader that it has nothing to send again; else the chunk would be held back
+/// for it as long as its session lives.
+#[tokio::test(start_paused = true)]
+async fn missed_events_leave_no_grant_that_nobody_knows_of() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 5000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    file.flush().await.expect("flushes");
+    assert_eq!(rig.live_grants(), 1);
+    for chunk in 0..100 {
+        let recall = MetaEvent::RecallGrant { inode: u64::MAX, index: 0, chunk, grant: 1 };
+        rig.world.events.send(recall).expect("somebody listens");
+    }
+    file.release().await;
+    rig.until("the grant has ended", |rig| rig.live_grants() == 0).await;
+    assert_same(&rig.on_disk(file.inode()), &pattern(1, 5000));
+}
+
+/// Seed 631 of the simulation with shared files: nothing was left to sync when the recall came, and a write was taken in before anything else
+/// happened. It was sent and never synced, so the grant never ended, and nobody could write the chunk any more.
+#[tokio::test(start_paused = true)]
+async fn a_write_that_leaves_with_a_recall_is_synced_before_the_grant_ends() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 5000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    file.flush().await.expect("flushes");
+    let row = rig.world.inner.lock().files[&file.inode()].chunks[&0].clone();
+    let grant = row.grant.expect("granted").id;
+    let inode = rig.files.context.find(file.inode()).expect("it is open");
+    inode.change(0, |state| state.write.recall(0, grant));
+    file.write(0, pattern(2, 10)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    let start = tokio::time::Instant::now();
+    rig.until("the grant has ended", |rig| rig.live_grants() == 0).await;
+    assert!(start.elapsed() < Duration::from_secs(1), "W8: long before the two seconds are over");
+    let last = rig.world.inner.lock().files[&file.inode()].chunks[&0].clone();
+    assert_eq!(last.version, row.version, "it ended cleanly");
+    assert_same(&rig.on_disk(file.inode())[..10], &pattern(2, 10));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_recall_during_writes_without_pause_ends_the_grant() {
     let rig = Rig::new();
