@@ -2,9 +2,11 @@
 
 mod store_support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use caribou_chunkd::store::memory::MemoryDisk;
 use caribou_chunkd::store::{Error, Prepare, Write};
 use store_support::*;
 
@@ -242,6 +244,21 @@ async fn deletion_goes_through_the_quarantine_and_leaves_a_tombstone() {
     let join = Prepare { chunk: id(1), version: version(3), join: true, old_grant: grant(1) };
     assert!(!store.prepare(join).await.unwrap().found);
     assert!(matches!(write(&store, 1, 0, b"late").await, Err(Error::WrongVersion { .. })));
+}
+
+/// A recovery joins a replica while the deletion of the chunk's last one here is still on its way: the join finds the old one, and runs after it.
+#[tokio::test(start_paused = true)]
+async fn a_join_behind_a_deletion_makes_a_replica_that_is_known() {
+    let disk = Arc::new(MemoryDisk::new("memory").paced(Arc::new(|| Duration::from_millis(5))));
+    let store = open(&disk).await;
+    write(&store, 1, 0, b"data").await.unwrap();
+    let join = Prepare { chunk: id(1), version: version(2), join: true, old_grant: grant(1) };
+    let (deleted, prepared) = tokio::join!(store.delete(id(1), version(1), 1000), store.prepare(join));
+    deleted.unwrap();
+    assert!(!prepared.unwrap().found);
+    store.install_block(id(1), version(2), 0, Some(pattern(1, BLOCK).into())).await.unwrap();
+    store.complete(id(1), version(2)).await.unwrap();
+    assert_eq!(read(&store, 1, 2, 0, BLOCK).await.unwrap(), pattern(1, BLOCK));
 }
 
 // V3: the first write of an old chunk pays one journal fsync, the next ones none, new chunks none.

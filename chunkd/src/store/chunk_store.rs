@@ -366,7 +366,9 @@ impl ChunkStore {
         F: FnOnce(&Volume, &Arc<Replica>) -> Result<T, Error> + Send + 'static,
     {
         let (volume, replica) = home;
-        self.run_on(volume, lane, operation, weight, move |volume| job(volume, &replica)).await
+        // What was there when the job was queued may have been deleted and made anew by jobs before it in its lane.
+        let present = move |volume: &Volume| volume.find(replica.chunk).unwrap_or(replica);
+        self.run_on(volume, lane, operation, weight, move |volume| job(volume, &present(volume))).await
     }
 
     async fn run_on<T, F>(

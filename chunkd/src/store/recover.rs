@@ -107,6 +107,7 @@ impl Volume {
             last_grant: GrantId(0),
             fenced_grant: prepare.old_grant,
         };
+        self.enlist(replica);
         replica.begin_write(self.now_ms());
         if !vanished {
             self.journal(replica.chunk, &header, prepare.old_grant)?;

@@ -63,11 +63,10 @@ pub(crate) fn scan(disk: &dyn Disk, identity: &Identity, journal: Option<&Conten
                 Found::Replica(stored, damaged) => add(&mut scanned, disk, &stored, dirty, damaged, &known),
                 found => {
                     if matches!(found, Found::NoHeader) && !dirty {
-                        // The file of a copy that was being made, or rot in a replica that others count on: the leader knows (R3).
-                        tracing::warn!(
+                        tracing::error!(
                             chunk = chunk.0,
                             disk = disk.path(),
-                            "a chunk's file has no whole header: the leader is told, if it counts on it the replica is lost"
+                            "the header of a chunk is damaged: this replica is lost"
                         );
                         scanned.lost.insert(chunk);
                     }

@@ -306,6 +306,12 @@ impl Volume {
         }
     }
 
+    /// V3: the journal lets go of what the index does not know. A replica that is about to be made may have been forgotten by a deletion that
+    /// ran after its job had found it.
+    pub(crate) fn enlist(&self, replica: &Arc<Replica>) {
+        self.index.write().insert(replica.chunk, replica.clone());
+    }
+
     /// Forgets a replica that has been deleted or could not be created; the caller holds its state's lock.
     pub(crate) fn forget(&self, replica: &Replica, state: &mut ReplicaState) {
         state.header = None;

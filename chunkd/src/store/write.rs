@@ -125,6 +125,7 @@ impl Volume {
         }
         let header =
             Header { version, completed: version, complete: true, last_grant, fenced_grant: Default::default() };
+        self.enlist(replica);
         replica.begin_write(self.now_ms());
         self.journal(chunk, &header, last_grant)?;
         self.create(replica, state, header)
