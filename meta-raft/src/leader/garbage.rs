@@ -31,6 +31,8 @@ struct Queue {
     in_flight: HashMap<ChunkId, ChunkVersion>,
     done: BTreeMap<ChunkId, ChunkVersion>,
     committing: BTreeMap<ChunkId, ChunkVersion>,
+    /// Since the last scan: they are not sent again before the next one.
+    refused: HashMap<ChunkId, ChunkVersion>,
     next_scan: Instant,
 }
 
@@ -42,6 +44,7 @@ impl Queue {
             in_flight: HashMap::new(),
             done: BTreeMap::new(),
             committing: BTreeMap::new(),
+            refused: HashMap::new(),
             next_scan: now + limits::GARBAGE_SCAN,
         }
     }
@@ -50,6 +53,7 @@ impl Queue {
         self.in_flight.get(&chunk).is_some_and(|v| *v >= version)
             || self.done.get(&chunk).is_some_and(|v| *v >= version)
             || self.committing.get(&chunk).is_some_and(|v| *v >= version)
+            || self.refused.get(&chunk).is_some_and(|v| *v >= version)
     }
 }
 
@@ -64,13 +68,12 @@ impl Collector {
         self.servers.remove(&server);
     }
 
-    /// There is new garbage for a server.
-    pub(crate) fn added(&mut self, cx: &mut Cx<'_>, server: ServerId) -> Result<(), Fatal> {
-        if let Some(queue) = self.servers.get_mut(&server) {
+    /// There is new garbage for a server: the next tick sends it. One that refuses what it has been sent gets it with the next scan.
+    pub(crate) fn added(&mut self, server: ServerId) {
+        if let Some(queue) = self.servers.get_mut(&server).filter(|queue| queue.refused.is_empty()) {
             queue.after = None;
             queue.exhausted = false;
         }
-        self.fill(cx, server)
     }
 
     /// Effects were dropped: there may be garbage that nobody has told of.
@@ -97,6 +100,7 @@ impl Collector {
             let queue = self.servers.get_mut(&server).expect("listed above");
             if cx.now >= queue.next_scan {
                 queue.next_scan = cx.now + limits::GARBAGE_SCAN;
+                queue.refused.clear();
                 queue.after = None;
                 queue.exhausted = false;
             }
@@ -126,7 +130,7 @@ impl Collector {
         Ok(())
     }
 
-    /// The server has answered a Delete; what failed is sent again by a later scan.
+    /// The server has answered a Delete; what it refused is sent again by the next scan.
     pub(crate) fn deleted(&mut self, server: ServerId, chunk: ChunkId, version: ChunkVersion, ok: bool) {
         let Some(queue) = self.servers.get_mut(&server) else { return };
         // A Delete of a higher version may have been sent since.
@@ -137,7 +141,11 @@ impl Collector {
             let done = queue.done.entry(chunk).or_insert(version);
             *done = version.max(*done);
         } else {
-            tracing::warn!(%server, %chunk, %version, "a deletion failed; it is tried again");
+            // A disk that has failed refuses them all: one line until the next scan says it.
+            if queue.refused.is_empty() {
+                tracing::warn!(%server, %chunk, %version, "a deletion failed; it is tried again");
+            }
+            queue.refused.insert(chunk, version);
         }
     }
 
@@ -183,5 +191,19 @@ mod tests {
         assert!(collector.is_deleting(server, chunk), "R2: no copy is made there yet");
         collector.deleted(server, chunk, ChunkVersion(3), true);
         assert!(!collector.is_deleting(server, chunk));
+    }
+
+    #[test]
+    fn what_a_failed_disk_refuses_waits_for_the_next_scan() {
+        let (server, chunk) = (ServerId(1), ChunkId(5));
+        let mut collector = Collector::default();
+        let mut queue = Queue::new(Instant::now());
+        queue.in_flight.insert(chunk, ChunkVersion(2));
+        collector.servers.insert(server, queue);
+        collector.deleted(server, chunk, ChunkVersion(2), false);
+        let queue = &collector.servers[&server];
+        assert!(queue.is_known(chunk, ChunkVersion(2)), "new garbage does not send it again");
+        assert!(!queue.is_known(chunk, ChunkVersion(3)));
+        assert!(!collector.is_deleting(server, chunk), "R2: nothing is under way");
     }
 }

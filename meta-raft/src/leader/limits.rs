@@ -65,6 +65,9 @@ pub(crate) const REPAIRS: usize = 8;
 pub(crate) const REPAIR_DELAY: Duration = Duration::from_secs(3);
 /// A chunk that could not be repaired is looked at again after this.
 pub(crate) const REPAIR_RETRY: Duration = Duration::from_secs(1);
+/// For so long a chunk below its goal waits for its writer to let go of it, before its grant is ended for a copy. A client that has nothing
+/// more to write keeps a grant for 20 s, if it is not told otherwise.
+pub(crate) const WRITER_PATIENCE: Duration = Duration::from_secs(30);
 /// Chunks that wait for repair; beyond it they are found again by the next scan.
 pub(crate) const REPAIR_QUEUE: usize = 1 << 16;
 /// How often all chunks are looked at for missing copies when no effect said so.

@@ -1,9 +1,9 @@
 //! Chunk servers that come and go: leases for those that have been told everything, `ServerDown` for those that are silent (F2, ADR 7), the
 //! chunks that came back dirty (V3), and the candidates for placement.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use caribou_proto::ids::{ChunkId, Incarnation, ServerId};
+use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation, ServerId};
 use tokio::time::Instant;
 
 use super::context::{Cx, Why};
@@ -21,18 +21,24 @@ pub(crate) struct Liveness {
     /// Streams whose heartbeats are not answered yet.
     gated: BTreeMap<ServerId, u64>,
     downing: BTreeSet<(ServerId, Incarnation)>,
-    /// Dirty chunks that still have to get an Intent.
-    dirty: BTreeMap<ServerId, Vec<ChunkId>>,
+    /// Chunks that a server has told to be dirty, until a Ready has named it anew.
+    dirty: BTreeMap<ServerId, VecDeque<Dirty>>,
     /// When a server's room was last committed.
     room_committed: HashMap<ServerId, Instant>,
     next_placement: Option<Instant>,
+}
+
+struct Dirty {
+    chunk: ChunkId,
+    /// The chunk's version when this was first looked at.
+    version: Option<ChunkVersion>,
 }
 
 impl Liveness {
     pub(crate) fn attached(&mut self, cx: &mut Cx<'_>, server: ServerId, stream: u64, dirty: Vec<ChunkId>) {
         cx.shared.leases.shut(server);
         self.gated.insert(server, stream);
-        self.dirty.insert(server, dirty);
+        self.dirty.insert(server, dirty.into_iter().map(|chunk| Dirty { chunk, version: None }).collect());
         self.next_placement = None;
     }
 
@@ -58,27 +64,32 @@ impl Liveness {
         self.place(cx)
     }
 
-    /// V3: what was in the dirty journal at an unclean start is recovered before it is served again.
+    /// V3: what was in the dirty journal at an unclean start is recovered before it is served again. A record may be refused, and a recovery
+    /// that was under way may name the server as it was before: it is looked at again until a Ready has named this incarnation.
     fn start_intents(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
-        for (server, mut left) in std::mem::take(&mut self.dirty) {
-            let rest = left.split_off(left.len().min(limits::DIRTY_BATCH));
+        for (server, dirty) in &mut self.dirty {
+            let Some(incarnation) = cx.links.get(*server).map(|link| link.incarnation) else { continue };
             let mut commands = Vec::new();
-            for chunk in left {
+            for _ in 0..dirty.len().min(limits::DIRTY_BATCH) {
+                let Some(Dirty { chunk, version }) = dirty.pop_front() else { break };
                 let Some(row) = chunks::get(cx.tables, chunk)? else { continue };
-                if row.replica(server).is_none() || row.intent.is_some() {
+                let Some(replica) = row.replica(*server) else { continue };
+                let first = version.unwrap_or(row.version);
+                if row.version > first && replica.incarnation == incarnation {
                     continue;
                 }
-                let grant = row.grant.map(|g| g.id);
-                let start = StartIntent { chunk, version: row.version, grant, kind: IntentKind::Recover };
-                commands.push(Command::StartIntent(start));
+                dirty.push_back(Dirty { chunk, version: Some(first) });
+                if row.intent.is_none() {
+                    let grant = row.grant.map(|g| g.id);
+                    let start = StartIntent { chunk, version: row.version, grant, kind: IntentKind::Recover };
+                    commands.push(Command::StartIntent(start));
+                }
             }
             if !commands.is_empty() {
                 cx.propose(Why::Hint, commands);
             }
-            if !rest.is_empty() {
-                self.dirty.insert(server, rest);
-            }
         }
+        self.dirty.retain(|_, dirty| !dirty.is_empty());
         Ok(())
     }
 

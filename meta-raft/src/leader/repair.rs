@@ -8,6 +8,7 @@
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use caribou_proto::chunk::v1::command::Body;
 use caribou_proto::chunk::v1::{self as wire, BlockRange, CommandResult, Fetch, Prepare, Status};
@@ -29,17 +30,27 @@ pub(crate) struct Repair {
     retry: BTreeMap<ChunkId, Instant>,
     active: BTreeMap<ChunkId, Copying>,
     refusals: HashMap<ChunkId, u32>,
+    /// Chunks below their goal whose grants are in the way.
+    granted: HashMap<ChunkId, Granted>,
     /// Servers that are down, since when, and how far their chunks have been looked at.
     down: BTreeMap<ServerId, Down>,
     /// Where the scan of all chunks is; `None`: it is done.
     scan: Option<Option<ChunkId>>,
     next_scan: Instant,
     last_round: u64,
+    /// Grants that may be ended in this tick: a writer is not to wait in a queue.
+    ends_left: usize,
 }
 
 struct Down {
     since: Instant,
     scan: Option<Option<ChunkId>>,
+}
+
+/// How long a chunk has waited for its writer, and is going to.
+struct Granted {
+    since: Instant,
+    patience: Duration,
 }
 
 /// One copy under way.
@@ -58,8 +69,8 @@ struct Copying {
 enum Need {
     Nothing,
     Later,
-    /// V1 instead of a copy.
-    Intent(ChunkVersion),
+    /// V1 instead of a copy. A grant that is named ends.
+    Intent(ChunkVersion, Option<GrantId>),
     Copy(Copying),
 }
 
@@ -70,10 +81,12 @@ impl Repair {
             retry: BTreeMap::new(),
             active: BTreeMap::new(),
             refusals: HashMap::new(),
+            granted: HashMap::new(),
             down: BTreeMap::new(),
             scan: Some(None),
             next_scan: now + limits::REPAIR_SCAN,
             last_round: 0,
+            ends_left: 0,
         }
     }
 
@@ -94,7 +107,9 @@ impl Repair {
         self.queue.len() + self.retry.len() + self.active.len()
     }
 
-    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>, garbage: &Collector) -> Result<(), Fatal> {
+    /// `recoveries`: that are at work or wait.
+    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recoveries: usize) -> Result<(), Fatal> {
+        self.ends_left = limits::RECOVERIES.saturating_sub(recoveries);
         self.watch_servers(cx)?;
         self.scan_step(cx)?;
         let due: Vec<ChunkId> = self.retry.iter().filter(|(_, at)| **at <= cx.now).map(|(c, _)| *c).collect();
@@ -152,9 +167,10 @@ impl Repair {
         match self.need(cx, garbage, chunk)? {
             Need::Nothing => {
                 self.refusals.remove(&chunk);
+                self.granted.remove(&chunk);
             }
             Need::Later => self.later(cx, chunk),
-            Need::Intent(version) => self.recover(cx, chunk, version),
+            Need::Intent(version, grant) => self.recover(cx, chunk, version, grant),
             Need::Copy(copy) => {
                 let prepare = Prepare { version: copy.version.0, join: true, old_grant: copy.last_grant.0 };
                 let purpose = Purpose::Repair { chunk, round: copy.round };
@@ -173,8 +189,8 @@ impl Repair {
         self.retry.insert(chunk, cx.now + limits::REPAIR_RETRY);
     }
 
-    fn recover(&mut self, cx: &mut Cx<'_>, chunk: ChunkId, version: ChunkVersion) {
-        let start = StartIntent { chunk, version, grant: None, kind: IntentKind::Recover };
+    fn recover(&mut self, cx: &mut Cx<'_>, chunk: ChunkId, version: ChunkVersion, grant: Option<GrantId>) {
+        let start = StartIntent { chunk, version, grant, kind: IntentKind::Recover };
         cx.propose(Why::Hint, vec![Command::StartIntent(start)]);
         self.later(cx, chunk);
     }
@@ -190,25 +206,28 @@ impl Repair {
         if row.replicas.len() >= goal && replaces.is_none() {
             return Ok(Need::Nothing);
         }
-        // R2: only while no grant is live.
-        if row.grant.is_some() || row.intent.is_some() {
+        if row.intent.is_some() {
+            self.granted.entry(chunk).and_modify(|granted| granted.since = cx.now);
             return Ok(Need::Later);
-        }
-        // M9: a server that was named for this version must not get it again as a copy, so it is left out by a Ready (V1, V6).
-        if replaces.is_some() {
-            return Ok(Need::Intent(row.version));
         }
         let except: Vec<ServerId> = row.replicas.iter().map(|r| r.server).collect();
-        let Some(target) = cx.shared.placement.lock().next(1, &except).first().copied() else {
-            return Ok(Need::Later);
-        };
+        let target = cx.shared.placement.lock().next(1, &except).first().copied();
+        if let Some(grant) = &row.grant {
+            return Ok(self.beside_grant(cx, chunk, &row, grant.id, target.is_some()));
+        }
+        self.granted.remove(&chunk);
+        // M9: a server that was named for this version must not get it again as a copy, so it is left out by a Ready (V1, V6).
+        if replaces.is_some() {
+            return Ok(Need::Intent(row.version, None));
+        }
+        let Some(target) = target else { return Ok(Need::Later) };
         if garbage.is_deleting(target, chunk) || garbage::get(cx.tables, target, chunk)?.is_some() {
             return Ok(Need::Later);
         }
         let Some(source) = row.replicas.iter().find(|r| cx.links.is_attached(r.server, r.incarnation)).copied() else {
             // A holder that is back in another incarnation has to be named again before it is a source.
             let back = row.replicas.iter().any(|r| cx.links.get(r.server).is_some());
-            return Ok(if back { Need::Intent(row.version) } else { Need::Later });
+            return Ok(if back { Need::Intent(row.version, None) } else { Need::Later });
         };
         self.last_round += 1;
         Ok(Need::Copy(Copying {
@@ -221,6 +240,20 @@ impl Repair {
             blocks: blocks_within(cx, &row)?,
             committing: false,
         }))
+    }
+
+    /// R2: a copy starts only while no grant is live. A writer that does not let go of the chunk goes on under a new version, whose recovery
+    /// joins what is missing (V6); where that comes to nothing it is tried again less and less often.
+    fn beside_grant(&mut self, cx: &Cx<'_>, chunk: ChunkId, row: &Chunk, grant: GrantId, is_room: bool) -> Need {
+        let new = || Granted { since: cx.now, patience: limits::WRITER_PATIENCE };
+        let granted = self.granted.entry(chunk).or_insert_with(new);
+        if !is_room || self.ends_left == 0 || cx.now < granted.since + granted.patience {
+            return Need::Later;
+        }
+        *granted = Granted { since: cx.now, patience: (granted.patience * 2).min(limits::REPAIR_SCAN) };
+        self.ends_left -= 1;
+        tracing::info!(%chunk, %grant, "the writer of a chunk below its goal does not let go of it; its grant ends for a copy");
+        Need::Intent(row.version, Some(grant))
     }
 
     pub(crate) fn result(
@@ -241,7 +274,7 @@ impl Repair {
                 if prepared.found && prepared.had_version >= copy.version.0 {
                     // What is there at this version is not known to be what is meant, and does not change under it.
                     let version = copy.version;
-                    self.recover(cx, chunk, version);
+                    self.recover(cx, chunk, version, None);
                     return Ok(());
                 }
                 copy.incarnation = Some(Incarnation(prepared.incarnation));

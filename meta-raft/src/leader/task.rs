@@ -175,7 +175,7 @@ impl Leading {
             loops.recovery.tick(cx)?;
             loops.recalls.tick(cx)?;
             loops.sessions.tick(cx)?;
-            loops.repair.tick(cx, loops.garbage)?;
+            loops.repair.tick(cx, loops.garbage, loops.recovery.len())?;
             loops.garbage.tick(cx)?;
             loops.inventories.tick(cx)
         })
@@ -238,7 +238,7 @@ impl Loops<'_> {
             Effect::IntentStarted(chunk) => self.recovery.intent_started(cx, chunk)?,
             Effect::RecallGrant { chunk, grant, .. } => self.recalls.recalled(cx.now, chunk, grant),
             Effect::Orphaned(inode) => cx.shared.claims.lock().orphaned(inode),
-            Effect::Garbage(server) => self.garbage.added(cx, server)?,
+            Effect::Garbage(server) => self.garbage.added(server),
             Effect::BelowGoal(chunk) => self.repair.below_goal(chunk),
             Effect::SessionEnded(session) => {
                 cx.shared.claims.lock().session_ended(session);

@@ -418,8 +418,9 @@ impl Call {
             let waiting = self.node.waiters.on(chunk);
             let mut changed = std::pin::pin!(waiting.notify.notified());
             changed.as_mut().enable();
-            if in_the_way()?.is_none() {
-                break;
+            // Another one may be in the way now, and the change of this one over.
+            if in_the_way()? != Some(chunk) {
+                continue;
             }
             tokio::select! {
                 () = changed => {}

@@ -171,6 +171,31 @@ async fn v3_dirty_chunks_are_recovered_when_their_server_comes_back() {
     assert!(node.chunk(chunk).replicas.iter().any(|r| r.incarnation.0 == 2));
 }
 
+/// The Ready of a recovery that was under way names the holder as it was before it lost its power.
+#[tokio::test(start_paused = true)]
+async fn v3_a_holder_that_comes_back_dirty_after_its_fix_is_recovered_again() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    node.attached(1).await;
+    node.attached(2).await;
+    node.disks.lock().mute.push((2, "fix"));
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", &[1, 2]);
+    node.put(2, chunk, Replica::whole(1, &[1, 7]));
+    let mut grant = None;
+    node.apply(|w| grant = Some(w.take(session, inode, 0)));
+    node.apply(|w| assert_eq!(w.report(session, inode, &grant.unwrap()), GrantState::Pending));
+    node.until("one holder is complete", |n| n.replica(1, chunk).unwrap().completed == 2).await;
+    let complete = node.replica(1, chunk).unwrap();
+    node.put(1, chunk, Replica { clean: false, ..complete });
+    node.connect(1, 2, &[chunk]);
+    node.attached(1).await;
+    node.disks.lock().mute.clear();
+    let is_named = |n: &Node| n.chunk(chunk).replica(ServerId(1)).is_some_and(|r| r.incarnation.0 == 2);
+    node.until("its new incarnation is named", is_named).await;
+    assert!(node.replica(1, chunk).unwrap().clean);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_leader_drives_the_intent_again_and_raises_it() {
     let mut node = Node::new(2);

@@ -2,13 +2,22 @@
 
 use std::time::Duration;
 
-use caribou_proto::ids::{ChunkVersion, ServerId};
+use caribou_proto::ids::{ChunkVersion, ServerId, SessionId};
 
 use crate::fsm::command::Command;
-use crate::fsm::ops::chunk::world::end;
+use crate::fsm::ops::chunk::world::{end, written};
 use crate::fsm::reply::GrantState;
 use crate::leader::limits;
 use crate::leader::testing::{Node, Replica};
+
+/// Time passes in which the session is heard of.
+async fn lives(node: &Node, session: SessionId, time: Duration) {
+    let end = tokio::time::Instant::now() + time;
+    while tokio::time::Instant::now() < end {
+        node.handle.session_seen(session);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn r2_the_chunks_of_a_server_that_stays_away_are_copied() {
@@ -48,6 +57,52 @@ async fn what_was_placed_while_servers_were_away_is_copied() {
         w.write_end(session, inode, length, &[end(&grant)]).unwrap();
     });
     node.until("the goal is reached", |n| n.chunk(grant.chunk).replicas.len() == 2).await;
+}
+
+/// A writer that keeps its grant for ever must not keep its bytes on one disk for ever.
+#[tokio::test(start_paused = true)]
+async fn r2_a_chunk_that_is_written_without_a_pause_gets_its_copy() {
+    let mut node = Node::new(2);
+    node.connect(1, 1, &[]);
+    node.attached(1).await;
+    let session = node.world.lock().open(1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (inode, grant) = node.world.lock().create(session, "f", &[1]);
+    let grant = grant.expect("one server is enough");
+    node.put(1, grant.chunk, Replica::whole(1, &[1]));
+    let length = u64::from(caribou_proto::ids::BLOCK_BYTES);
+    node.apply(|w| {
+        w.write_end(session, inode, length, &[written(&grant)]).unwrap();
+    });
+    // As long as there is nowhere to copy it to, the writer is left alone.
+    lives(&node, session, 2 * limits::WRITER_PATIENCE).await;
+    assert_eq!(node.chunk(grant.chunk).grant.map(|g| g.id), Some(grant.grant), "nobody could have taken a copy");
+    node.connect(2, 1, &[]);
+    let took = node.until("the goal is reached", |n| n.chunk(grant.chunk).replicas.len() == 2).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    let row = node.chunk(grant.chunk);
+    assert_eq!((row.version, row.intent.is_none(), row.grant.is_none()), (ChunkVersion(2), true, true));
+    assert_eq!(node.replica(2, grant.chunk).map(|r| r.cells), node.replica(1, grant.chunk).map(|r| r.cells));
+    // The writer goes on.
+    assert_eq!(node.world.lock().take(session, inode, 0).state, GrantState::Granted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn r2_a_writer_at_the_goal_is_left_alone() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    for server in 1..=4 {
+        node.attached(server).await;
+    }
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", &[1]);
+    node.apply(|w| {
+        w.take(session, inode, 0);
+    });
+    let grant = node.chunk(chunk).grant.map(|g| g.id);
+    lives(&node, session, 2 * limits::WRITER_PATIENCE).await;
+    assert!(grant.is_some());
+    assert_eq!(node.chunk(chunk).grant.map(|g| g.id), grant);
 }
 
 #[tokio::test(start_paused = true)]
