@@ -11,15 +11,15 @@ use caribou_client::proto::meta::v1::{Attr, Caller, Create};
 use caribou_client::{Client, Error, OpenFile};
 
 use crate::convert::{SET_ID_BITS, access_of_flags};
-use crate::dir::Scan;
 use crate::directories::Directories;
 use crate::handles::{FileHandle, Handles};
+use crate::listing::OpenDirectory;
 
 /// One mounted file system.
 pub(crate) struct Fs {
     pub(crate) client: Client,
     files: Handles<FileHandle>,
-    pub(crate) dirs: Handles<tokio::sync::Mutex<Scan>>,
+    pub(crate) dirs: Handles<tokio::sync::Mutex<OpenDirectory>>,
     /// Counts changes through this mount: pages of directories read before one are worth nothing after it.
     changes: AtomicU64,
     /// How long the kernel may keep attributes.

@@ -272,8 +272,10 @@ impl Filesystem for Adapter {
         self.empty(request, reply, async move { fs.fsync(handle.0, data_only).await });
     }
 
-    fn opendir(&self, _request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(self.fs.open_directory(inode.0)), FopenFlags::empty());
+    fn opendir(&self, request: &Request, inode: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, caller) = (self.fs.clone(), self.caller(request));
+        let work = async move { fs.open_directory(caller, inode.0).await };
+        self.answer(request, reply, work, |reply, handle| reply.opened(FileHandle(handle), FopenFlags::empty()));
     }
 
     fn readdir(&self, request: &Request, _inode: INodeNo, handle: FileHandle, at: u64, reply: ReplyDirectory) {

@@ -4,17 +4,35 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use caribou_client::Error;
-use caribou_client::meta::QueryOp;
+use caribou_client::meta::{MetaClient, QueryOp};
 use caribou_client::proto::meta::v1::{Attr, Caller, DirEntry, FileKind, GetAttr, ReadDir};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::dir::{self, AFTER_PARENT, AFTER_SELF, Scan};
 use crate::fs::Fs;
 
+/// Access of an open directory: reads.
+const READ: u32 = 4;
+
+/// An open directory. It is claimed (S7), so that it keeps its attributes until it is closed, as a file does, when it is removed meanwhile.
+pub(crate) struct OpenDirectory {
+    scan: Scan,
+    /// Where its claim is to be released; none if it had been removed before.
+    claimed_at: Option<MetaClient>,
+}
+
+impl Drop for OpenDirectory {
+    fn drop(&mut self) {
+        if let Some(meta) = &self.claimed_at {
+            meta.release_claim(self.scan.inode);
+        }
+    }
+}
+
 /// A page, ready to be handed out from `at` on.
 pub(crate) struct Page {
     fs: Arc<Fs>,
-    scan: OwnedMutexGuard<Scan>,
+    directory: OwnedMutexGuard<OpenDirectory>,
     at: u64,
 }
 
@@ -22,25 +40,33 @@ impl Page {
     /// Hands entries to `take(position, entry)` until it answers `false` (the buffer is full: that entry was not taken) or the
     /// page ends. The kernel comes back for more until it is given nothing.
     pub(crate) fn hand_out(mut self, mut take: impl FnMut(u64, &DirEntry) -> bool) {
+        let scan = &mut self.directory.scan;
         for (position, name) in [(AFTER_SELF, "."), (AFTER_PARENT, "..")] {
-            if self.at < position && !take(position, &dots(name, self.scan.inode)) {
+            if self.at < position && !take(position, &dots(name, scan.inode)) {
                 return;
             }
         }
-        while let Some(entry) = self.scan.peek() {
+        while let Some(entry) = scan.peek() {
             let mut entry = entry.clone();
             entry.attr = entry.attr.map(|attr| self.fs.overlaid(attr));
             if !take(dir::position(entry.cookie), &entry) {
                 return;
             }
-            self.scan.advance();
+            scan.advance();
         }
     }
 }
 
 impl Fs {
-    pub(crate) fn open_directory(&self, inode: u64) -> u64 {
-        self.dirs.insert(tokio::sync::Mutex::new(Scan::new(inode)))
+    pub(crate) async fn open_directory(&self, caller: Caller, inode: u64) -> Result<u64, Error> {
+        let meta = self.client.meta();
+        let claimed_at = match meta.open_claim(&caller, inode, READ).await {
+            Ok(_) => Some(meta.clone()),
+            // A removed working directory can be opened, and lists nothing.
+            Err(Error::Errno(libc::ESTALE)) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(self.dirs.insert(tokio::sync::Mutex::new(OpenDirectory { scan: Scan::new(inode), claimed_at })))
     }
 
     pub(crate) fn release_directory(&self, number: u64) {
@@ -49,8 +75,9 @@ impl Fs {
 
     /// The entries of an open directory from a position on; with attributes if `plus`.
     pub(crate) async fn page(self: Arc<Self>, caller: Caller, number: u64, at: u64, plus: bool) -> Result<Page, Error> {
-        let scan = self.dirs.get(number).ok_or(Error::Errno(libc::EBADF))?;
-        let mut scan = scan.lock_owned().await;
+        let directory = self.dirs.get(number).ok_or(Error::Errno(libc::EBADF))?;
+        let mut directory = directory.lock_owned().await;
+        let scan = &mut directory.scan;
         let begins = at.max(AFTER_PARENT);
         let changes = self.changes();
         if !scan.is_usable(begins, plus, changes, self.keep) {
@@ -64,7 +91,7 @@ impl Fs {
             }
             scan.fill(begins, plus, entries, ends, changes);
         }
-        Ok(Page { fs: self, scan, at })
+        Ok(Page { fs: self, directory, at })
     }
 
     /// Asks for attributes that the server left out; an entry whose inode has gone meanwhile stays without.
