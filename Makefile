@@ -15,7 +15,7 @@ help:
 	@echo 'make test    everything that CI runs'
 	@echo 'make check   the fast part: format, lints, unit tests, tidy'
 	@echo 'make fix     format the code and apply lint suggestions'
-	@echo 'make simulate   fifty seeds of the simulation: a quarter of an hour on two cores'
+	@echo 'make simulate   fifty seeds of the simulation: some minutes on two cores'
 	@echo 'make pjdfstest  the POSIX test suite on ext4 and on mounts'
 	@echo 'make chaos   two minutes of faults under loads, and a report: caribou-chaos.html'
 	@echo 'make scenario RUN=...  a scenario of caribou-chaos in full length'
@@ -78,4 +78,4 @@ bench: build
 simulate: build
 	$(RELEASE)/caribou-simulation --seeds 50 --steps 20000
 
-test: check aarch64 smoke
+test: check aarch64 simulate smoke

@@ -28,12 +28,14 @@ pub enum Bug {
     HoldersNotEqualised,
     /// W5: an fsync is answered before it is done.
     FsyncNotAwaited,
+    /// W5: a writer whose grant was ended by force keeps nobody off until it has sent again what it has.
+    HoldForgotten,
     /// V3: after an unclean start a chunk server takes no replica for dirty.
     DirtyJournalForgotten,
 }
 
 /// All of them.
-pub const ALL: [Bug; 11] = [
+pub const ALL: [Bug; 12] = [
     Bug::LogAnsweredBeforeSync,
     Bug::VoteNotWritten,
     Bug::RepliesForgotten,
@@ -44,6 +46,7 @@ pub const ALL: [Bug; 11] = [
     Bug::ResendForgotten,
     Bug::HoldersNotEqualised,
     Bug::FsyncNotAwaited,
+    Bug::HoldForgotten,
     Bug::DirtyJournalForgotten,
 ];
 

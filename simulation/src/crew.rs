@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client_host::ClientHost;
 use crate::findings::Findings;
+use crate::rest;
 use crate::workload::blocks::{self, FileModel, Size, Writer};
 use crate::workload::book::Book;
 use crate::workload::names::Names;
@@ -50,13 +51,12 @@ struct Desk {
 }
 
 /// See the module.
+#[derive(Default)]
 pub struct Crew {
     shelf: Arc<Mutex<Shelf>>,
     stop: watch::Sender<bool>,
     members: Vec<Member>,
     hired: u32,
-    /// Whether they have files that all of them write.
-    shared: bool,
 }
 
 struct Member {
@@ -70,17 +70,13 @@ fn fork(rng: &mut StdRng) -> StdRng {
 }
 
 impl Crew {
-    pub fn new(shared: bool) -> Self {
-        Self { shelf: Arc::default(), stop: watch::Sender::new(false), members: Vec::new(), hired: 0, shared }
-    }
-
     /// One client more, which begins its work when it is connected.
     ///
     /// # Errors
     /// When it does not connect.
     pub async fn hire(&mut self, world: &World, rng: &mut StdRng) -> Result<()> {
         let (name, host) = self.connect(world, rng).await?;
-        if self.shared && self.shelf.lock().registers.is_none() {
+        if self.shelf.lock().registers.is_none() {
             let registers = Arc::new(Registers::create(&host.files).await?);
             self.shelf.lock().registers = Some(registers);
         }
@@ -148,7 +144,10 @@ impl Crew {
             let violation = match tokio::time::timeout(PATIENCE, task).await {
                 Ok(Ok(())) => continue,
                 Ok(Err(error)) => format!("{name} has panicked: {error}"),
-                Err(_) => format!("liveness: {name} is stuck for {PATIENCE:?} although nothing is broken"),
+                Err(_) => {
+                    let at_work = rest::at_work(world);
+                    format!("liveness: {name} is stuck for {PATIENCE:?} although nothing is broken; at work: {at_work}")
+                }
             };
             world.findings.violation(violation);
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use caribou_meta_raft::fsm::error::Fatal;
-use caribou_meta_raft::fsm::tables::chunks;
+use caribou_meta_raft::fsm::tables::chunks::{self, Chunk};
 use caribou_meta_raft::raft::StateView;
 use caribou_proto::ids::CHUNK_BYTES;
 
@@ -21,7 +21,7 @@ const EDGE_BYTES: u32 = 64 << 10;
 pub async fn check(world: &World) {
     let at_rest = || world.leader().and_then(|index| is_at_rest(&world.meta[index]).ok()).unwrap_or(false);
     if !world.wait_for(REST_PATIENCE, "chunks are not ready, without a writer and at their goal", at_rest).await {
-        return;
+        return world.findings.violation(format!("at work: {}", at_work(world)));
     }
     if equal_states(world).await
         && let Err(error) = equal_rows(world)
@@ -35,10 +35,25 @@ pub async fn check(world: &World) {
 
 fn is_at_rest(leader: &MetaHost) -> Result<bool, Fatal> {
     let Some(view) = leader.view() else { return Ok(false) };
-    let all = chunks::page(&view, None, usize::MAX)?;
-    Ok(all.iter().all(|(_, chunk)| {
-        chunk.grant.is_none() && chunk.intent.is_none() && chunk.hold.is_none() && chunk.replicas.len() == COPIES
-    }))
+    Ok(chunks::page(&view, None, usize::MAX)?.iter().all(|(_, chunk)| rests(chunk)))
+}
+
+fn rests(chunk: &Chunk) -> bool {
+    chunk.grant.is_none() && chunk.intent.is_none() && chunk.hold.is_none() && chunk.replicas.len() == COPIES
+}
+
+/// The rows of all chunks that do not rest, as the leader has them.
+pub fn at_work(world: &World) -> String {
+    let Some(view) = world.leader().and_then(|index| world.meta[index].view()) else {
+        return "nobody leads".to_owned();
+    };
+    match chunks::page(&view, None, usize::MAX) {
+        Ok(all) => {
+            let busy = all.iter().filter(|(_, chunk)| !rests(chunk));
+            busy.map(|(id, chunk)| format!("{id}: {chunk:?}")).collect::<Vec<_>>().join("; ")
+        }
+        Err(error) => format!("the chunks cannot be listed: {error}"),
+    }
 }
 
 /// All nodes come to the same state.

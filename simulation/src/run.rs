@@ -27,8 +27,6 @@ pub struct Plan {
     pub clients: u32,
     /// Kinds of faults, at least one.
     pub faults: Vec<Fault>,
-    /// Files that all clients write, too.
-    pub shared: bool,
     /// A bug that is to be found.
     pub planted: Option<Bug>,
 }
@@ -36,7 +34,7 @@ pub struct Plan {
 impl Plan {
     /// What the program is given to run the same again.
     pub fn args(&self) -> Vec<String> {
-        let Self { seed, steps, clients, faults, shared, planted } = self;
+        let Self { seed, steps, clients, faults, planted } = self;
         let mut args: Vec<String> = Vec::new();
         let mut add = |name: &str, value: String| args.extend([format!("--{name}"), value]);
         add("seed", seed.to_string());
@@ -46,9 +44,6 @@ impl Plan {
             add("faults", faults.iter().map(|fault| format!("{fault:?}")).collect::<Vec<_>>().join(","));
         }
         planted.iter().for_each(|bug| add("planted", format!("{bug:?}")));
-        if *shared {
-            args.push("--shared".to_owned());
-        }
         args
     }
 }
@@ -96,7 +91,7 @@ async fn story(plan: &Plan, root: &std::path::Path) -> Result<Outcome> {
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let nodes = if rng.random_ratio(1, 4) { 5 } else { 3 };
     let mut world = World::start(root, &mut rng, nodes, 3, findings.clone()).await?;
-    let mut crew = Crew::new(plan.shared);
+    let mut crew = Crew::default();
     for _ in 0..plan.clients {
         crew.hire(&world, &mut rng).await?;
     }

@@ -33,9 +33,6 @@ pub struct Args {
     /// Faults of these kinds only
     #[arg(long, value_delimiter = ',', value_parser = fault_named)]
     faults: Vec<Fault>,
-    /// All clients write some files together, too
-    #[arg(long)]
-    shared: bool,
     /// Plants a bug first, by its name (debug builds only): it must be found
     #[arg(long, value_parser = bug_named)]
     planted: Option<Bug>,
@@ -50,7 +47,7 @@ pub struct Args {
 impl Args {
     fn plan(&self, seed: u64) -> Plan {
         let faults = if self.faults.is_empty() { ALL_FAULTS.to_vec() } else { self.faults.clone() };
-        Plan { seed, steps: self.steps, clients: self.clients, faults, shared: self.shared, planted: self.planted }
+        Plan { seed, steps: self.steps, clients: self.clients, faults, planted: self.planted }
     }
 }
 

@@ -3,7 +3,7 @@
 use caribou_simulation::{ALL_FAULTS, Plan, run};
 
 fn runs_clean(seed: u64) {
-    let plan = Plan { seed, steps: 2000, clients: 4, faults: ALL_FAULTS.to_vec(), shared: false, planted: None };
+    let plan = Plan { seed, steps: 2000, clients: 4, faults: ALL_FAULTS.to_vec(), planted: None };
     let outcome = run(&plan).unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
     assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
     assert!(outcome.steps >= plan.steps, "seed {seed}: {} steps", outcome.steps);

@@ -11,24 +11,25 @@ const SEEDS: u64 = 40;
 const STEPS: u64 = 4000;
 
 fn violations(seed: u64, faults: &[Fault], planted: Option<Bug>) -> Vec<String> {
-    let plan = Plan { seed, steps: STEPS, clients: 4, faults: faults.to_vec(), shared: false, planted };
+    let plan = Plan { seed, steps: STEPS, clients: 4, faults: faults.to_vec(), planted };
     run(&plan).unwrap_or_else(|error| panic!("seed {seed} could not be set up: {error:#}")).violations
 }
 
-/// Looks for a bug with the faults that bring it out: a violation that says one of these is its trace. Without the bug the same faults find nothing.
+/// Looks for a bug with the faults that bring it out: a violation that says one of these is its trace (it may show otherwise first). Without the
+/// bug the same faults find nothing.
 fn is_found(bug: Bug, faults: &[Fault], traces: &[&str]) {
     let control = violations(1, faults, None);
     assert!(control.is_empty(), "found without the bug: {control:#?}");
+    let is_trace = |violation: &String| traces.iter().any(|trace| violation.contains(trace));
+    let mut others = Vec::new();
     for seed in 1..=SEEDS {
         let found = violations(seed, faults, Some(bug));
-        if found.is_empty() {
-            continue;
+        if found.iter().any(is_trace) {
+            return;
         }
-        let is_trace = |violation: &String| traces.iter().any(|trace| violation.contains(trace));
-        assert!(found.iter().any(is_trace), "{bug:?} should show as {traces:?}, seed {seed} found {found:#?}");
-        return;
+        others.extend(found);
     }
-    panic!("{bug:?} was not found in {SEEDS} runs of {STEPS} steps");
+    panic!("{bug:?} did not show as {traces:?} in {SEEDS} runs of {STEPS} steps; found besides: {others:#?}");
 }
 
 #[test]
@@ -79,7 +80,11 @@ fn a_snapshot_without_one_of_its_tables() {
 
 #[test]
 fn a_sync_that_a_chunk_server_skips() {
-    is_found(Bug::ChunkSyncSkipped, &[PowerCutChunkServer, PowerCutAllChunkServers], &["P1", "header is damaged"]);
+    is_found(
+        Bug::ChunkSyncSkipped,
+        &[PowerCutChunkServer, PowerCutAllChunkServers],
+        &["P1", "header of a chunk is damaged"],
+    );
 }
 
 #[test]
@@ -87,7 +92,7 @@ fn bytes_that_a_client_does_not_send_again() {
     is_found(
         Bug::ResendForgotten,
         &[PowerCutAllChunkServers, CrashAllChunkServers],
-        &["P1", "own writes", "replicas of chunk"],
+        &["P1", "P2", "own writes", "replicas of chunk"],
     );
 }
 
@@ -103,6 +108,11 @@ fn holders_that_a_recovery_leaves_unequal() {
 #[test]
 fn an_fsync_that_is_not_waited_for() {
     is_found(Bug::FsyncNotAwaited, &ALL_FAULTS, &["P1"]);
+}
+
+#[test]
+fn a_writer_that_keeps_nobody_off() {
+    is_found(Bug::HoldForgotten, &ALL_FAULTS, &["P2", "own writes"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use super::timeline::{Timeline, Track};
 use super::violation::Violation;
 use super::{Args, page};
 use crate::nemesis::{Class, Kind};
+use crate::report::Verdict;
 
 /// Completions per second that a load has to reach while nothing is broken: below, the run says nothing.
 const FLOOR: f64 = 1.0;
@@ -159,6 +160,21 @@ impl Report {
         self.faults.iter().filter(|fault| fault.count > fault.without_effect).count()
     }
 
+    /// The same as a scenario's verdict; what makes a run invalid counts against it too.
+    pub fn verdict(&self) -> Verdict {
+        let mut verdict = Verdict::new("run");
+        verdict.figure("faults", self.injections());
+        verdict.figure("kinds", self.kinds());
+        verdict.figure("overlapping", self.overlapping);
+        for check in &self.checks {
+            verdict.figure(check.name, &check.extent);
+            let found = check.violations.iter().map(|violation| format!("{}: {}", check.name, violation.text));
+            let blind = check.invalid.iter().map(|why| format!("{} proves nothing: {why}", check.name));
+            verdict.violations.extend(found.chain(blind));
+        }
+        verdict
+    }
+
     /// The page, and JSON beside it.
     pub fn write(&self, path: &Path) -> Result<()> {
         std::fs::write(path, page::html(self)).with_context(|| path.display().to_string())?;
@@ -304,10 +320,13 @@ mod tests {
         let blind = Examined { controls: vec![("a lost block", None)], ..Examined::new("a", "all") };
         let report = Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![check(blind)]);
         assert_eq!((report.outcome(), report.outcome().code()), (Outcome::Invalid, 2));
+        assert_eq!(report.verdict().violations, ["a proves nothing: control: a lost block was not found"]);
+        assert!(good.verdict().is_passed());
         let found = check(Examined { findings: vec![Finding::from("lost".to_owned())], ..Examined::new("a", "all") });
         let report = Report::new(&args(), WINDOWS, timeline([vec![5; 30], vec![0; 10]].concat()), vec![found]);
         assert_eq!(report.outcome(), Outcome::Violated);
         assert_eq!(report.outcome().code(), 1);
+        assert!(report.verdict().violations.contains(&"a: lost".to_owned()));
     }
 
     /// What was examined, beside a log with one complaint.

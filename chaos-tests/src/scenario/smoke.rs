@@ -9,11 +9,16 @@ use super::*;
 use crate::args::Setting;
 use crate::program;
 use crate::report::Verdict;
+use crate::run;
 
 /// The one variable that names what to leave out.
 const WITHOUT: &str = "CARIBOU_TEST_WITHOUT";
 /// Programs of others that are run on a mount; each can be left out by its name.
 const PROGRAMS: [&str; 6] = ["pjdfstest", "fsx", "fio", "stress-ng", "sqlite3", "git"];
+
+/// What the short form of `run` has to inflict.
+const LEAST_FAULTS: usize = 12;
+const LEAST_KINDS: usize = 6;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
@@ -27,6 +32,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Vec<Verdict>> {
     smoke.check_machine()?;
     metadata(&mut smoke).await?;
     data(&mut smoke).await?;
+    chaos(&mut smoke).await?;
     suites(&mut smoke).await?;
     smoke.finish()
 }
@@ -178,6 +184,38 @@ async fn data(smoke: &mut Smoke<'_>) -> Result<()> {
         let args = live_power_cut::Args { cuts: 2, every: Duration::from_secs(4) };
         smoke.done(live_power_cut::run(setting, &args).await?);
     }
+    Ok(())
+}
+
+/// Faults of all kinds under loads.
+async fn chaos(smoke: &mut Smoke<'_>) -> Result<()> {
+    if !smoke.wants("run", &["fuse", "powercut"]) {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let args = run::Args {
+        seed: 1,
+        minutes: 1.0,
+        profile: run::Profile::Smoke,
+        only: Vec::new(),
+        plain: false,
+        meta: 3,
+        chunk: 3,
+        report: folder.path().join("report.html"),
+    };
+    let report = run::run(smoke.setting, &args).await?;
+    let mut verdict = report.verdict();
+    let (faults, kinds) = (report.injections(), report.kinds());
+    verdict.check(faults >= LEAST_FAULTS && kinds >= LEAST_KINDS, || {
+        format!(
+            "only {faults} faults of {kinds} kinds took effect, at least {LEAST_FAULTS} of {LEAST_KINDS} are wanted"
+        )
+    });
+    if !verdict.is_passed() {
+        let kept = folder.keep();
+        report.print(&kept.join("report.html"));
+    }
+    smoke.done(verdict);
     Ok(())
 }
 

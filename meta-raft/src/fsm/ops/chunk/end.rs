@@ -1,5 +1,6 @@
 //! Ends of grants by force, and Intents (V1, ADR 3).
 
+use caribou_planted::{self as planted, Bug};
 use caribou_proto::ids::{CHUNK_BYTES, ChunkVersion};
 
 use super::Edit;
@@ -15,7 +16,7 @@ pub(crate) fn end_by_force(edit: &mut Edit, kind: IntentKind, writer_lives: bool
     assert!(!row.new, "W2: a chunk before its first write-end goes to garbage");
     let grant = row.grant.take().expect("only a live grant is ended");
     let ended = writer_lives.then(|| Ended { session: grant.session, holders: row.replicas.clone() });
-    if writer_lives {
+    if writer_lives && !planted::is(Bug::HoldForgotten) {
         let reads = row.hold.is_some_and(|h| h.reads);
         // M12: the lowest cut since its bytes were written.
         let clip = row.hold.filter(|h| h.session == grant.session).map_or(CHUNK_BYTES as u32, |h| h.clip);
