@@ -125,7 +125,9 @@ async fn metadata(smoke: &mut Smoke<'_>) -> Result<()> {
         smoke.done(posix::run(setting, &posix::Args { entries: 5000 }).await?);
     }
     if smoke.wants("failover", &["fuse"]) {
-        smoke.done(failover::run(setting, &failover::Args { kills: 5, unjudged: true, report: None }).await?);
+        let kills = failover::Args { kills: 5, hand_over: false, unjudged: true, report: None };
+        smoke.done(failover::run(setting, &kills).await?);
+        smoke.done(failover::run(setting, &failover::Args { hand_over: true, ..kills }).await?);
     }
     if smoke.wants("snapshot", &["fuse"]) {
         smoke.done(snapshot::run(setting, &snapshot::Args { folders: 3000 }).await?);

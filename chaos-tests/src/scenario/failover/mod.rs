@@ -1,4 +1,4 @@
-//! What a mounted client feels when the leader dies: the distribution of the longest gap over many kills.
+//! What a mounted client feels when the leader dies, or hands over: the distribution of the longest gap over many times.
 
 mod plot;
 
@@ -18,6 +18,7 @@ use crate::report::Verdict;
 /// DESIGN 1.2.
 const MEDIAN_LIMIT_MS: u128 = 350;
 pub(super) const MAXIMUM_LIMIT_MS: u128 = 1000;
+const HAND_OVER_LIMIT_MS: u128 = 100;
 /// A time without kills, so that the gaps are told from the noise of the machine.
 const CALM: Duration = Duration::from_secs(3);
 /// How long a killed node may take to be one of them again.
@@ -28,6 +29,9 @@ pub struct Args {
     /// How often the leader is killed
     #[arg(long, default_value_t = 50)]
     pub kills: usize,
+    /// It is not killed but told to hand its leadership over, so many times
+    #[arg(long, conflicts_with = "report")]
+    pub hand_over: bool,
     /// Report the figures without judging them (tests on a loaded machine)
     #[arg(long)]
     pub unjudged: bool,
@@ -65,11 +69,12 @@ pub(super) struct Felt {
 
 pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let mut lab = Lab::up(setting, &Options::default()).await?;
-    let felt = kill_leaders(&mut lab, args.kills).await?;
+    let how = if args.hand_over { How::HandOver } else { How::Kill };
+    let felt = change_leaders(&mut lab, how, args.kills).await?;
     let mut verdict = Verdict::new("failover");
     let of = Distribution::of(&felt.gaps);
     let (median, maximum) = (of.median.as_millis(), of.maximum.as_millis());
-    verdict.figure("kills", args.kills);
+    verdict.figure(how.name(), args.kills);
     verdict.figure("longest gap without a kill, ms", felt.calm.as_millis());
     verdict.figure("gap minimum, ms", of.minimum.as_millis());
     verdict.figure("gap median, ms", median);
@@ -78,7 +83,11 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     verdict.figure("gap maximum, ms", maximum);
     verdict.figure("operations completed", felt.result.completions);
     felt.check_work(&mut verdict);
-    if !args.unjudged {
+    if !args.unjudged && args.hand_over {
+        verdict.check(maximum < HAND_OVER_LIMIT_MS, || {
+            format!("the longest gap of a planned hand-over is {maximum} ms, not below {HAND_OVER_LIMIT_MS} ms")
+        });
+    } else if !args.unjudged {
         verdict
             .check(median <= MEDIAN_LIMIT_MS, || format!("the median gap is {median} ms, above {MEDIAN_LIMIT_MS} ms"));
         verdict.check(maximum <= MAXIMUM_LIMIT_MS, || {
@@ -86,7 +95,7 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         });
     }
     let histogram = distribution::histogram(&felt.gaps);
-    println!("kills by the length of their gap in ms:");
+    println!("{} by the length of their gap in ms:", how.name());
     distribution::in_text(&histogram).iter().for_each(|line| println!("  {line}"));
     if let Some(path) = &args.report {
         felt.write(path, &histogram, &verdict.violations)?;
@@ -121,25 +130,49 @@ impl Felt {
     }
 }
 
-/// Kills the leader so many times under a probe on a mount of its own. Each time all nodes are there and have caught up: with another one
-/// away it would be the majority that is lost.
-pub(super) async fn kill_leaders(lab: &mut Lab, kills: usize) -> Result<Felt> {
+/// How the leader goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    Kill,
+    HandOver,
+}
+
+impl How {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kills",
+            Self::HandOver => "hand-overs",
+        }
+    }
+}
+
+/// Kills the leader, or has it hand over, so many times under a probe on a mount of its own. Each time all nodes are there and have caught up:
+/// with another one away it would be the majority that is lost.
+pub(super) async fn change_leaders(lab: &mut Lab, how: How, times: usize) -> Result<Felt> {
     let mount = lab.mount(&[]).await?;
     let probe = Probe::start(&mount)?;
     tokio::time::sleep(CALM).await;
     let calm = probe.take_longest_gap();
     let before = probe.completions();
     let mut gaps = Vec::new();
-    for kill in 1..=kills {
-        lab.leader().await?;
+    for time in 1..=times {
+        let leader = lab.leader().await?;
         probe.take_longest_gap();
-        let killed = lab.kill_leader().await?;
+        match how {
+            How::Kill => lab.kill_leader().await.map(drop)?,
+            How::HandOver => {
+                let address = lab.cluster.layout().nodes(Part::Meta)[leader - 1].address.clone();
+                caribou_cli::admin::transfer_leader(&address, 0).await?;
+            }
+        }
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let gap = probe.take_longest_gap();
-        lab.cluster.start(Part::Meta, killed).await?;
-        lab.cluster.wait_ready(REJOIN_PATIENCE).await?;
+        if how == How::Kill {
+            lab.cluster.start(Part::Meta, leader).await?;
+            lab.cluster.wait_ready(REJOIN_PATIENCE).await?;
+        }
         lab.wait_caught_up(REJOIN_PATIENCE).await?;
-        println!("kill {kill:>3}: node {killed}, longest gap {:>4} ms", gap.as_millis());
+        println!("{} {time:>3}: node {leader}, longest gap {:>4} ms", how.name(), gap.as_millis());
         gaps.push(gap);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

@@ -55,7 +55,7 @@ pub(super) async fn gaps(lab: &mut Lab, cluster: &str, kills: usize, verdict: &m
     if kills == 0 {
         return Ok(Vec::new());
     }
-    let felt = failover::kill_leaders(lab, kills).await?;
+    let felt = failover::change_leaders(lab, failover::How::Kill, kills).await?;
     let (median, maximum) = distribution_ms(&felt.gaps);
     let calm = felt.calm.as_millis();
     let text = format!("{kills} kills: median {median} ms, maximum {maximum} ms; {calm} ms without a kill");
