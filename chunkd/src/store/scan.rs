@@ -35,6 +35,8 @@ enum Found {
     /// The flag: a copy of the header is damaged.
     Replica(StoredHeader, bool),
     NoHeader,
+    /// The disk does not give it; that has been logged.
+    Unreadable,
     Foreign,
 }
 
@@ -68,6 +70,8 @@ pub(crate) fn scan(disk: &dyn Disk, identity: &Identity, journal: Option<&Conten
                             disk = disk.path(),
                             "the header of a chunk is damaged: this replica is lost"
                         );
+                    }
+                    if matches!(found, Found::NoHeader | Found::Unreadable) && !dirty {
                         scanned.lost.insert(chunk);
                     }
                     quarantine_found(disk, &path).map_err(failed(disk, "moving a file to the quarantine"))?;
@@ -84,7 +88,7 @@ fn look(disk: &dyn Disk, identity: &Identity, chunk: ChunkId, path: &str) -> Res
         Ok(found) => found,
         Err(error) => {
             tracing::error!(chunk = chunk.0, disk = disk.path(), %error, "the header of a chunk cannot be read");
-            return Ok(Found::NoHeader);
+            return Ok(Found::Unreadable);
         }
     };
     if let Some(format) = found.too_new {
