@@ -25,6 +25,14 @@ import os
 a=os.open("ap",os.O_CREAT|os.O_WRONLY|os.O_APPEND); b=os.open("ap",os.O_WRONLY|os.O_APPEND)
 for i in range(50): os.write(a,b"a"*100); os.write(b,b"b"*100)
 d=open("ap","rb").read(); assert len(d)==10000 and d.count(b"a")==5000, len(d)'
+check append-while-read python3 -c '
+import mmap, os
+w=os.open("aw",os.O_CREAT|os.O_RDWR|os.O_APPEND); r=os.open("aw",os.O_RDONLY)
+for i in range(50):
+    os.write(w,b"%05d"%i)
+    assert os.fstat(r).st_size==5*i+5 and os.pread(r,9,5*i)==b"%05d"%i and os.pread(w,9,5*i)==b"%05d"%i, i
+m=mmap.mmap(w,250); assert m[245:250]==b"00049"; m[0:5]=b"first"; m.flush()
+os.pwrite(w,b"last",0); d=os.pread(r,300,0); assert d[:10]==b"first00001" and d[250:]==b"last", d'
 check rename-over       sh_ 'echo new > g && mv g f && [ "$(cat f)" = new ] && [ ! -e g ]'
 check rename-open-target python3 -c '
 import os

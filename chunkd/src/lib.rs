@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! run.rs        the process: configuration → socket → folders → server; signals
-//! config.rs     flags and file          limits.rs  every fixed limit
+//! config.rs     flags and file          limits.rs  every fixed limit        descriptors.rs  enough of them, or no start
 //! listen.rs     gRPC: socket, HTTP/2 limits, connection cap
 //! server.rs     ChunkServer: the parts put together, housekeeping, the orderly end
 //! service/      fragments and reads of clients and of the chain's members (W, R, F1, F3)
 //! chain.rs      write streams to the next members (W3)
 //! attach.rs     finding the leader      control.rs  its stream (F2)      heartbeat.rs  what is told to it
-//! recover.rs    its commands (V1, R4)   fetch.rs    copying blocks from another server
+//! recover.rs    its commands (V1, R4)   fetch.rs    copying blocks from another server     fixing.rs  Fixes under way
 //! lease.rs      the read lease (F2)     stats.rs    counters
 //! peers/        the transport: gRPC, or within the process              clock.rs  the clock
 //! store/        the replicas on disk
@@ -22,7 +22,9 @@ mod chain;
 pub mod clock;
 pub mod config;
 mod control;
+pub mod descriptors;
 mod fetch;
+mod fixing;
 mod heartbeat;
 mod lease;
 mod limits;

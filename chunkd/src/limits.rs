@@ -71,5 +71,7 @@ pub(crate) const FIGURES_INTERVAL: Duration = Duration::from_secs(60);
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// … and then connections to close.
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_secs(1);
+/// File descriptors beside those of chunks and of accepted connections: folders, journals, streams to other servers and the leader.
+pub(crate) const OTHER_DESCRIPTORS: u64 = 256;
 /// Pause after an accept failed, for instance for lack of file descriptors.
 pub(crate) const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);

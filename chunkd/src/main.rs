@@ -1,6 +1,7 @@
 //! `caribou-chunkd`: flags, configuration, log, run. What goes wrong is one sentence on standard error and exit code 2.
 
 use caribou_chunkd::config::{Args, Config};
+use caribou_chunkd::descriptors;
 use clap::Parser;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -24,6 +25,7 @@ fn start() -> anyhow::Result<()> {
         anyhow::anyhow!("log = \"{}\" is no filter ({error}): use a level such as info", config.log)
     })?;
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    descriptors::provide(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -2,12 +2,13 @@
 //!
 //! Invariants: (generation, term) is durable before a command is obeyed, lower ones are refused; a completed one is confirmed,
 //! not repeated; when its stream ends, a command that waits is dropped and a Fix is given up – the next leader begins again at
-//! Prepare. A Prepare or Delete that was dropped or failed on this side leaves its chunk out of service until one is carried out
-//! (M3): the leader counts on it from the moment it is taken, and the read lease may outlive
-//! the stream. What a recovery consists of is the leader's plan; nothing is decided here.
+//! Prepare. A Prepare or Delete ends the Fixes that were taken before it (`fixing`). One that was dropped or failed on this side
+//! leaves its chunk out of service until one is carried out (M3): the leader counts on it from the moment it is taken, and the
+//! read lease may outlive the stream. What a recovery consists of is the leader's plan; nothing is decided here.
 
 use crate::control::Session;
 use crate::fetch;
+use crate::fixing::{Ending, Fixing, Running};
 use crate::limits;
 use crate::server::ChunkServer;
 use crate::service::status::{detail_of, status_of};
@@ -32,6 +33,7 @@ pub(crate) struct Commands {
     all: Arc<Semaphore>,
     short: Semaphore,
     fixes: Semaphore,
+    fixing: Arc<Fixing>,
 }
 
 impl Commands {
@@ -42,6 +44,7 @@ impl Commands {
             all: Arc::new(Semaphore::new(limits::COMMANDS)),
             short: Semaphore::new(limits::SHORT_COMMANDS),
             fixes: Semaphore::new(parallel_fixes),
+            fixing: Arc::default(),
         }
     }
 
@@ -55,6 +58,13 @@ impl Commands {
     pub(crate) async fn hold_short(&self) -> tokio::sync::SemaphorePermit<'_> {
         let all = u32::try_from(limits::SHORT_COMMANDS).expect("a small number");
         self.short.acquire_many(all).await.expect("never closed")
+    }
+
+    /// Keeps Fix commands waiting until the guard is dropped. None may be at work.
+    #[cfg(test)]
+    pub(crate) async fn hold_fixes(&self) -> tokio::sync::SemaphorePermit<'_> {
+        let all = u32::try_from(self.fixes.available_permits()).expect("a small number");
+        self.fixes.acquire_many(all).await.expect("never closed")
     }
 }
 
@@ -114,11 +124,31 @@ impl From<store::Error> for Failed {
     }
 }
 
-/// Takes a command off the stream. The mark is set before this returns (F2).
+/// What a command is to the Fixes of its chunk. Settled in the order of the stream.
+fn place(fixing: &Arc<Fixing>, command: &Command) -> (Option<Running>, Ending) {
+    let chunk = ChunkId(command.chunk);
+    match &command.body {
+        Some(Body::Fix(fix)) => (Some(fixing.begin(chunk, ChunkVersion(fix.version))), Ending::default()),
+        Some(Body::Prepare(prepare)) => (None, fixing.end(chunk, ChunkVersion(prepare.version))),
+        Some(Body::Delete(delete)) => (None, fixing.end(chunk, ChunkVersion(delete.up_to_version))),
+        None => (None, Ending::default()),
+    }
+}
+
+/// Resolves when a later command has ended this one.
+async fn given_up(running: Option<&Running>) {
+    match running {
+        Some(running) => running.given_up().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes a command off the stream. The mark is set, and earlier Fixes are told to end, before this returns (F2).
 pub(crate) fn take(server: &Arc<ChunkServer>, session: &Session, command: Command) {
     let (server, session) = (server.clone(), session.clone());
     let takes_out = !matches!(command.body, Some(Body::Fix(_)));
     let mark = takes_out.then(|| Mark::new(&server, ChunkId(command.chunk)));
+    let (running, earlier) = place(&server.commands.fixing, &command);
     let slot = server.commands.all.clone().try_acquire_owned();
     let work = server.work.clone();
     work.spawn(async move {
@@ -127,10 +157,15 @@ pub(crate) fn take(server: &Arc<ChunkServer>, session: &Session, command: Comman
             Ok(_slot) => tokio::select! {
                 biased;
                 () = session.ended.cancelled() => return,
-                outcome = carry_out(&server, &session, command) => outcome,
+                () = given_up(running.as_ref()) => {
+                    Err(Failed { status: Status::NotYet, detail: "a later command has ended this Fix".to_owned() })
+                }
+                outcome = carry_out(&server, &session, command, &earlier) => outcome,
             },
             Err(_) => Err(Failed { status: Status::NotYet, detail: "too many commands at once".to_owned() }),
         };
+        // What waits for the end of a Fix does not wait for the leader to read its answer.
+        drop(running);
         if let Some(mark) = mark {
             mark.settle(&outcome);
         }
@@ -146,7 +181,12 @@ pub(crate) fn take(server: &Arc<ChunkServer>, session: &Session, command: Comman
     });
 }
 
-async fn carry_out(server: &Arc<ChunkServer>, session: &Session, command: Command) -> Result<Option<Prepared>, Failed> {
+async fn carry_out(
+    server: &Arc<ChunkServer>,
+    session: &Session,
+    command: Command,
+    earlier: &Ending,
+) -> Result<Option<Prepared>, Failed> {
     let chunk = ChunkId(command.chunk);
     let Some(body) = command.body else {
         warn!(%chunk, "the leader sent a command that this version does not know; upgrade this server");
@@ -165,6 +205,7 @@ async fn carry_out(server: &Arc<ChunkServer>, session: &Session, command: Comman
     }
     server.store.fence(session.generation, command.term).await?;
     server.stats.commanded();
+    earlier.gone().await;
     match body {
         Body::Prepare(prepare) => self::prepare(server, chunk, prepare).await.map(Some),
         Body::Fix(fix) => self::fix(server, chunk, fix).await.map(|()| None),
@@ -197,7 +238,7 @@ async fn fix(server: &ChunkServer, chunk: ChunkId, fix: Fix) -> Result<(), Faile
         return Ok(());
     }
     match carry_out_fix(server, chunk, version, &fix).await {
-        // F2: the same command, sent twice, met itself.
+        // F2: the same command, sent twice, met itself: Fixes of earlier rounds ended at this round's Prepare.
         Err(failed) if failed.status == Status::WrongVersion && is_complete(server, chunk, version) => Ok(()),
         outcome => outcome,
     }

@@ -22,7 +22,7 @@ use futures::stream::BoxStream;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -154,28 +154,16 @@ impl ChunkServer {
     /// The store's ticks, the quarantine, a line of figures a minute; until the server closes.
     pub async fn keep_house(self: Arc<Self>) {
         let work = self.work.clone();
-        work.track_future(self.housekeeping()).await;
+        work.track_future(futures::future::join(self.housekeeping(), self.purging())).await;
     }
 
-    async fn housekeeping(self: Arc<Self>) {
-        let every = |period| {
-            let mut interval = tokio::time::interval(period);
-            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            interval
-        };
+    async fn housekeeping(&self) {
         let mut tick = every(limits::STORE_TICK);
-        let mut scan = every(self.settings.quarantine_scan);
         let mut figures = every(limits::FIGURES_INTERVAL);
         let mut said = self.stats.snapshot();
         loop {
             tokio::select! {
                 _ = tick.tick() => self.store.tick(self.clock.now_ns() / 1_000_000).await,
-                _ = scan.tick() => {
-                    let purged = self.store.purge_quarantine(self.clock.unix_ms(), self.settings.quarantine).await;
-                    if purged.files > 0 {
-                        info!(purged.files, purged.kept, "unlinked files that were in the quarantine for long enough");
-                    }
-                }
                 _ = figures.tick() => {
                     let now = self.stats.snapshot();
                     if now != said {
@@ -185,6 +173,24 @@ impl ChunkServer {
                     }
                 }
                 () = self.closing.cancelled() => return,
+            }
+        }
+    }
+
+    /// Beside the store's ticks: on a slow disk much takes long.
+    async fn purging(&self) {
+        let mut scan = every(self.settings.quarantine_scan);
+        loop {
+            let purge = async {
+                scan.tick().await;
+                self.store.purge_quarantine(self.clock.unix_ms(), self.settings.quarantine).await
+            };
+            let purged = tokio::select! {
+                purged = purge => purged,
+                () = self.closing.cancelled() => return,
+            };
+            if purged.files > 0 {
+                info!(purged.files, purged.kept, "unlinked files that were in the quarantine for long enough");
             }
         }
     }
@@ -200,4 +206,11 @@ impl ChunkServer {
         }
         self.store.close().await;
     }
+}
+
+/// Ticks that do not come faster after one was late.
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }

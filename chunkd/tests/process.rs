@@ -12,6 +12,15 @@ fn program() -> Command {
     command
 }
 
+/// The program under limits that a shell has set before.
+fn limited(ulimit: &str) -> Command {
+    let mut command = Command::new("sh");
+    let script = format!("ulimit {ulimit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_caribou-chunkd")]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
 /// A port that nobody listens on now.
 fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -65,8 +74,12 @@ fn bad_input_is_one_sentence_and_exit_code_2_and_changes_nothing() {
 
 /// A server without any metadata node: it waits for one.
 fn start(data: &Path) -> (Child, BufReader<std::process::ChildStderr>) {
+    start_as(program(), data)
+}
+
+fn start_as(mut program: Command, data: &Path) -> (Child, BufReader<std::process::ChildStderr>) {
     let (listen, meta) = (format!("127.0.0.1:{}", free_port()), format!("127.0.0.1:{}", free_port()));
-    let mut child = program().args(["--listen", &listen, "--meta", &meta, "--data"]).arg(data).spawn().unwrap();
+    let mut child = program.args(["--listen", &listen, "--meta", &meta, "--data"]).arg(data).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
     let mut line = String::new();
     while !line.contains("listening") {
@@ -93,5 +106,21 @@ fn it_says_where_it_listens_waits_for_a_leader_and_stops_cleanly_on_sigterm() {
     // The same folder again.
     let (mut child, _log) = start(data.path());
     kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn it_takes_the_descriptors_that_it_may_have_and_does_not_start_with_too_few() {
+    let data = tempfile::tempdir().unwrap();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let text = refused(limited("-n 600").args(["--listen", &listen, "--data"]).arg(data.path()));
+    assert!(text.contains("600 file descriptors") && text.contains("ulimit"), "{text}");
+    assert_eq!(files(data.path()), 0);
+    let (mut child, _log) = start_as(limited("-S -n 256"), data.path());
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "soft and hard: {line}");
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     assert!(child.wait().unwrap().success());
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use caribou_chunkd::store::memory::MemoryDisk;
 use caribou_chunkd::store::{Error, Prepare, Write};
+use futures::FutureExt;
 use store_support::*;
 
 // W3: fragments of any size and alignment; the file is what a plain array would be.
@@ -259,6 +260,22 @@ async fn a_join_behind_a_deletion_makes_a_replica_that_is_known() {
     store.install_block(id(1), version(2), 0, Some(pattern(1, BLOCK).into())).await.unwrap();
     store.complete(id(1), version(2)).await.unwrap();
     assert_eq!(read(&store, 1, 2, 0, BLOCK).await.unwrap(), pattern(1, BLOCK));
+}
+
+/// M5: what a Fix had queued when it was given up is carried out before the Prepare that ended it, never after it.
+#[tokio::test(start_paused = true)]
+async fn what_was_queued_before_a_prepare_runs_before_it() {
+    let disk = Arc::new(MemoryDisk::new("memory").paced(Arc::new(|| Duration::from_millis(5))));
+    let store = open(&disk).await;
+    let join = Prepare { chunk: id(1), version: version(2), join: true, old_grant: grant(1) };
+    store.prepare(join).await.unwrap();
+    let data = Bytes::from(pattern(1, BLOCK));
+    for block in 0..4 {
+        let install = store.install_block(id(1), version(2), block, Some(data.clone()));
+        assert!(install.now_or_never().is_none(), "queued, and its caller is gone");
+    }
+    let prepared = store.prepare(join).await.unwrap();
+    assert_eq!([0, 3, 4].map(|block| block_state(&prepared, block).0), [GOOD, GOOD, HOLE]);
 }
 
 // V3: the first write of an old chunk pays one journal fsync, the next ones none, new chunks none.

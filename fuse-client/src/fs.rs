@@ -10,6 +10,7 @@ use bytes::Bytes;
 use caribou_client::proto::meta::v1::{Attr, Caller, Create};
 use caribou_client::{Client, Error, OpenFile};
 
+use crate::closed::Closed;
 use crate::convert::{SET_ID_BITS, access_of_flags};
 use crate::directories::Directories;
 use crate::handles::{FileHandle, Handles};
@@ -22,6 +23,7 @@ pub(crate) struct Fs {
     pub(crate) dirs: Handles<tokio::sync::Mutex<OpenDirectory>>,
     /// Counts changes through this mount: pages of directories read before one are worth nothing after it.
     changes: AtomicU64,
+    pub(crate) closed: Closed,
     /// How long the kernel may keep attributes.
     pub(crate) keep: Duration,
     pub(crate) directories: Directories,
@@ -35,6 +37,7 @@ impl Fs {
             files: Handles::default(),
             dirs: Handles::default(),
             changes: AtomicU64::new(0),
+            closed: Closed::default(),
             keep,
             directories,
         }
@@ -109,7 +112,11 @@ impl Fs {
             self.take_set_id_away(handle.file.inode()).await?;
             handle.set_id.store(false, Ordering::Release);
         }
-        handle.file.write(write.offset, write.data).await?;
+        if write.append {
+            handle.file.append(write.data).await?;
+        } else {
+            handle.file.write(write.offset, write.data).await?;
+        }
         if write.sync {
             handle.file.sync(true).await?;
         }
@@ -129,7 +136,12 @@ impl Fs {
     /// Within the runtime. Waits for nothing: what is not written back yet goes on by itself.
     pub(crate) fn release(&self, number: u64) {
         // A call on this handle that is still under way keeps the file open until its end.
-        drop(self.files.remove(number));
+        let Some(handle) = self.files.remove(number) else { return };
+        if handle.writes {
+            // Pages that were read before show it as it was without what has been written back since.
+            self.closed.note(handle.file.inode());
+            self.changed();
+        }
     }
 }
 
@@ -140,4 +152,6 @@ pub(crate) struct Write {
     pub(crate) data: Bytes,
     pub(crate) kill_set_id: bool,
     pub(crate) sync: bool,
+    /// At the end of the file, wherever the kernel takes that to be.
+    pub(crate) append: bool,
 }

@@ -21,6 +21,19 @@ const STATFS_BLOCK_BYTES: u32 = 4096;
 /// Inode numbers do not run out; programs want to see some that are free.
 const FREE_INODES: u64 = 1 << 30;
 
+/// How the kernel is to use a handle with these flags.
+fn how_to_use(flags: i32) -> FopenFlags {
+    if access_of_flags(flags) & 2 == 0 {
+        // Its close has nothing to wait for: it needs no request of its own.
+        FopenFlags::FOPEN_NOFLUSH
+    } else if flags & libc::O_APPEND != 0 {
+        // The kernel does not know where the end is: what it kept of an append would be at the wrong place.
+        FopenFlags::FOPEN_DIRECT_IO
+    } else {
+        FopenFlags::empty()
+    }
+}
+
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         for wanted in [
@@ -32,6 +45,8 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_AUTO_INVAL_DATA,
             // The kernel then says with each write whether set-user-id has to go, instead of changing the mode as the writer.
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            // Handles that append pass the page cache by, and can be mapped all the same.
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         ] {
             if config.add_capabilities(wanted).is_err() {
                 tracing::debug!(?wanted, "this kernel lacks a capability");
@@ -175,10 +190,7 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, inode.0, flags.0).await };
-        let writes = access_of_flags(flags.0) & 2 != 0;
-        // The close of a handle that cannot write has nothing to wait for: it needs no request of its own.
-        let how = if writes { FopenFlags::empty() } else { FopenFlags::FOPEN_NOFLUSH };
-        self.answer(request, reply, work, move |reply, handle| reply.opened(FileHandle(handle), how));
+        self.answer(request, reply, work, move |reply, handle| reply.opened(FileHandle(handle), how_to_use(flags.0)));
     }
 
     fn create(
@@ -203,7 +215,7 @@ impl Filesystem for Adapter {
         let (fs, caller, timeout) = (self.fs.clone(), self.caller(request), self.shorter_timeout());
         let work = async move { fs.create(caller, create).await };
         self.answer(request, reply, work, move |reply, (attr, handle)| {
-            reply.created(&timeout, &file_attr(&attr), GENERATION, FileHandle(handle), FopenFlags::empty());
+            reply.created(&timeout, &file_attr(&attr), GENERATION, FileHandle(handle), how_to_use(flags));
         });
     }
 
@@ -241,6 +253,8 @@ impl Filesystem for Adapter {
             data: Bytes::copy_from_slice(data),
             kill_set_id: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
             sync: flags.0 & libc::O_DSYNC != 0, // a part of O_SYNC
+            // What a mapping has written has its place.
+            append: flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
         };
         let fs = self.fs.clone();
         let work = async move { fs.write(write).await };

@@ -21,6 +21,7 @@
 mod adapter;
 mod args;
 mod attributes;
+mod closed;
 mod config;
 mod convert;
 mod daemon;

@@ -79,7 +79,7 @@ impl Fs {
         let mut directory = directory.lock_owned().await;
         let scan = &mut directory.scan;
         let begins = at.max(AFTER_PARENT);
-        let changes = self.changes();
+        let (changes, mut closed) = (self.changes(), self.closed.count());
         if !scan.is_usable(begins, plus, changes, self.keep) {
             let op = ReadDir { inode: scan.inode, cookie: dir::cookie(begins), limit: scan.next_page(begins), plus };
             let body = self.client.meta().query(&caller, QueryOp::ReadDir(op)).await?;
@@ -87,11 +87,28 @@ impl Fs {
             let mut entries = body.entries;
             if plus {
                 self.complete(&caller, &mut entries).await?;
+                // Handed out, a length from before a close would let the kernel put the next append over what was closed.
+                while self.forget_closed(&mut entries, &mut closed) {
+                    self.complete(&caller, &mut entries).await?;
+                }
                 entries.iter().filter_map(|entry| entry.attr.as_ref()).for_each(|attr| self.directories.seen(attr));
             }
             scan.fill(begins, plus, entries, ends, changes);
         }
         Ok(Page { fs: self, directory, at })
+    }
+
+    /// Takes the attributes away from files that were closed since they were asked for; whether there are any.
+    fn forget_closed(&self, entries: &mut [DirEntry], closed: &mut u64) -> bool {
+        let since = self.closed.since(std::mem::replace(closed, self.closed.count()));
+        let is_old = |entry: &DirEntry| {
+            entry.kind() == FileKind::Regular && since.as_ref().is_none_or(|inodes| inodes.contains(&entry.inode))
+        };
+        let mut any = false;
+        for entry in entries.iter_mut().filter(|entry| entry.attr.is_some() && is_old(entry)) {
+            (entry.attr, any) = (None, true);
+        }
+        any
     }
 
     /// Asks for attributes that the server left out; an entry whose inode has gone meanwhile stays without.

@@ -18,6 +18,7 @@ use crate::findings::Findings;
 use crate::rest;
 use crate::workload::blocks::{self, FileModel, Size, Writer};
 use crate::workload::book::Book;
+use crate::workload::fights::Fights;
 use crate::workload::names::Names;
 use crate::workload::registers::Registers;
 use crate::world::{PATIENCE, World};
@@ -32,6 +33,7 @@ struct Shelf {
     books: Vec<(String, Arc<Book>)>,
     /// Made by the first client.
     registers: Option<Arc<Registers>>,
+    fights: Arc<Fights>,
 }
 
 impl Shelf {
@@ -45,6 +47,7 @@ const READER_ONE_IN: u32 = 3;
 
 /// What all clients work with.
 struct Desk {
+    number: usize,
     findings: Arc<Findings>,
     shelf: Arc<Mutex<Shelf>>,
     stopped: watch::Receiver<bool>,
@@ -81,7 +84,12 @@ impl Crew {
             self.shelf.lock().registers = Some(registers);
         }
         let only_reads = self.hired.is_multiple_of(READER_ONE_IN);
-        let desk = Desk { findings: world.findings.clone(), shelf: self.shelf.clone(), stopped: self.stop.subscribe() };
+        let desk = Desk {
+            number: self.hired as usize,
+            findings: world.findings.clone(),
+            shelf: self.shelf.clone(),
+            stopped: self.stop.subscribe(),
+        };
         let work = work(host, fork(rng), desk, only_reads);
         let life = CancellationToken::new();
         let (over, findings, own) = (life.clone(), world.findings.clone(), name.clone());
@@ -160,9 +168,9 @@ impl Crew {
     pub async fn audit(&mut self, world: &World, rng: &mut StdRng) -> Result<()> {
         let (_, host) = self.connect(world, rng).await?;
         let look = async {
-            let (books, registers) = {
+            let (books, registers, fights) = {
                 let shelf = self.shelf.lock();
-                (shelf.books.clone(), shelf.registers.clone())
+                (shelf.books.clone(), shelf.registers.clone(), shelf.fights.clone())
             };
             for (_, book) in books {
                 book.check(&host.meta, &world.findings).await?;
@@ -172,6 +180,7 @@ impl Crew {
                 registers.read_all(&host.name, &host.files, &world.findings).await?;
                 registers.judge(&world.findings);
             }
+            fights.audit(self.hired as usize, &host.meta, &world.findings).await?;
             host.leave().await;
             Ok::<_, Error>(())
         };
@@ -184,7 +193,7 @@ impl Crew {
 async fn work(
     host: ClientHost,
     mut rng: StdRng,
-    Desk { findings, shelf, stopped }: Desk,
+    Desk { number, findings, shelf, stopped }: Desk,
     only_reads: bool,
 ) -> Result<(), Error> {
     let mut names = Names::new(&format!("{}-names", host.name), &host.meta, fork(&mut rng)).await?;
@@ -195,12 +204,17 @@ async fn work(
         shelf.lock().files.push((host.name.clone(), writer.model()));
         writers.push(writer);
     }
-    let registers = shelf.lock().registers.clone();
+    let (registers, fights) = {
+        let shelf = shelf.lock();
+        (shelf.registers.clone(), shelf.fights.clone())
+    };
     while !*stopped.borrow() {
         // One that changes nothing is content with a leader that is none any more.
-        match rng.random_range(if only_reads { 8..10 } else { 0..13 }) {
+        match rng.random_range(if only_reads { 8..12 } else { 0..16 }) {
             0..5 => names.step(&host.meta, &findings).await?,
             5..8 => writers[rng.random_range(0..2)].step(&findings).await?,
+            13.. => fights.step((number, false), &host.meta, &mut rng, &findings).await?,
+            10.. if only_reads => fights.step((number, true), &host.meta, &mut rng, &findings).await?,
             10.. => {
                 if let Some(registers) = &registers {
                     registers.step(&host.name, &host.files, &mut rng, &findings).await?;

@@ -7,10 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use caribou_meta_raft::fsm::error::Fatal;
-use caribou_meta_raft::fsm::tables::{Tables, chunks};
-use caribou_proto::ids::{ChunkVersion, ServerId};
+use caribou_meta_raft::fsm::tables::Tables;
+use caribou_meta_raft::fsm::tables::chunks::{self, Chunk};
+use caribou_meta_raft::raft::StateView;
+use caribou_proto::ids::{ChunkVersion, InodeId, ServerId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
+
+use crate::hearing;
 
 /// A file's chunk: inode and index.
 pub type Key = (u64, u32);
@@ -34,10 +38,17 @@ struct PowerCut {
     places: Arc<Map>,
 }
 
+/// The newest state that any node has applied: its rows, as long as that node's files are there, or what was read from them.
+#[derive(Debug)]
+enum Newest {
+    Rows(StateView),
+    Read(Arc<Map>),
+}
+
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Places {
-    newest: Mutex<Arc<Map>>,
+    newest: Mutex<Newest>,
     cuts: Mutex<Vec<PowerCut>>,
 }
 
@@ -49,24 +60,41 @@ pub struct Unsynced {
     pub places: [Option<Place>; 2],
 }
 
+impl Default for Places {
+    fn default() -> Self {
+        Self { newest: Mutex::new(Newest::Read(Arc::default())), cuts: Mutex::default() }
+    }
+}
+
+impl From<Chunk> for Place {
+    fn from(chunk: Chunk) -> Self {
+        let holders = chunk.replicas.iter().map(|replica| replica.server).collect();
+        Self { version: chunk.version, is_ready: chunk.intent.is_none(), holders }
+    }
+}
+
 impl Places {
-    /// The newest state that any node has applied.
-    pub fn update(&self, tables: &dyn Tables) -> Result<(), Fatal> {
-        let all = chunks::page(tables, None, usize::MAX)?.into_iter().map(|(_, chunk)| {
-            let holders = chunk.replicas.iter().map(|replica| replica.server).collect();
-            let place = Place { version: chunk.version, is_ready: chunk.intent.is_none(), holders };
-            ((chunk.inode.0, chunk.index), place)
-        });
-        *self.newest.lock() = Arc::new(all.collect());
-        Ok(())
+    /// A node has applied more than any other.
+    pub fn update(&self, newest: StateView) {
+        *self.newest.lock() = Newest::Rows(newest);
     }
 
     pub fn get(&self, key: Key) -> Option<Place> {
-        self.newest.lock().get(&key).cloned()
+        match &*self.newest.lock() {
+            Newest::Read(map) => map.get(&key).cloned(),
+            Newest::Rows(rows) => read(chunks::of_file(rows, InodeId(key.0), key.1)).map(|(_, chunk)| chunk.into()),
+        }
     }
 
+    /// All of them are read at once. To be called before a metadata node's files go.
     pub fn all(&self) -> Arc<Map> {
-        self.newest.lock().clone()
+        let mut newest = self.newest.lock();
+        let map = match &*newest {
+            Newest::Read(map) => Arc::clone(map),
+            Newest::Rows(rows) => Arc::new(read(all(rows))),
+        };
+        *newest = Newest::Read(Arc::clone(&map));
+        map
     }
 
     /// A chunk server has lost its power.
@@ -88,6 +116,19 @@ impl Places {
     }
 }
 
+fn all(rows: &dyn Tables) -> Result<Map, Fatal> {
+    let page = chunks::page(rows, None, usize::MAX)?.into_iter();
+    Ok(page.map(|(_, chunk)| ((chunk.inode.0, chunk.index), chunk.into())).collect())
+}
+
+/// A state that cannot be read is a finding.
+fn read<T: Default>(result: Result<T, Fatal>) -> T {
+    result.unwrap_or_else(|error| {
+        hearing::violation(format!("where chunks are: {error}"));
+        T::default()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -101,7 +142,7 @@ mod tests {
     }
 
     fn at(places: &Places, place: Place) {
-        *places.newest.lock() = Arc::new(BTreeMap::from([(KEY, place)]));
+        *places.newest.lock() = Newest::Read(Arc::new(BTreeMap::from([(KEY, place)])));
     }
 
     fn bytes(written_at: Instant) -> Unsynced {

@@ -99,6 +99,7 @@ impl World {
         for (index, crash) in chunk {
             was_up |= self.crash_chunk(*index, *crash);
         }
+        self.findings.places.all();
         let mut rests = Vec::new();
         for index in meta {
             rests.extend(self.meta[*index].cut(&self.net)?);
@@ -184,6 +185,7 @@ impl World {
         for host in &mut self.chunk {
             host.crash(&self.net, Crash::Kill);
         }
+        self.findings.places.all();
         for host in &mut self.meta {
             host.end(&self.net).await;
         }

@@ -60,12 +60,12 @@ fn a_vote_that_is_not_written() {
 
 #[test]
 fn replies_that_are_forgotten() {
-    is_found(Bug::RepliesForgotten, &ALL_FAULTS, &["exactly once"]);
+    is_found(Bug::RepliesForgotten, &ALL_FAULTS, &["exactly once", "linearizability"]);
 }
 
 #[test]
 fn reads_without_a_lease() {
-    is_found(Bug::ReadsWithoutLease, &[SplitBrain], &["exactly once", "P1", "P2"]);
+    is_found(Bug::ReadsWithoutLease, &[SplitBrain], &["exactly once", "linearizability", "P1", "P2"]);
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! What must be true of a run, checked from what was recorded.
 
-mod explain;
-pub mod finding;
 pub mod logs;
-pub mod names;
 pub mod processes;
 pub mod tree;
+
+pub use caribou_histories::{finding, names};

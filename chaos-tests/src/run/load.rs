@@ -13,7 +13,7 @@ use crate::workload::storm::Storm;
 use crate::workload::universe::{Outcome, Universes};
 use crate::workload::worker::{Work, Worker};
 
-/// Writers of blocks, one on each mount.
+/// Writers of blocks, one on each mount; and as many that write one file together.
 const WRITERS: u64 = 2;
 /// Readers take every page from the servers, whatever this kernel has cached.
 const UNCACHED: [&str; 2] = ["-o", "attr-timeout=0s,entry-timeout=0s"];
@@ -22,6 +22,8 @@ const UNCACHED: [&str; 2] = ["-o", "attr-timeout=0s,entry-timeout=0s"];
 pub struct Loads {
     universes: Universes,
     writers: Vec<Worker>,
+    /// Those who write one file together.
+    sharing: Vec<Worker>,
     reader: Worker,
     append: Worker,
     storm: Worker,
@@ -49,10 +51,13 @@ impl Loads {
         let observer = lab.mount(&UNCACHED).await?;
         let universes = Universes::start(lab.cluster.meta_addresses(), seed).await?;
         let write = |(mount, id): (&PathBuf, u64)| Worker::start(&Work::Write { dir: mount.clone(), id });
+        let share =
+            |(mount, number): (&PathBuf, u64)| Worker::start(&Work::Share { dir: mount.clone(), number, of: WRITERS });
         Ok(Self {
             universes,
             writers: mounts.iter().zip(0..).map(write).collect::<Result<_>>()?,
-            reader: Worker::start(&Work::Read { dir: observer.clone(), writers: WRITERS, seed })?,
+            sharing: mounts.iter().zip(0..).map(share).collect::<Result<_>>()?,
+            reader: Worker::start(&Work::Read { dir: observer.clone(), writers: WRITERS, sharing: WRITERS, seed })?,
             append: Worker::start(&Work::Append { dir: mounts[0].clone(), id: WRITERS })?,
             storm: Worker::start(&Work::Storm { dir: mounts[1].clone(), id: WRITERS + 1 })?,
             mounts,
@@ -67,8 +72,10 @@ impl Loads {
             std::sync::Arc::new(move || progress.get())
         };
         let mut counters = vec![("names".to_owned(), self.universes.completions())];
-        let fsyncs: Vec<Counter> = self.writers.iter().map(of).collect();
-        counters.push(("fsyncs".to_owned(), std::sync::Arc::new(move || fsyncs.iter().map(|c| c()).sum())));
+        for (name, workers) in [("fsyncs", &self.writers), ("shared", &self.sharing)] {
+            let each: Vec<Counter> = workers.iter().map(of).collect();
+            counters.push((name.to_owned(), std::sync::Arc::new(move || each.iter().map(|c| c()).sum())));
+        }
         counters.push(("records".to_owned(), of(&self.append)));
         counters.push(("files".to_owned(), of(&self.storm)));
         counters
@@ -76,11 +83,13 @@ impl Loads {
 
     /// Ends all of them.
     pub async fn finish(mut self) -> Result<Seen> {
-        for worker in self.writers.iter_mut().chain([&mut self.reader, &mut self.append, &mut self.storm]) {
+        let writers = self.writers.iter_mut().chain(&mut self.sharing);
+        for worker in writers.chain([&mut self.reader, &mut self.append, &mut self.storm]) {
             worker.tell_to_stop();
         }
         let universes = self.universes.finish().await?;
-        let (writers, reader, append, storm) = (self.writers, self.reader, self.append, self.storm);
+        let (reader, append, storm) = (self.reader, self.append, self.storm);
+        let writers: Vec<Worker> = self.writers.into_iter().chain(self.sharing).collect();
         tokio::task::spawn_blocking(move || {
             Ok(Seen {
                 universes,

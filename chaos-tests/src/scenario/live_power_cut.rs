@@ -39,8 +39,9 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         lab.mount(&["-o", "attr-timeout=0s,entry-timeout=0s"]).await?,
     ];
     let writers = mounts.iter().zip(0..).map(|(m, n)| writer(m, n)).collect::<Result<Vec<_>>>()?;
-    let read =
-        |(m, seed): (&std::path::PathBuf, u64)| Worker::start(&Work::Read { dir: m.clone(), writers: WRITERS, seed });
+    let read = |(m, seed): (&std::path::PathBuf, u64)| {
+        Worker::start(&Work::Read { dir: m.clone(), writers: WRITERS, sharing: 0, seed })
+    };
     let readers = readers_at.iter().zip(0..).map(read).collect::<Result<Vec<_>>>()?;
     tokio::time::sleep(args.every).await;
     let mut progressed = 0;

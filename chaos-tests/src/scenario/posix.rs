@@ -1,6 +1,10 @@
 //! POSIX behaviour of a mount in small checks, run by a shell script so that anybody can read what is expected.
 
+use std::fs::{File, OpenOptions};
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use caribou_cli::local::Options;
@@ -23,6 +27,10 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let mut verdict = Verdict::new("posix");
     let mut lab = Lab::up(setting, &Options::default()).await?;
     let mount = lab.mount(&[]).await?;
+    let second = lab.mount(&[]).await?;
+    let mounts = [mount.clone(), second.clone()];
+    verdict.violations.extend(blocking(move || appends_of_two_mounts(&mounts)).await?);
+    lab.cluster.unmount(&second)?;
     let entries = args.entries.to_string();
     let output = blocking(move || {
         Command::new("bash").args(["-c", SCRIPT, "posix-smoke"]).arg(&mount).arg(entries).output().context("bash")
@@ -38,6 +46,31 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         .check(output.status.success(), || format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr)));
     lab.finish(!verdict.is_passed())?;
     Ok(verdict)
+}
+
+/// Both mounts append to files that stay open, one after the other; nothing that was synced is written over. In the metadata, and in a chunk.
+fn appends_of_two_mounts(mounts: &[PathBuf; 2]) -> Result<Option<String>> {
+    for record in [10, 30_000] {
+        let name = format!("appended-by-two-{record}");
+        let open = |mount: &PathBuf| OpenOptions::new().create(true).append(true).open(mount.join(&name));
+        let mut files: Vec<File> = mounts.iter().map(open).collect::<std::io::Result<_>>()?;
+        let mut expected = Vec::new();
+        for letter in [b'a', b'b', b'c', b'd'] {
+            let who = usize::from(letter) % 2;
+            files[who].write_all(&vec![letter; record])?;
+            files[who].sync_all()?;
+            expected.extend(vec![letter; record]);
+            // The end is looked for once a second.
+            std::thread::sleep(Duration::from_millis(1100));
+        }
+        drop(files);
+        for mount in mounts {
+            if std::fs::read(mount.join(&name))? != expected {
+                return Ok(Some(format!("{}: appends of two mounts are not all there", mount.join(&name).display())));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Name and time of a step whose time depends on the number of entries: `ok big-list (0.316 s)`.

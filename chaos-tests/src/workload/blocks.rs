@@ -23,6 +23,8 @@ const PLACES: u64 = 20_000;
 const HOT_PLACES: u64 = 64;
 /// Writes between two fsyncs.
 const WRITES_PER_SYNC: usize = 24;
+/// Ids of those who share a file, behind all others.
+const FIRST_SHARING: u64 = 1_000_000;
 
 /// Starts a writer of `written<id>` below `dir`.
 pub fn writer(dir: &Path, id: u64) -> Result<Worker> {
@@ -40,18 +42,40 @@ pub struct Written {
     pub syncs: u64,
 }
 
-pub(super) fn write_until(stop: &AtomicBool, id: u64, path: PathBuf) -> Result<Written> {
+/// What one writer writes: a file, or every `step`th block of one that others write too.
+pub(super) struct Share {
+    id: u64,
+    name: String,
+    first: u64,
+    step: u64,
+}
+
+impl Share {
+    /// A file of its own.
+    pub(super) fn whole(id: u64) -> Self {
+        Self { id, name: format!("written{id}"), first: 0, step: 1 }
+    }
+
+    /// A part of the one file that `of` writers write, each the blocks between those of the others.
+    pub(super) fn part(number: u64, of: u64) -> Self {
+        Self { id: FIRST_SHARING + number, name: "shared".to_owned(), first: number, step: of }
+    }
+
+    fn place(&self, random: &mut StdRng, most: u64) -> u64 {
+        self.first + self.step * random.random_range(0..most / self.step)
+    }
+}
+
+pub(super) fn write_until(stop: &AtomicBool, dir: &Path, share: &Share) -> Result<Written> {
+    let (id, path) = (share.id, dir.join(&share.name));
     let mut file = open_or_make(&path).with_context(|| path.display().to_string())?;
     let mut random = StdRng::seed_from_u64(id);
     let mut out = Written { id, path: path.clone(), ledger: FileLedger::default(), errors: Vec::new(), syncs: 0 };
     while !stop.load(Ordering::Relaxed) {
         let mut failures = Vec::new();
         for _ in 0..WRITES_PER_SYNC {
-            let place = if random.random_bool(0.7) {
-                random.random_range(0..HOT_PLACES)
-            } else {
-                random.random_range(0..PLACES)
-            };
+            let most = if random.random_bool(0.7) { HOT_PLACES } else { PLACES };
+            let place = share.place(&mut random, most);
             if let Err(error) = out.ledger.write(id, &file, place) {
                 failures.push(told(&path, &format!("write of block {place}"), &error));
                 break;
@@ -100,15 +124,19 @@ pub struct ReaderResult {
     pub violations: Vec<Finding>,
 }
 
-pub(super) fn read_until(stop: &AtomicBool, dir: &Path, writers: u64, seed: u64) -> ReaderResult {
+/// Reads what `writers` and those who share a file write.
+pub(super) fn read_until(stop: &AtomicBool, dir: &Path, writers: u64, sharing: u64, seed: u64) -> ReaderResult {
+    let parts = (0..sharing).map(|number| Share::part(number, sharing));
+    let shares: Vec<Share> = (0..writers).map(Share::whole).chain(parts).collect();
     let mut random = StdRng::seed_from_u64(seed);
     let mut newest: BTreeMap<(u64, u64), u64> = BTreeMap::new();
     let mut result = ReaderResult::default();
     while !stop.load(Ordering::Relaxed) {
-        let id = random.random_range(0..writers);
+        let share = &shares[random.random_range(0..shares.len())];
+        let id = share.id;
         // Opened anew each time: close-to-open, and no page of this mount's kernel is older than the open.
-        let Ok(file) = File::open(dir.join(format!("written{id}"))) else { continue };
-        let place = random.random_range(0..HOT_PLACES);
+        let Ok(file) = File::open(dir.join(&share.name)) else { continue };
+        let place = share.place(&mut random, HOT_PLACES);
         let mut bytes = vec![0; BLOCK];
         match file.read_exact_at(&mut bytes, place * BLOCK as u64) {
             Ok(()) => {}

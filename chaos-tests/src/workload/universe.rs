@@ -1,30 +1,25 @@
 //! Clients that fight over a few names of one directory, through the client library. Each round has a directory of its own, whose history
 //! is checked as soon as it is over: one order of all operations has to explain every answer.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use caribou_client::meta::QueryOp;
-use caribou_client::proto::meta::v1::{
-    Caller, Create, Link, Lookup, Mkdir, ReadDir, Rename, ReplyBody, Unlink, mutation,
-};
-use caribou_client::{Client, ClientConfig, Error};
+use caribou_client::proto::meta::v1::{Caller, Mkdir, mutation};
+use caribou_client::{Client, ClientConfig};
+use caribou_histories::player;
 use parking_lot::Mutex;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::sync::watch;
 
 use crate::check::finding::{Finding, Moment};
-use crate::check::names::{self, Answer, Event, Name, Op};
+use crate::check::names::{self, Answer, Event};
 
 /// Clients, each with a session of its own.
 pub const CLIENTS: usize = 5;
 /// Operations of each in one round: more make the check long.
 const OPS: usize = 40;
-/// Names that they fight over.
-const NAMES: Name = 5;
 /// Between two operations.
 const THINK: Duration = Duration::from_millis(4);
 
@@ -91,7 +86,7 @@ async fn rounds(shared: Arc<Shared>, stop: watch::Receiver<bool>, seed: u64) -> 
         }
         let name = format!("universe-{seed}-{round}");
         let folder = Mkdir { parent: 1, name: name.into(), mode: 0o755 };
-        let made = shared.clients[0].meta().mutate(&root(), mutation::Op::Mkdir(folder)).await?;
+        let made = shared.clients[0].meta().mutate(&Caller::default(), mutation::Op::Mkdir(folder)).await?;
         let folder = made.attr.context("a folder has attributes")?.inode;
         let (clock, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
         let players = shared.clients.iter().enumerate().map(|(number, client)| {
@@ -155,9 +150,9 @@ impl Player {
     async fn play(mut self) -> Vec<Event> {
         let mut history = Vec::new();
         while history.len() < OPS && !*self.stop.borrow() {
-            let Some(op) = self.next() else { continue };
+            let op = player::next(&mut self.rng, &self.seen.lock());
             let (called, called_at) = self.now();
-            let result = self.carry_out(op).await;
+            let result = player::carry_out(self.client.meta(), self.folder, op).await;
             let (answered, answered_at) = self.now();
             let answer = match result {
                 Ok(answer) => {
@@ -184,94 +179,4 @@ impl Player {
     fn now(&self) -> (u64, Moment) {
         (self.clock.fetch_add(1, Ordering::SeqCst), Moment::now())
     }
-
-    fn next(&mut self) -> Option<Op> {
-        let name = self.rng.random_range(0..NAMES);
-        let other = (name + self.rng.random_range(1..NAMES)) % NAMES;
-        Some(match self.rng.random_range(0..10) {
-            0..3 => Op::Create(name),
-            3 | 4 => Op::Unlink(name),
-            5 => Op::Rename { from: name, to: other, replace: self.rng.random() },
-            6 => {
-                let seen = self.seen.lock();
-                let inode = *seen.get(self.rng.random_range(0..seen.len().max(1)))?;
-                Op::Link { inode, to: name }
-            }
-            7 | 8 => Op::Lookup(name),
-            _ => Op::List,
-        })
-    }
-
-    /// Every answer of the file system is an answer; everything else is an error that no client should see.
-    async fn carry_out(&self, op: Op) -> Result<Answer, Error> {
-        match self.ask(op).await {
-            Err(Error::Errno(errno)) => Ok(Answer::Errno(errno)),
-            other => other,
-        }
-    }
-
-    async fn ask(&self, op: Op) -> Result<Answer, Error> {
-        let parent = self.folder;
-        let mutation = match op {
-            Op::Create(name) => mutation::Op::Create(Create {
-                parent,
-                name: text(name),
-                mode: 0o644,
-                exclusive: true,
-                access: 6,
-                ..Create::default()
-            }),
-            Op::Unlink(name) => mutation::Op::Unlink(Unlink { parent, name: text(name) }),
-            Op::Rename { from, to, replace } => mutation::Op::Rename(Rename {
-                parent,
-                name: text(from),
-                new_parent: parent,
-                new_name: text(to),
-                no_replace: !replace,
-                exchange: false,
-            }),
-            Op::Link { inode, to } => mutation::Op::Link(Link { inode, parent, name: text(to) }),
-            Op::Lookup(name) => {
-                let query = QueryOp::Lookup(Lookup { parent, name: text(name) });
-                return Ok(file(&self.client.meta().query(&root(), query).await?));
-            }
-            Op::List => {
-                let query = QueryOp::ReadDir(ReadDir { inode: parent, cookie: 0, limit: 1000, plus: false });
-                let body = self.client.meta().query(&root(), query).await?;
-                let names = body.entries.iter().map(|entry| (number(&entry.name), entry.inode));
-                return Ok(Answer::Names(names.collect::<BTreeMap<_, _>>()));
-            }
-        };
-        let body = self.client.meta().mutate(&root(), mutation).await?;
-        Ok(match op {
-            Op::Create(_) => {
-                let answer = file(&body);
-                if let Answer::File { inode, .. } = answer {
-                    self.client.meta().release_claim(inode);
-                }
-                answer
-            }
-            Op::Link { .. } => file(&body),
-            _ => Answer::Done,
-        })
-    }
-}
-
-fn file(body: &ReplyBody) -> Answer {
-    let attr = body.attr.unwrap_or_default();
-    Answer::File { inode: attr.inode, links: attr.nlink }
-}
-
-fn text(name: Name) -> bytes::Bytes {
-    format!("n{name}").into()
-}
-
-/// A name that is none of ours shows as one that is never used.
-fn number(name: &[u8]) -> Name {
-    let digits = std::str::from_utf8(name).ok().and_then(|text| text.strip_prefix('n'));
-    digits.and_then(|digits| digits.parse().ok()).unwrap_or(Name::MAX)
-}
-
-fn root() -> Caller {
-    Caller { uid: 0, gid: 0, groups: vec![] }
 }

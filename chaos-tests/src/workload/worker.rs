@@ -30,10 +30,12 @@ pub const AWAY: &str = "away: ";
 pub enum Work {
     /// Write and fsync blocks of one file
     Write { dir: PathBuf, id: u64 },
+    /// The same with a file that others write too, each its own blocks: writer `number` of `of`
+    Share { dir: PathBuf, number: u64, of: u64 },
     /// Write blocks of one file, fsync the first alone, and leave the file open
     Control { path: PathBuf, id: u64, blocks: u64 },
-    /// Read blocks of the writers' files
-    Read { dir: PathBuf, writers: u64, seed: u64 },
+    /// Read blocks of the writers' files, and of the one that `sharing` of them write together
+    Read { dir: PathBuf, writers: u64, sharing: u64, seed: u64 },
     /// Append records to one file
     Append { dir: PathBuf, id: u64 },
     /// Make, sync, rename and remove small files in a folder
@@ -52,13 +54,16 @@ impl Work {
         });
         let line = match self {
             Self::Write { dir, id } => {
-                serde_json::to_string(&blocks::write_until(&stop, id, dir.join(format!("written{id}")))?)?
+                serde_json::to_string(&blocks::write_until(&stop, &dir, &blocks::Share::whole(id))?)?
+            }
+            Self::Share { dir, number, of } => {
+                serde_json::to_string(&blocks::write_until(&stop, &dir, &blocks::Share::part(number, of))?)?
             }
             Self::Control { path, id, blocks } => {
                 serde_json::to_string(&blocks::control_until(&stop, &path, id, blocks)?)?
             }
-            Self::Read { dir, writers, seed } => {
-                serde_json::to_string(&blocks::read_until(&stop, &dir, writers, seed))?
+            Self::Read { dir, writers, sharing, seed } => {
+                serde_json::to_string(&blocks::read_until(&stop, &dir, writers, sharing, seed))?
             }
             Self::Append { dir, id } => {
                 serde_json::to_string(&append::append_until(&stop, id, dir.join(format!("appended{id}")))?)?
@@ -74,8 +79,9 @@ impl Work {
     fn words(&self) -> Vec<String> {
         let (verb, path, numbers) = match self {
             Self::Write { dir, id } => ("write", dir, vec![id]),
+            Self::Share { dir, number, of } => ("share", dir, vec![number, of]),
             Self::Control { path, id, blocks } => ("control", path, vec![id, blocks]),
-            Self::Read { dir, writers, seed } => ("read", dir, vec![writers, seed]),
+            Self::Read { dir, writers, sharing, seed } => ("read", dir, vec![writers, sharing, seed]),
             Self::Append { dir, id } => ("append", dir, vec![id]),
             Self::Storm { dir, id } => ("storm", dir, vec![id]),
         };

@@ -13,7 +13,7 @@ pub(crate) fn status_of(error: &store::Error) -> Status {
         Error::WrongVersion { .. } => Status::WrongVersion,
         Error::OldGrant { .. } => Status::OldGrant,
         Error::Dirty { .. } => Status::Dirty,
-        Error::NotYet { .. } => Status::NotYet,
+        Error::NotYet { .. } | Error::NotNow { .. } => Status::NotYet,
         Error::Corrupt { .. } | Error::DamagedFragment { .. } => Status::Corrupt,
         Error::Invalid(_) | Error::OldTerm { .. } => Status::Invalid,
         Error::NoSpace { .. } => Status::NoSpace,

@@ -16,7 +16,7 @@ use super::disk::Disk;
 use super::homes::Home;
 use super::journal::Contents;
 use super::pool::{Lane, Refusal};
-use super::replica::Replica;
+use super::replica::{Replica, Synced};
 use super::request::*;
 use super::start::{self, Started, hex};
 use super::tombstones::Tombstones;
@@ -25,6 +25,8 @@ use super::{Error, OpenError};
 
 /// A whole chunk is read or synced: so many times the deadline of one operation.
 const WHOLE_CHUNK: u32 = 6;
+/// Files that one job unlinks.
+const PURGE_BATCH: usize = 64;
 
 /// What a store is opened with.
 pub struct OpenOptions {
@@ -141,11 +143,12 @@ impl ChunkStore {
                 return Err(Error::ForeignCluster { ours: words(&ours, our_server), theirs: words(&cluster, server) });
             }
         }
-        self.on_healthy("persisting the identity", move |volume| volume.register(cluster, server)).await
+        let register = move |volume: &Volume| volume.register(cluster, server);
+        self.on_healthy("persisting the identity", Needed::All, register).await
     }
 
-    /// F2: call before obeying a command or a Registered. Persists (generation, term) on all healthy folders if it is higher
-    /// than before; `OldTerm` if it is lower; no I/O if it is equal.
+    /// F2: call before obeying a command or a Registered. Persists (generation, term) on all healthy folders that take it (one has
+    /// to: a start believes the highest) if it is higher than before; `OldTerm` if it is lower; no I/O if it is equal.
     pub async fn fence(&self, generation: u16, term: u64) -> Result<(), Error> {
         // A lower or equal one needs no turn: the fence only rises.
         if self.fenced() != (generation, term) {
@@ -155,7 +158,8 @@ impl ChunkStore {
                 return Err(Error::OldTerm { generation, term, have_generation, have_term });
             }
             if (generation, term) > (have_generation, have_term) {
-                self.on_healthy("persisting the fence", move |volume| volume.write_fence(generation, term)).await?;
+                let write = move |volume: &Volume| volume.write_fence(generation, term);
+                self.on_healthy("persisting the fence", Needed::One, write).await?;
                 *self.fence.lock() = (generation, term);
             }
         }
@@ -206,15 +210,20 @@ impl ChunkStore {
             // Not limited by the queue: at most one waits per chunk.
             volume.pool.submit(Lane::Sync(chunk.0), allowance, move || {
                 let waiters = replica_of_job.sync_waiters.lock().take();
-                if volume_of_job.sync_replica(&replica_of_job).is_ok() {
-                    for waiter in waiters.into_iter().flatten() {
-                        let _ = waiter.send(());
-                    }
+                let synced: Synced = match volume_of_job.sync_replica(&replica_of_job) {
+                    Ok(()) => Ok(()),
+                    Err(Error::NotNow { reason, .. }) => Err(reason),
+                    // The disk has failed: who waits learns it from the closed pool.
+                    Err(_) => return,
+                };
+                for waiter in waiters.into_iter().flatten() {
+                    let _ = waiter.send(synced.clone());
                 }
             });
         }
         let result = volume.pool.wait(receiver, allowance).await;
-        result.map_err(|refusal| refused(&volume, refusal, "fdatasync"))?;
+        let synced = result.map_err(|refusal| refused(&volume, refusal, "fdatasync"))?;
+        synced.map_err(|reason| Error::NotNow { disk: volume.disk.path().into(), reason })?;
         serves(&replica, version)
     }
 
@@ -310,14 +319,22 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// R4: unlinks what has been in the quarantine by a Delete for longer than the retention.
+    /// R4: unlinks what has been in the quarantine by a Delete for longer than the retention. A few at a time: however many there are, no
+    /// single job takes long on a disk that is slow and healthy.
     pub async fn purge_quarantine(&self, now_unix_ms: u64, retention: Duration) -> Purged {
         let mut total = Purged::default();
         for volume in &self.volumes {
-            let job = move |volume: &Volume| volume.purge(now_unix_ms, retention);
-            if let Ok(purged) = self.run_on(volume.clone(), Lane::Free, "purge", WHOLE_CHUNK, job).await {
-                total.files += purged.files;
-                total.kept += purged.kept;
+            let list = move |volume: &Volume| volume.due(now_unix_ms, retention);
+            let listed = self.run_on(volume.clone(), Lane::Free, "purge", WHOLE_CHUNK, list).await;
+            let Ok((due, kept)) = listed else { continue };
+            total.kept += kept;
+            for names in due.chunks(PURGE_BATCH) {
+                let (names, count) = (names.to_vec(), names.len() as u64);
+                let purge = move |volume: &Volume| volume.purge(&names);
+                if self.run_on(volume.clone(), Lane::Free, "purge", WHOLE_CHUNK, purge).await.is_err() {
+                    break;
+                }
+                total.files += count;
             }
         }
         total
@@ -397,23 +414,38 @@ impl ChunkStore {
         volume.check()
     }
 
-    /// Runs on every healthy disk; succeeds if all that are healthy afterwards, and at least one, have done it.
-    async fn on_healthy<F>(&self, operation: &'static str, job: F) -> Result<(), Error>
+    /// Runs on every healthy disk; succeeds if at least one has done it and, where all are needed, all that are healthy afterwards.
+    async fn on_healthy<F>(&self, operation: &'static str, needed: Needed, job: F) -> Result<(), Error>
     where
         F: Fn(&Volume) -> Result<(), Error> + Clone + Send + 'static,
     {
         let runs = self.volumes.iter().map(|volume| self.run_on(volume.clone(), Lane::Free, operation, 1, job.clone()));
         let results = futures::future::join_all(runs).await;
-        let mut done = 0;
+        let (mut done, mut refusal) = (0, None);
         for (volume, result) in self.volumes.iter().zip(results) {
             match result {
                 Ok(()) => done += 1,
-                Err(error) if volume.check().is_ok() => return Err(error),
+                Err(error) if volume.check().is_ok() => refusal = refusal.or(Some(error)),
                 Err(_) => {}
             }
         }
-        if done == 0 { Err(Error::NoDisk) } else { Ok(()) }
+        match refusal {
+            Some(error) if done == 0 || needed == Needed::All => Err(error),
+            Some(error) => {
+                tracing::info!(operation, %error, "a disk refuses, another one has it");
+                Ok(())
+            }
+            None if done == 0 => Err(Error::NoDisk),
+            None => Ok(()),
+        }
     }
+}
+
+/// How many of the healthy disks have to take what is persisted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needed {
+    One,
+    All,
 }
 
 fn serves(replica: &Replica, version: ChunkVersion) -> Result<(), Error> {

@@ -1,6 +1,6 @@
 //! What a call on the store can answer instead of success. The service turns these into `chunk.v1.Status`.
 //!
-//! Split as the caller acts: *refused* (the request does not fit the replica: nothing was done), *later* (`NotYet`, `Dirty`),
+//! Split as the caller acts: *refused* (the request does not fit the replica: nothing was done), *later* (`NotYet`, `NotNow`, `Dirty`),
 //! *this replica is bad* (`Corrupt`, `ReadFailed`), *this disk is gone* (`DiskFailed`, `Hung`).
 
 use std::io;
@@ -28,6 +28,9 @@ pub enum Error {
     /// R1: written here, not yet acknowledged by the servers behind; ask the tail. → `NOT_YET`
     #[error("block {block} of chunk {chunk} is not acknowledged by the whole chain yet")]
     NotYet { chunk: ChunkId, block: u32 },
+    /// The server is short of what the system has to give, of file descriptors above all; disk and replica are as they were. → `NOT_YET`
+    #[error("disk {disk} cannot be used just now: {reason}")]
+    NotNow { disk: String, reason: String },
     /// The bytes at rest do not match their checksum. They are never returned. → `CORRUPT`
     #[error("block {block} of chunk {chunk} is damaged on disk {disk}")]
     Corrupt { chunk: ChunkId, block: u32, disk: String },

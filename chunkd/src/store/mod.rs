@@ -57,3 +57,4 @@ mod write;
 pub use chunk_store::{ChunkStore, OpenOptions};
 pub use error::{Error, OpenError};
 pub use request::*;
+pub(crate) use volume::OPEN_CHUNKS;

@@ -115,7 +115,7 @@ impl Volume {
         }
         // M17: the next leader has to know it too, and so does the next start.
         let noted = self.journal.vanished(replica.chunk, prepare.version, prepare.old_grant);
-        noted.map_err(self.broken("writing the journal"))?;
+        noted.map_err(self.broken_journal())?;
         self.create(replica, state, header)?;
         (state.dirty, state.doubt, state.verified) = (true, Doubt::Vanished, true);
         replica.publish(state);
@@ -164,6 +164,9 @@ impl Volume {
         self.make_room()?;
         let mut state = replica.state.lock();
         let open = self.begin_step(replica, &mut state, version)?;
+        if data.is_some() && open.table.get(block) == Block::Hole {
+            self.fill(u64::from(BLOCK_BYTES))?;
+        }
         let result = match data {
             Some(data) => {
                 open.table.set(block, Block::Written(crc::crc(data)));
@@ -300,7 +303,7 @@ impl Volume {
         }
         replica.in_flight.lock().clear(self.next_epoch());
         replica.publish(&state);
-        self.journal.close(chunk).map_err(self.broken("writing the journal"))
+        self.journal.close(chunk).map_err(self.broken_journal())
     }
 
     /// The whole table as it is in memory, holes punched, and the incomplete header once more.

@@ -16,6 +16,9 @@ use super::format::journal::Doubt;
 use super::open_chunk::OpenChunk;
 use super::request::{ForwardTicket, ReplicaInfo};
 
+/// What became of a sync that has not failed its disk: done, or why not now.
+pub(crate) type Synced = Result<(), String>;
+
 pub(crate) struct Replica {
     pub(crate) chunk: ChunkId,
     pub(crate) gate: Mutex<()>,
@@ -28,7 +31,7 @@ pub(crate) struct Replica {
     pub(crate) last_write_ms: AtomicU64,
     pub(crate) last_used: AtomicU64,
     /// Callers of a sync that is queued and has not begun.
-    pub(crate) sync_waiters: Mutex<Option<Vec<oneshot::Sender<()>>>>,
+    pub(crate) sync_waiters: Mutex<Option<Vec<oneshot::Sender<Synced>>>>,
 }
 
 pub(crate) struct ReplicaState {

@@ -9,7 +9,6 @@ use caribou_proto::ids::ChunkVersion;
 use super::Error;
 use super::layout;
 use super::replica::Replica;
-use super::request::Purged;
 use super::volume::Volume;
 
 impl Volume {
@@ -47,20 +46,31 @@ impl Volume {
         Ok(())
     }
 
-    /// Unlinks what a Delete put into the quarantine longer than `retention` ago.
-    pub(crate) fn purge(&self, now_unix_ms: u64, retention: Duration) -> Result<Purged, Error> {
+    /// What a Delete put into the quarantine longer than `retention` ago, and how many other files are there.
+    pub(crate) fn due(&self, now_unix_ms: u64, retention: Duration) -> Result<(Vec<String>, u64), Error> {
         self.check()?;
-        let broken = || self.broken("purging the quarantine");
-        let mut purged = Purged { files: 0, kept: self.disk.list(layout::FOUND).map_err(broken())?.len() as u64 };
-        for name in self.disk.list(layout::DELETED).map_err(broken())? {
-            let age_ms = layout::deleted_at_ms(&name).map(|at| now_unix_ms.saturating_sub(at));
-            if age_ms.is_some_and(|age| u128::from(age) >= retention.as_millis()) {
-                self.disk.unlink(&format!("{}/{name}", layout::DELETED)).map_err(broken())?;
-                purged.files += 1;
-            } else {
-                purged.kept += 1;
+        let broken = || self.broken("listing the quarantine");
+        let found = self.disk.list(layout::FOUND).map_err(broken())?.len();
+        let mut due = self.disk.list(layout::DELETED).map_err(broken())?;
+        let deleted = due.len();
+        due.retain(|name| {
+            let age_ms = layout::deleted_at_ms(name).map(|at| now_unix_ms.saturating_sub(at));
+            age_ms.is_some_and(|age| u128::from(age) >= retention.as_millis())
+        });
+        let kept = (found + deleted - due.len()) as u64;
+        Ok((due, kept))
+    }
+
+    /// Unlinks files that are due.
+    pub(crate) fn purge(&self, names: &[String]) -> Result<(), Error> {
+        self.check()?;
+        for name in names {
+            match self.disk.unlink(&format!("{}/{name}", layout::DELETED)) {
+                // A person was faster.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(self.broken("purging the quarantine"))?,
             }
         }
-        Ok(purged)
+        Ok(())
     }
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use caribou_planted::{self as planted, Bug};
 use caribou_proto::ids::{ChunkId, GrantId, Incarnation};
 use parking_lot::{Mutex, RwLock};
+use rustix::io::Errno;
 
 use super::Error;
 use super::disk::{Disk, DiskFile, OpenMode, Space};
@@ -44,6 +45,8 @@ pub(crate) struct Volume {
     pub(crate) space: Mutex<Space>,
     /// Replicas made since `space` was looked at.
     pub(crate) placed: AtomicU64,
+    /// Bytes of blocks that were holes and are not, since then; changed under the lock of `space`.
+    pub(crate) filled: AtomicU64,
     /// As of the last tick (monotonic).
     pub(crate) now_ms: AtomicU64,
     open: Mutex<HashMap<ChunkId, Arc<Replica>>>,
@@ -81,6 +84,7 @@ impl Volume {
             tombstones: parts.tombstones,
             space: Mutex::new(parts.space),
             placed: AtomicU64::new(0),
+            filled: AtomicU64::new(0),
             now_ms: AtomicU64::new(0),
             open: Mutex::new(HashMap::new()),
             uses: AtomicU64::new(0),
@@ -128,22 +132,36 @@ impl Volume {
         }
     }
 
-    /// For a failed change of the disk: no space is the caller's matter, all else is the end of the disk.
+    /// For a failed change of the disk: no space is the caller's matter, and so is what the system lacks; all else is the end of the disk.
     pub(crate) fn broken(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
-        move |error| {
-            let disk = self.disk.path().to_owned();
-            if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-                return Error::NoSpace { disk };
-            }
-            let reason = format!("{operation}: {error}");
-            self.fail(reason.clone());
-            Error::DiskFailed { disk, reason }
+        move |error| if is_shortage(&error) { self.not_now(&error) } else { self.end(operation, &error) }
+    }
+
+    /// The same for the journal, which does not go on after a failure.
+    pub(crate) fn broken_journal(&self) -> impl FnOnce(io::Error) -> Error + '_ {
+        move |error| self.end("writing the journal", &error)
+    }
+
+    fn end(&self, operation: &'static str, error: &io::Error) -> Error {
+        let disk = self.disk.path().to_owned();
+        if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            return Error::NoSpace { disk };
         }
+        let reason = format!("{operation}: {error}");
+        self.fail(reason.clone());
+        Error::DiskFailed { disk, reason }
+    }
+
+    fn not_now(&self, error: &io::Error) -> Error {
+        Error::NotNow { disk: self.disk.path().into(), reason: error.to_string() }
     }
 
     /// For a failed read, which does not end the disk.
     pub(crate) fn unreadable(&self, chunk: ChunkId) -> impl FnOnce(io::Error) -> Error + '_ {
         move |source| {
+            if is_shortage(&source) {
+                return self.not_now(&source);
+            }
             self.suspect(chunk);
             Error::ReadFailed { chunk, disk: self.disk.path().into(), source }
         }
@@ -285,16 +303,23 @@ impl Volume {
         if !planted::is(Bug::ChunkSyncSkipped) {
             file.sync_data().map_err(self.broken_sync())?;
         }
-        if !named {
-            self.disk.sync_dir(&layout::shard_of(replica.chunk)).map_err(self.broken_sync())?;
-        }
+        let name_synced = if named { Ok(()) } else { self.sync_name(replica.chunk) };
         let mut state = replica.state.lock();
         if let Some(open) = state.open.as_mut() {
             open.end_sync();
         }
+        // V3: without its name the replica counts as un-synced.
+        name_synced?;
         state.named = true;
         replica.end_sync(covered);
         Ok(())
+    }
+
+    fn sync_name(&self, chunk: ChunkId) -> Result<(), Error> {
+        self.disk.sync_dir(&layout::shard_of(chunk)).map_err(|error| {
+            // The folder could not even be opened: no fsync has failed.
+            if lacks_descriptors(&error) { self.not_now(&error) } else { self.broken_sync()(error) }
+        })
     }
 
     /// W6: even "no space" is final when an fsync says it: what was acknowledged to the page cache may be gone.
@@ -335,6 +360,15 @@ impl Volume {
     pub(crate) fn journal(&self, chunk: ChunkId, header: &Header, grant: GrantId) -> Result<(), Error> {
         self.journal.ensure(chunk, header.version, grant).map_err(self.broken_sync())
     }
+}
+
+/// The call failed for lack of what others will give back; the disk has nothing to do with it.
+fn is_shortage(error: &io::Error) -> bool {
+    lacks_descriptors(error) || Errno::from_io_error(error) == Some(Errno::NOMEM)
+}
+
+fn lacks_descriptors(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 /// Moves a file into `quarantine/found`, durably, under a name that is not taken.

@@ -4,7 +4,9 @@ use super::cluster::*;
 use caribou_proto::chunk::v1::{
     BlockRange, CommandResult, Delete, Fetch, Fix, Prepare, Prepared, Status, WriteFragment, command,
 };
-use caribou_proto::ids::BLOCK_STATE_BYTES;
+use caribou_proto::ids::{BLOCK_STATE_BYTES, ChunkId, ChunkVersion};
+use futures::FutureExt;
+use tokio::sync::oneshot;
 
 pub(super) async fn try_prepare(cluster: &Cluster, member: usize, version: u64, join: bool) -> CommandResult {
     let body = command::Body::Prepare(Prepare { version, join, old_grant: GRANT });
@@ -18,8 +20,18 @@ pub(super) async fn prepare(cluster: &Cluster, member: usize, version: u64) -> P
 }
 
 pub(super) async fn try_fix(cluster: &Cluster, member: usize, version: u64, fetches: Vec<Fetch>) -> CommandResult {
+    begin_fix(cluster, member, version, fetches).await.await.expect("every command is answered")
+}
+
+/// Sends a Fix without waiting for its result.
+async fn begin_fix(
+    cluster: &Cluster,
+    member: usize,
+    version: u64,
+    fetches: Vec<Fetch>,
+) -> oneshot::Receiver<CommandResult> {
     let body = command::Body::Fix(Fix { version, fetches, cut_length: None, resum_damaged: false });
-    cluster.leader.command(cluster.nodes[member].id(), CHUNK, body).await
+    cluster.leader.send(cluster.nodes[member].id(), 1, CHUNK, body).await
 }
 
 pub(super) async fn fix(cluster: &Cluster, member: usize, version: u64, fetches: Vec<Fetch>) {
@@ -172,4 +184,119 @@ async fn a_deleted_replica_is_gone_and_does_not_come_back() {
     assert_eq!(cluster.read(0, 1, 0, 4).await.status(), Status::NoReplica);
     let late = writer.write(cluster.fragment(&[0], 2, 0, b"late")).await;
     assert_eq!(late.status(), Status::NoReplica, "ADR 0001.9: {}", late.detail);
+}
+
+/// Whether a copy that goes on has come past a block. A disk in memory answers at once.
+fn has_block(cluster: &Cluster, member: usize, version: u64, block: u32) -> bool {
+    let store = cluster.nodes[member].server.store();
+    let read = store.read_recovery(ChunkId(CHUNK), ChunkVersion(version), block, 1).now_or_never();
+    matches!(read, Some(Ok(read)) if read.written[0] == 1)
+}
+
+// P2, R2, M5: rounds are not on the wire, so a Prepare ends what the rounds before it have left at work.
+#[tokio::test(start_paused = true)]
+async fn a_fix_that_was_given_up_does_not_complete_a_later_round() {
+    let cluster = Cluster::start(3).await;
+    let (holders, target) = ([0, 2], 1);
+    let mut writer = cluster.writer(0);
+    writer.put(cluster.fragment(&holders, 1, 0, &pattern(131_072, 1))).await;
+    for member in holders {
+        prepare(&cluster, member, 2).await;
+        fix(&cluster, member, 2, Vec::new()).await;
+    }
+    assert_eq!(try_prepare(&cluster, target, 2, true).await.status(), Status::Ok);
+    // The first copy is past block 0, and slow.
+    cluster.net.block("chunk-3", true);
+    let fetches = vec![from(&cluster, 0, 2, 0, 1), from(&cluster, 2, 2, 1, 1)];
+    let first = begin_fix(&cluster, target, 2, fetches).await;
+    until("block 0 has been copied", || has_block(&cluster, target, 2, 0)).await;
+    // It is given up, and a writer changes block 0 of the others, at the same version.
+    let new = pattern(65_536, 2);
+    let mut writer = cluster.writer(2);
+    let fragment = cluster.fragment(&[2, 0], 2, 0, &new);
+    writer.put(WriteFragment { version: 2, grant: GRANT + 1, create: false, sync: true, ..fragment }).await;
+    // The next copy has not even begun when the first one could end.
+    cluster.net.block("chunk-1", true);
+    assert_eq!(try_prepare(&cluster, target, 2, true).await.status(), Status::Ok);
+    let second = begin_fix(&cluster, target, 2, vec![from(&cluster, 0, 2, 0, 2)]).await;
+    cluster.net.block("chunk-3", false);
+    let result = first.await.expect("answered");
+    assert_eq!(result.status(), Status::NotYet, "{}", result.detail);
+    cluster.net.block("chunk-1", false);
+    let result = second.await.expect("answered");
+    assert_eq!(result.status(), Status::Ok, "{}", result.detail);
+    let (source, copy) = (cluster.read(0, 2, 0, 131_072).await, cluster.read(target, 2, 0, 131_072).await);
+    assert_eq!((source.status(), copy.status()), (Status::Ok, Status::Ok), "{} {}", source.detail, copy.detail);
+    assert!(source.data[..65_536] == new && copy.data == source.data);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fix_that_waits_for_its_turn_is_ended_by_what_comes_after_it() {
+    let cluster = Cluster::start(1).await;
+    let mut writer = cluster.writer(0);
+    writer.put(cluster.fragment(&[0], 1, 0, b"data")).await;
+    prepare(&cluster, 0, 2).await;
+    let server = &cluster.nodes[0].server;
+    let delete = async |up_to_version| {
+        let body = command::Body::Delete(Delete { up_to_version });
+        cluster.leader.command(cluster.nodes[0].id(), CHUNK, body).await.status()
+    };
+    let turn = server.commands.hold_fixes().await;
+    let first = begin_fix(&cluster, 0, 2, Vec::new()).await;
+    assert_eq!(prepare(&cluster, 0, 2).await.had_version, 1, "nothing was completed");
+    assert_eq!(first.await.expect("answered").status(), Status::NotYet);
+    // A deletion of an older version does not mean this replica.
+    let second = begin_fix(&cluster, 0, 2, Vec::new()).await;
+    assert_eq!(delete(1).await, Status::WrongVersion);
+    drop(turn);
+    assert_eq!(second.await.expect("answered").status(), Status::Ok);
+    prepare(&cluster, 0, 3).await;
+    let _turn = server.commands.hold_fixes().await;
+    let third = begin_fix(&cluster, 0, 3, Vec::new()).await;
+    assert_eq!(delete(3).await, Status::Ok);
+    assert_eq!(third.await.expect("answered").status(), Status::NotYet);
+    assert_eq!(server.store().replica(ChunkId(CHUNK)), None);
+}
+
+// F2
+#[tokio::test(start_paused = true)]
+async fn the_same_fix_sent_twice_meets_itself() {
+    let cluster = torn().await;
+    prepare(&cluster, 0, 2).await;
+    prepare(&cluster, 1, 2).await;
+    fix(&cluster, 0, 2, Vec::new()).await;
+    cluster.net.block("chunk-1", true);
+    let fetches = vec![from(&cluster, 0, 2, 1, 16)];
+    let commands = || cluster.nodes[1].server.stats.snapshot().commands;
+    let before = commands();
+    let first = begin_fix(&cluster, 1, 2, fetches.clone()).await;
+    let second = begin_fix(&cluster, 1, 2, fetches).await;
+    until("both are at work", || commands() == before + 2).await;
+    cluster.net.block("chunk-1", false);
+    for result in [first, second] {
+        let result = result.await.expect("answered");
+        assert_eq!(result.status(), Status::Ok, "{}", result.detail);
+    }
+    assert_eq!(cluster.read(1, 2, 65_536, 10).await.data, pattern(10, 2));
+}
+
+// F2: the answer of the first one is lost with its stream.
+#[tokio::test(start_paused = true)]
+async fn a_fix_is_carried_out_when_it_comes_again_on_the_next_stream() {
+    let cluster = torn().await;
+    prepare(&cluster, 0, 2).await;
+    prepare(&cluster, 1, 2).await;
+    fix(&cluster, 0, 2, Vec::new()).await;
+    cluster.net.block("chunk-1", true);
+    let fetches = vec![from(&cluster, 0, 2, 1, 16)];
+    let commands = || cluster.nodes[1].server.stats.snapshot().commands;
+    let before = commands();
+    let _lost = begin_fix(&cluster, 1, 2, fetches.clone()).await;
+    until("it is at work", || commands() == before + 1).await;
+    let attached = cluster.leader.registrations().len();
+    cluster.net.cut("meta-1");
+    until("all are attached again", || cluster.leader.registrations().len() >= attached + 3).await;
+    cluster.net.block("chunk-1", false);
+    fix(&cluster, 1, 2, fetches).await;
+    assert_eq!(cluster.read(1, 2, 65_536, 10).await.data, pattern(10, 2));
 }

@@ -32,7 +32,7 @@ type Streams = HashMap<u32, (u64, WriteStream)>;
 
 enum Event {
     Granted { index: u32, result: Result<ReplyBody, Error> },
-    Waited { index: u32, stamp: u64, result: Result<ReplyBody, Error> },
+    Waited { index: u32, result: Result<ReplyBody, Error> },
     Acked { held: Held, epoch: u64, n: u64, result: Result<WriteAck, LinkError> },
     WriteEnded { id: u64, result: Result<ReplyBody, Error> },
     Ended { index: u32, grant: u64, result: Result<bool, Error> },
@@ -88,12 +88,18 @@ fn handle(inode: u64, state: &mut State, event: Event) {
             Ok(()) => state.write.acked(held.index, epoch, n),
             Err(suspects) => state.write.broke(held.index, epoch, suspects),
         },
-        Event::Granted { index, result: Ok(body) } => state.write.granted(index, body.grant.as_ref(), body.inline),
-        Event::Waited { index, stamp, result } => {
+        Event::Granted { index, result: Ok(body) } => {
+            // W9: before anything is sent, so that it is told with a length which this client did not know to be missing.
+            if let Some(attr) = &body.attr {
+                state.learn_content(attr.data_generation, attr.size);
+            }
+            state.write.granted(index, body.grant.as_ref(), body.inline);
+        }
+        Event::Waited { index, result } => {
             let place = result.as_ref().ok().and_then(|body| body.chunks.iter().find(|place| place.index == index));
             let clip = place.and_then(|place| place.clip);
             match result {
-                Ok(body) if stamp == state.stamp => drop(state.learn_content(&body)),
+                Ok(body) => drop(state.learn_content(body.data_generation, body.length)),
                 Err(error) if WriteState::verdict(&error) == Some(GiveUp::Inode) => give_up(inode, state, None, &error),
                 // The call that follows will say more.
                 _ => {}
@@ -223,9 +229,8 @@ fn start(inode: &Arc<Inode>, streams: &mut Streams, action: Action) -> BoxFuture
         .boxed(),
         Action::Wait { index, attempt } => async move {
             pause(attempt).await;
-            let stamp = inode.peek(|state| state.stamp);
             let op = QueryOp::WaitChunk(WaitChunk { inode: number, index, for_write: true });
-            Event::Waited { index, stamp, result: meta.query(own_caller(), op).await }
+            Event::Waited { index, result: meta.query(own_caller(), op).await }
         }
         .boxed(),
         Action::Report { held, suspects, attempt } => async move {

@@ -74,7 +74,7 @@ impl Files {
             }
             inode.peek(|state| state.revalidate(Instant::now()));
             if truncate {
-                attr = self.truncate_by_handle(caller, attr.inode).await?;
+                attr = self.truncate(caller, attr.inode, writer).await?;
             }
         }
         inode.overlay(&mut attr);
@@ -112,14 +112,15 @@ impl Files {
             }
         });
         if truncate {
-            attr = self.truncate_by_handle(caller, inode).await?;
+            attr = self.truncate(caller, inode, writer).await?;
         }
         found.overlay(&mut attr);
         Ok((attr, file))
     }
 
-    async fn truncate_by_handle(&self, caller: &Caller, inode: u64) -> Result<Attr, Error> {
-        self.setattr(caller, SetAttr { inode, size: Some(0), by_handle: true, ..SetAttr::default() }).await
+    /// Who opens a file to read it only has to have the right to write it (`by_handle`: that was looked at by the open).
+    async fn truncate(&self, caller: &Caller, inode: u64, by_handle: bool) -> Result<Attr, Error> {
+        self.setattr(caller, SetAttr { inode, size: Some(0), by_handle, ..SetAttr::default() }).await
     }
 
     /// Attributes with this client's own uncommitted writes laid over.

@@ -66,17 +66,42 @@ impl OpenFile {
         if offset.checked_add(data.len() as u64).is_none_or(|end| end > MAX_FILE_BYTES) {
             return Err(Error::Errno(libc::EFBIG));
         }
+        let room = self.reserve(&data).await?;
+        self.inode.insert(offset, data, room);
+        self.relieve();
+        Ok(())
+    }
+
+    /// Takes bytes into the buffer at the end of the file (O_APPEND), wherever other clients have moved it, and says where. Their appends of
+    /// the last second may be unknown here; no lock is taken.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub async fn append(&self, data: Bytes) -> Result<u64, Error> {
+        self.inode.check(&self.seen)?;
+        self.inode.ensure_length().await?;
+        let room = self.reserve(&data).await?;
+        let offset = self.inode.append(data, room, MAX_FILE_BYTES).ok_or(Error::Errno(libc::EFBIG))?;
+        self.relieve();
+        Ok(offset)
+    }
+
+    /// Room in the buffer, which whoever takes the bytes in settles.
+    async fn reserve(&self, data: &Bytes) -> Result<u64, Error> {
         let context = &self.inode.context;
         let cost = data.len() as u64 + EXTENT_OVERHEAD;
         if !context.budget.reserve(cost) {
             context.patiently("there was no room in the write buffer", self.wait_for_room(cost)).await?;
         }
-        self.inode.insert(offset, data, cost);
+        Ok(cost)
+    }
+
+    fn relieve(&self) {
+        let context = &self.inode.context;
         match context.budget.relief_due() {
             0 => {}
             bytes => context.relieve(bytes),
         }
-        Ok(())
     }
 
     async fn wait_for_room(&self, cost: u64) -> Result<(), Error> {

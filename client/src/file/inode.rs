@@ -155,6 +155,18 @@ impl Inode {
         });
     }
 
+    /// The same at the end of the file, as this client knows it; says where. `None`, and nothing is taken in, if it would end beyond `most`.
+    pub(crate) fn append(self: &Arc<Self>, data: Bytes, reserved: u64, most: u64) -> Option<u64> {
+        let mtime_ns = self.context.ports.clock.now_ns();
+        self.change(reserved, |state| {
+            let offset = state.write.size();
+            offset.checked_add(data.len() as u64).filter(|end| *end <= most)?;
+            state.ahead.clear();
+            state.write.insert(offset, data, mtime_ns, Instant::now());
+            Some(offset)
+        })
+    }
+
     /// Waits until `done`, or until an error of write-back that `seen` does not know (which then counts as told).
     pub(crate) async fn wait(&self, seen: &Mutex<Seen>, done: impl Fn(&State) -> bool) -> Result<(), Error> {
         self.wait_for(done, |state| state.sticky.check(&mut seen.lock())).await
@@ -251,6 +263,10 @@ impl State {
         if self.stamp != stamp || overtaken {
             return;
         }
+        if attr.data_generation > self.generation {
+            // Somebody else has changed it: what was read ahead and where it was may be of what there was before.
+            self.revalidate(Instant::now());
+        }
         self.learn_length(attr.size);
         self.generation = attr.data_generation;
         if !self.write.has_untold() {
@@ -290,11 +306,16 @@ impl State {
     }
 
     /// Length and generation as an answer says them together; false if this client knows of a newer content.
-    pub(crate) fn learn_content(&mut self, body: &ReplyBody) -> bool {
-        let fits = body.data_generation >= self.generation;
+    pub(crate) fn learn_content(&mut self, generation: u64, length: u64) -> bool {
+        let fits = generation >= self.generation;
+        if generation > self.generation {
+            // The answer itself may say where the new content is.
+            self.ahead.clear();
+            self.places.drop_before(Instant::now());
+        }
         if fits {
-            self.generation = body.data_generation;
-            self.learn_length(body.length);
+            self.generation = generation;
+            self.learn_length(length);
         }
         fits
     }

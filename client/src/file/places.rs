@@ -129,6 +129,11 @@ impl Places {
         self.known.retain(|_, known| known.asked_at >= asked_at);
     }
 
+    /// The same, but answers that are under way are kept when they come.
+    pub(crate) fn drop_before(&mut self, asked_at: Instant) {
+        self.known.retain(|_, known| known.asked_at >= asked_at);
+    }
+
     pub(crate) fn forget_from(&mut self, first: u32) {
         self.stamp += 1;
         self.known.split_off(&first);

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, Shared};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// The unit of read-ahead.
@@ -27,6 +28,14 @@ struct Block {
     owner: u64,
     at: Instant,
     _room: Room,
+    /// What drives the read. Without the block nobody waits for it, unless a reader has its own hold on it.
+    task: AbortHandle,
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 /// The blocks of one file.
@@ -51,8 +60,10 @@ impl Ahead {
         self.blocks.contains_key(&number)
     }
 
+    /// Starts the read of a block.
     pub(crate) fn put(&mut self, number: u64, len: u64, owner: u64, read: AheadRead, room: Room) {
-        self.blocks.insert(number, Block { read, len, owner, at: Instant::now(), _room: room });
+        let task = tokio::spawn(read.clone()).abort_handle();
+        self.blocks.insert(number, Block { read, len, owner, at: Instant::now(), _room: room, task });
     }
 
     /// A handle has moved on: drops what it has left behind.

@@ -25,7 +25,7 @@ use crate::{Error, errno};
 const LOCATE_COUNT: u32 = 16;
 /// How often a place is asked for again because the file was changed meanwhile.
 const MAX_ASKS: u32 = 4;
-/// A read at the end of the file believes a length no older than this.
+/// A read or an append at the end of the file believes a length no older than this.
 const LENGTH_LIFE: Duration = Duration::from_secs(1);
 /// Pause between attempts to read a chunk, doubled each time …
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -71,9 +71,8 @@ impl Inode {
     /// Reads; short only at the end of the file.
     pub(crate) async fn read(self: &Arc<Self>, offset: u64, len: u32) -> Result<Bytes, Error> {
         let end = offset.saturating_add(u64::from(len));
-        let doubtful = self.peek(|state| end > state.write.size() && Instant::now() >= state.length_at + LENGTH_LIFE);
-        if doubtful {
-            self.refresh_length().await?;
+        if self.peek(|state| end > state.write.size()) {
+            self.ensure_length().await?;
         }
         let pieces = self.peek(|state| {
             let (end, length) = (end.min(state.write.size()), state.write.length);
@@ -214,9 +213,17 @@ impl Inode {
         let (stamp, asked) = self.peek(|state| (state.stamp, state.places.asking()));
         let body = self.context.ports.meta.query(own_caller(), op).await?;
         Ok(self.change(0, |state| {
-            let fits = state.stamp == stamp && state.learn_content(&body);
+            let fits = state.stamp == stamp && state.learn_content(body.data_generation, body.length);
             (state.places.learn(index, &body, asked), fits)
         }))
+    }
+
+    /// Asks the leader for the length, unless it was heard of lately.
+    pub(crate) async fn ensure_length(self: &Arc<Self>) -> Result<(), Error> {
+        if self.peek(|state| Instant::now() >= state.length_at + LENGTH_LIFE) {
+            self.refresh_length().await?;
+        }
+        Ok(())
     }
 
     /// Asks the leader for the length.
@@ -250,8 +257,7 @@ impl Inode {
                 let Some(room) = self.context.ahead.take(len) else { return };
                 let (inode, index, within) = (self.clone(), (start / CHUNK_BYTES) as u32, (start % CHUNK_BYTES) as u32);
                 let read = async move { inode.read_chunk(index, within, len as u32).await.ok() }.boxed().shared();
-                state.ahead.put(number, len, owner, read.clone(), room);
-                tokio::spawn(read);
+                state.ahead.put(number, len, owner, read, room);
             }
         });
     }

@@ -62,6 +62,8 @@ pub(crate) struct WriteChunk {
     keepers: Option<(u64, Vec<Holder>)>,
     /// Chunk and version at which nothing may be sent any more (W4).
     spoilt: Option<(u64, u64)>,
+    /// Bytes were sent at that version which were never synced, whatever has become of them here (W7).
+    unsynced: bool,
     last_sent: u64,
     last_synced: u64,
     next_n: u64,
@@ -100,6 +102,7 @@ impl WriteChunk {
             suspects: Vec::new(),
             keepers: None,
             spoilt: None,
+            unsynced: false,
             last_sent: 0,
             last_synced: 0,
             next_n: 1,

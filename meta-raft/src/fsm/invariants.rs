@@ -181,8 +181,8 @@ fn totals(tables: &dyn Tables, tree: &Tree) -> Result<(), Fatal> {
     }
     let (count, counted) = (tree.inodes.len() as u64, meta::counter(tables, Counter::Inodes)?);
     ensure(count == counted, || format!("{count} inodes, counted {counted}"))?;
-    let bytes: u64 = tree.inodes.values().filter(|i| i.kind == Kind::Regular).map(|i| i.size).sum();
-    let counted = meta::counter(tables, Counter::Bytes)?;
+    let lengths = tree.inodes.values().filter(|inode| inode.kind == Kind::Regular).map(|inode| u128::from(inode.size));
+    let (bytes, counted): (u128, _) = (lengths.sum(), u128::from(meta::counter(tables, Counter::Bytes)?));
     ensure(bytes == counted, || format!("{bytes} bytes in files, counted {counted}"))
 }
 

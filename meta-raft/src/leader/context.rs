@@ -37,6 +37,8 @@ pub(crate) enum Why {
     /// Nobody: the effects tell what came of it.
     Hint,
     ServerDown(ServerId, Incarnation),
+    /// So many Intents that nobody has asked for.
+    StartIntents(usize),
     /// A version is raised before the next round of a recovery.
     Raise(ChunkId),
     Ready {

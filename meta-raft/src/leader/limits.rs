@@ -25,7 +25,8 @@ pub(crate) const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows that one scan step reads.
 pub(crate) const PAGE: usize = 256;
 
-/// Chunks that are recovered at once.
+/// Chunks that are recovered at once. Where an intact copy serves readers and nobody waits, no more than these are put under Intents: until its
+/// recovery is over, a chunk is neither read nor written.
 pub(crate) const RECOVERIES: usize = 32;
 /// A recovery that waits for a silent holder makes room for others after this …
 pub(crate) const PARK_AFTER: Duration = Duration::from_secs(2);
@@ -35,7 +36,7 @@ pub(crate) const PARKED: Duration = Duration::from_secs(1);
 pub(crate) const RETRY: Duration = Duration::from_millis(200);
 /// V6: what a replacement may hold up a Ready.
 pub(crate) const JOIN_LIMIT: Duration = Duration::from_secs(2);
-/// Dirty chunks of one registration that are put under Intents in one record.
+/// Dirty chunks of one server that are looked at in one tick.
 pub(crate) const DIRTY_BATCH: usize = 256;
 
 /// W8: a recall unanswered for this long ends the grant.

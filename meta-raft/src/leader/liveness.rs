@@ -1,7 +1,8 @@
 //! Chunk servers that come and go: leases for those that have been told everything, `ServerDown` for those that are silent (F2, ADR 7), the
 //! chunks that came back dirty (V3), and the candidates for placement.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 
 use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation, ServerId};
 use tokio::time::Instant;
@@ -14,7 +15,8 @@ use super::placement::Candidate;
 use super::recovery::Recovery;
 use crate::fsm::command::{Command, IntentKind, RegisterServer, StartIntent};
 use crate::fsm::error::Fatal;
-use crate::fsm::tables::{chunks, servers};
+use crate::fsm::tables::chunks::{self, Chunk, Replica};
+use crate::fsm::tables::servers;
 
 #[derive(Default)]
 pub(crate) struct Liveness {
@@ -22,23 +24,37 @@ pub(crate) struct Liveness {
     gated: BTreeMap<ServerId, u64>,
     downing: BTreeSet<(ServerId, Incarnation)>,
     /// Chunks that a server has told to be dirty, until a Ready has named it anew.
-    dirty: BTreeMap<ServerId, VecDeque<Dirty>>,
+    dirty: BTreeMap<ServerId, Dirty>,
     /// When a server's room was last committed.
     room_committed: HashMap<ServerId, Instant>,
     next_placement: Option<Instant>,
 }
 
+/// What one server has told to be dirty.
 struct Dirty {
-    chunk: ChunkId,
-    /// The chunk's version when this was first looked at.
-    version: Option<ChunkVersion>,
+    /// With the version that each had when it was first looked at.
+    chunks: BTreeMap<ChunkId, Option<ChunkVersion>>,
+    /// Whose turn it was last; `None`: the next turn is that of the first.
+    last: Option<ChunkId>,
+}
+
+impl Dirty {
+    /// Those to look at in this tick: all have their turn, again and again.
+    fn turn(&mut self) -> Vec<ChunkId> {
+        let after = self.last.map_or(Bound::Unbounded, Bound::Excluded);
+        let rest = self.chunks.range::<ChunkId, _>((after, Bound::Unbounded)).map(|(chunk, _)| *chunk);
+        let turn: Vec<ChunkId> = rest.take(limits::DIRTY_BATCH).collect();
+        self.last = turn.last().copied().filter(|_| turn.len() == limits::DIRTY_BATCH);
+        turn
+    }
 }
 
 impl Liveness {
     pub(crate) fn attached(&mut self, cx: &mut Cx<'_>, server: ServerId, stream: u64, dirty: Vec<ChunkId>) {
         cx.shared.leases.shut(server);
         self.gated.insert(server, stream);
-        self.dirty.insert(server, dirty.into_iter().map(|chunk| Dirty { chunk, version: None }).collect());
+        let chunks = dirty.into_iter().map(|chunk| (chunk, None)).collect();
+        self.dirty.insert(server, Dirty { chunks, last: None });
         self.next_placement = None;
     }
 
@@ -53,8 +69,8 @@ impl Liveness {
         self.next_placement = None;
     }
 
-    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recovery: &Recovery) -> Result<(), Fatal> {
-        self.start_intents(cx)?;
+    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recovery: &mut Recovery) -> Result<(), Fatal> {
+        self.start_intents(cx, recovery)?;
         self.open_gates(cx, garbage, recovery);
         for server in cx.links.overdue(cx.now) {
             tracing::warn!(%server, "the control stream of a chunk server is silent; it is closed");
@@ -66,31 +82,48 @@ impl Liveness {
 
     /// V3: what was in the dirty journal at an unclean start is recovered before it is served again. A record may be refused, and a recovery
     /// that was under way may name the server as it was before: it is looked at again until a Ready has named this incarnation.
-    fn start_intents(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
-        for (server, dirty) in &mut self.dirty {
-            let Some(incarnation) = cx.links.get(*server).map(|link| link.incarnation) else { continue };
-            let mut commands = Vec::new();
-            for _ in 0..dirty.len().min(limits::DIRTY_BATCH) {
-                let Some(Dirty { chunk, version }) = dirty.pop_front() else { break };
-                let Some(row) = chunks::get(cx.tables, chunk)? else { continue };
-                let Some(replica) = row.replica(*server) else { continue };
-                let first = version.unwrap_or(row.version);
-                if row.version > first && replica.incarnation == incarnation {
-                    continue;
-                }
-                dirty.push_back(Dirty { chunk, version: Some(first) });
-                if row.intent.is_none() {
+    ///
+    /// The dirty copy refuses readers by itself, an Intent would keep them from the other one as well: few at a time, except where somebody
+    /// has to wait anyway, a writer, or readers that nobody serves.
+    fn start_intents(&mut self, cx: &mut Cx<'_>, recovery: &mut Recovery) -> Result<(), Fatal> {
+        for server in self.dirty.keys().copied().collect::<Vec<_>>() {
+            let Some(incarnation) = cx.links.get(server).map(|link| link.incarnation) else { continue };
+            let turn = self.dirty.get_mut(&server).map(Dirty::turn).unwrap_or_default();
+            let mut starts = Vec::new();
+            for chunk in turn {
+                let Some(row) = self.still_dirty(cx, Replica { server, incarnation }, chunk)? else { continue };
+                let is_waited_for = row.grant.is_some() || !self.is_served(cx, server, &row, chunk);
+                if row.intent.is_none() && (is_waited_for || starts.len() < recovery.room()) {
                     let grant = row.grant.map(|g| g.id);
-                    let start = StartIntent { chunk, version: row.version, grant, kind: IntentKind::Recover };
-                    commands.push(Command::StartIntent(start));
+                    starts.push(StartIntent { chunk, version: row.version, grant, kind: IntentKind::Recover });
                 }
             }
-            if !commands.is_empty() {
-                cx.propose(Why::Hint, commands);
-            }
+            recovery.start(cx, starts);
         }
-        self.dirty.retain(|_, dirty| !dirty.is_empty());
+        self.dirty.retain(|_, dirty| !dirty.chunks.is_empty());
         Ok(())
+    }
+
+    /// The chunk, unless this holder has nothing of it to recover any more.
+    fn still_dirty(&mut self, cx: &Cx<'_>, holder: Replica, chunk: ChunkId) -> Result<Option<Chunk>, Fatal> {
+        let Some(dirty) = self.dirty.get_mut(&holder.server) else { return Ok(None) };
+        let Some(row) = chunks::get(cx.tables, chunk)?.filter(|row| row.replica(holder.server).is_some()) else {
+            dirty.chunks.remove(&chunk);
+            return Ok(None);
+        };
+        let first = *dirty.chunks.entry(chunk).or_default().get_or_insert(row.version);
+        if row.version > first && row.replicas.contains(&holder) {
+            dirty.chunks.remove(&chunk);
+            return Ok(None);
+        }
+        Ok(Some(row))
+    }
+
+    /// Whether another holder may have a lease, and has not told the chunk to be dirty as well.
+    fn is_served(&self, cx: &Cx<'_>, server: ServerId, row: &Chunk, chunk: ChunkId) -> bool {
+        let in_doubt = |other: ServerId| self.dirty.get(&other).is_some_and(|dirty| dirty.chunks.contains_key(&chunk));
+        let mut others = row.replicas.iter().map(|replica| replica.server).filter(|other| *other != server);
+        others.any(|other| !cx.is_silent(other) && !in_doubt(other))
     }
 
     /// A server may answer reads once it has been told what it may not serve any more.

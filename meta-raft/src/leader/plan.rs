@@ -91,13 +91,13 @@ pub(crate) struct Fix {
 pub(crate) struct Plan {
     /// In the order of the members; those left out are missing.
     pub(crate) fixes: Vec<(ServerId, Fix)>,
-    /// The clean replica that everybody copies from; `None`: all were dirty, merged block by block.
+    /// The clean replica that everybody copies from; `None`: all were dirty, or a block had to be taken from a dirty one (W5).
     pub(crate) clean_source: Option<ServerId>,
     /// Every block is taken from a replica that has all it ever acknowledged (M16): holders that are missing cannot have more (M15).
     pub(crate) trusted: bool,
     /// It sums its damaged blocks as they are; the others' fetches come after its Fix.
     pub(crate) first: Option<ServerId>,
-    /// Blocks that no clean copy holds: these members cannot be made equal (they would turn damage into zeros).
+    /// Blocks that no copy holds: these members cannot be made equal (they would turn damage into zeros).
     pub(crate) left_out: Vec<ServerId>,
 }
 
@@ -108,7 +108,7 @@ enum Choice {
     As(usize),
     /// V2: no copy holds: this member's, summed as it is.
     Resum(usize),
-    /// Damaged on every clean copy: it stays so, readers get EIO.
+    /// Damaged on every clean copy, and no other holds it: it stays so, readers get EIO.
     Lost,
 }
 
@@ -120,14 +120,18 @@ pub(crate) fn plan(members: &[Member], cut: u32) -> Option<Plan> {
         Some(p) => (0..blocks).map(|b| from_clean(members, p, b)).collect(),
         None => merge(members, blocks)?,
     };
-    let whole = |c: &Choice| matches!(c, Choice::As(m) if members[*m].standing == Standing::SameBoot);
+    let of = |c: &Choice, standing: Standing| matches!(c, Choice::As(m) if members[*m].standing == standing);
+    let lent = |c: &Choice| of(c, Standing::SameBoot) || of(c, Standing::Dirty);
+    // W5: what a dirty copy has may be older than what its writer was told.
+    let source = clean.filter(|_| !choices.iter().any(lent));
+    let whole = |c: &Choice| of(c, Standing::Clean) || of(c, Standing::SameBoot);
     // V5: a folder put back within the same boot shows a lower grant than its peers.
     let newest = |lead: usize| members.iter().all(|m| m.last_grant <= members[lead].last_grant);
-    let trusted = clean.is_some() || choices.iter().all(whole) && same_boot(members).is_some_and(newest);
+    let trusted = source.is_some() || choices.iter().all(whole) && same_boot(members).is_some_and(newest);
     let resummed = choices.iter().find_map(|c| if let Choice::Resum(m) = c { Some(*m) } else { None });
     let mut plan = Plan {
         fixes: Vec::new(),
-        clean_source: clean.map(|p| members[p].server),
+        clean_source: source.map(|p| members[p].server),
         trusted,
         first: resummed.map(|m| members[m].server),
         left_out: Vec::new(),
@@ -161,13 +165,20 @@ fn best(members: &[Member], standing: Standing) -> Option<usize> {
     those.max_by_key(|(number, m)| (m.stayed, m.last_grant, std::cmp::Reverse(*number))).map(|(number, _)| number)
 }
 
-/// A clean replica's blocks and holes are the truth; where its disk has damaged a block, another clean replica's copy.
+/// A clean replica's blocks and holes are the truth; where its disk has damaged a block, another copy that holds: a clean one's first, then one
+/// of the same boot, then any, which has at least what was synced (P1).
 fn from_clean(members: &[Member], primary: usize, block: u32) -> Choice {
     if !members[primary].block(block).damaged() {
         return Choice::As(primary);
     }
-    let other = members.iter().position(|m| m.standing == Standing::Clean && m.block(block).holds());
+    let best_first = [Standing::Clean, Standing::SameBoot, Standing::Dirty];
+    let other = best_first.into_iter().find_map(|standing| holding(members, standing, block));
     other.map_or(Choice::Lost, Choice::As)
+}
+
+/// The first of this standing whose copy of a block holds.
+fn holding(members: &[Member], standing: Standing, block: u32) -> Option<usize> {
+    members.iter().position(|m| m.standing == standing && m.block(block).holds())
 }
 
 /// V2: all are dirty. M16: what one that was dirtied in the same boot has, hole or written, is what was acknowledged, whatever came back on
@@ -175,12 +186,11 @@ fn from_clean(members: &[Member], primary: usize, block: u32) -> Choice {
 /// at least what was synced (P1).
 fn merge(members: &[Member], blocks: u32) -> Option<Vec<Choice>> {
     let Some(lead) = same_boot(members) else { return merge_earlier(members, blocks) };
-    let holding = |b: u32, standing| members.iter().position(|m| m.standing == standing && m.block(b).holds());
     let choose = |b: u32| {
         if !members[lead].block(b).damaged() {
             return Choice::As(lead);
         }
-        let other = holding(b, Standing::SameBoot).or_else(|| holding(b, Standing::Dirty));
+        let other = holding(members, Standing::SameBoot, b).or_else(|| holding(members, Standing::Dirty, b));
         other.map_or(Choice::Resum(lead), Choice::As)
     };
     Some((0..blocks).map(choose).collect())

@@ -17,8 +17,9 @@ use caribou_proto::chunk::v1::CommandResult;
 use caribou_proto::ids::{ChunkId, ServerId};
 use tokio::time::Instant;
 
-use super::context::Cx;
+use super::context::{Cx, Why};
 use super::limits;
+use crate::fsm::command::{Command, StartIntent};
 use crate::fsm::error::Fatal;
 use crate::fsm::reply::Reply;
 use crate::fsm::tables::chunks;
@@ -32,6 +33,10 @@ pub(crate) struct Recovery {
     active: BTreeMap<ChunkId, Drive>,
     /// They begin again at the time given, or when a server comes back.
     parked: BTreeMap<ChunkId, Instant>,
+    /// Those of all these whose last round found that what they need is not there: they hold nobody back.
+    stuck: HashSet<ChunkId>,
+    /// Intents that nobody has asked for, proposed and not applied yet.
+    starting: usize,
     last_round: u64,
     /// Where the scan of all Intents is; `None`: it is done.
     scan: Option<Option<ChunkId>>,
@@ -96,6 +101,7 @@ impl Recovery {
 
     /// A server has attached: what waited for it may go on.
     pub(crate) fn server_attached(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
+        self.stuck.clear();
         self.unpark(self.parked.keys().copied().collect());
         for chunk in self.active.keys().copied().collect::<Vec<_>>() {
             self.advance(cx, chunk)?;
@@ -113,13 +119,41 @@ impl Recovery {
         self.queue.len() + self.active.len() + self.parked.len()
     }
 
+    /// Chunks that are out of reach until their recovery has got on, those whose Intent is on its way included; not those that are stuck.
+    pub(crate) fn under_way(&self) -> usize {
+        self.starting + self.len().saturating_sub(self.stuck.len())
+    }
+
+    /// How many Intents may be started that nobody waits for.
+    pub(crate) fn room(&self) -> usize {
+        limits::RECOVERIES.saturating_sub(self.under_way())
+    }
+
+    /// Starts Intents that nobody has asked for.
+    pub(crate) fn start(&mut self, cx: &mut Cx<'_>, intents: Vec<StartIntent>) {
+        if intents.is_empty() {
+            return;
+        }
+        self.starting += intents.len();
+        let why = Why::StartIntents(intents.len());
+        cx.propose(why, intents.into_iter().map(Command::StartIntent).collect());
+    }
+
+    /// Their records have been applied or refused; what has come of them was told before.
+    pub(crate) fn started(&mut self, count: usize) {
+        self.starting = self.starting.saturating_sub(count);
+    }
+
     fn start_next(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
         while self.active.len() < limits::RECOVERIES
             && let Some(chunk) = self.queue.pop_front()
         {
             self.queued.remove(&chunk);
             self.last_round += 1;
-            let Some(drive) = Drive::start(cx, chunk, self.last_round)? else { continue };
+            let Some(drive) = Drive::start(cx, chunk, self.last_round)? else {
+                self.stuck.remove(&chunk);
+                continue;
+            };
             self.active.insert(chunk, drive);
             self.advance(cx, chunk)?;
         }
@@ -160,6 +194,7 @@ impl Recovery {
     ) -> Result<(), Fatal> {
         if self.active.get(&chunk).is_some_and(|d| d.round == round) {
             self.active.remove(&chunk);
+            self.stuck.remove(&chunk);
             if *reply != Reply::Done {
                 tracing::info!(%chunk, ?reply, "a Ready was refused; looking again");
                 self.parked.insert(chunk, cx.now + limits::RETRY);
@@ -179,10 +214,16 @@ impl Recovery {
             Step::Stay => return Ok(()),
             Step::Drop => {
                 self.active.remove(&chunk);
+                self.stuck.remove(&chunk);
             }
             Step::Park(pause) => {
                 self.active.remove(&chunk);
                 self.parked.insert(chunk, cx.now + pause);
+            }
+            Step::Stuck => {
+                self.active.remove(&chunk);
+                self.parked.insert(chunk, cx.now + limits::PARKED);
+                self.stuck.insert(chunk);
             }
             Step::Advance => return self.advance(cx, chunk),
         }

@@ -2,7 +2,8 @@
 //!
 //! Candidates are told by effects and found by scans: a new leader's first, and of the chunks of servers that are down for longer than a
 //! restart takes. What cannot be copied at the same version (a holder that is down is still named; a leftover of an earlier copy has completed
-//! it; no source is in the named incarnation) goes through an Intent, whose recovery joins a replacement (V1, V6).
+//! it; no source is in the named incarnation) goes through an Intent, whose recovery joins a replacement (V1, V6); few chunks at a time, since
+//! until it is over they are out of reach, although a copy is up.
 
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use super::context::{Cx, Why};
 use super::garbage::Collector;
 use super::limits;
 use super::links::Purpose;
+use super::recovery::Recovery;
 use crate::fsm::command::{Command, IntentKind, RepairDone, StartIntent};
 use crate::fsm::error::Fatal;
 use crate::fsm::reply::Reply;
@@ -38,8 +40,8 @@ pub(crate) struct Repair {
     scan: Option<Option<ChunkId>>,
     next_scan: Instant,
     last_round: u64,
-    /// Grants that may be ended in this tick: a writer is not to wait in a queue.
-    ends_left: usize,
+    /// Chunks that need an Intent and wait until fewer are in recovery.
+    crowded: BTreeSet<ChunkId>,
 }
 
 struct Down {
@@ -86,7 +88,7 @@ impl Repair {
             scan: Some(None),
             next_scan: now + limits::REPAIR_SCAN,
             last_round: 0,
-            ends_left: 0,
+            crowded: BTreeSet::new(),
         }
     }
 
@@ -98,29 +100,31 @@ impl Repair {
     pub(crate) fn below_goal(&mut self, chunk: ChunkId) {
         if self.queue.len() < limits::REPAIR_QUEUE && !self.active.contains_key(&chunk) {
             self.retry.remove(&chunk);
+            self.crowded.remove(&chunk);
             self.queue.insert(chunk);
         }
     }
 
     /// Chunks that are known to be below their goal.
     pub(crate) fn len(&self) -> usize {
-        self.queue.len() + self.retry.len() + self.active.len()
+        self.queue.len() + self.retry.len() + self.active.len() + self.crowded.len()
     }
 
-    /// `recoveries`: that are at work or wait.
-    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recoveries: usize) -> Result<(), Fatal> {
-        self.ends_left = limits::RECOVERIES.saturating_sub(recoveries);
+    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recovery: &mut Recovery) -> Result<(), Fatal> {
         self.watch_servers(cx)?;
         self.scan_step(cx)?;
         let due: Vec<ChunkId> = self.retry.iter().filter(|(_, at)| **at <= cx.now).map(|(c, _)| *c).collect();
         for chunk in due {
             self.below_goal(chunk);
         }
+        for _ in 0..recovery.room() {
+            self.queue.extend(self.crowded.pop_first());
+        }
         cx.shared.held_back.lock().retain(|_, until| *until > cx.now);
         while self.active.len() < limits::REPAIRS
             && let Some(chunk) = self.queue.pop_first()
         {
-            self.start(cx, garbage, chunk)?;
+            self.start(cx, garbage, recovery, chunk)?;
         }
         Ok(())
     }
@@ -135,7 +139,7 @@ impl Repair {
         self.down.retain(|server, _| down.contains(server));
         for (server, state) in &mut self.down {
             let Some(after) = state.scan.filter(|_| cx.now >= state.since + limits::REPAIR_DELAY) else { continue };
-            if self.queue.len() + limits::PAGE > limits::REPAIR_QUEUE {
+            if self.queue.len() + self.crowded.len() + limits::PAGE > limits::REPAIR_QUEUE {
                 continue;
             }
             let page = server_chunks::page(cx.tables, *server, after, limits::PAGE)?;
@@ -163,14 +167,22 @@ impl Repair {
         Ok(())
     }
 
-    fn start(&mut self, cx: &mut Cx<'_>, garbage: &Collector, chunk: ChunkId) -> Result<(), Fatal> {
-        match self.need(cx, garbage, chunk)? {
+    fn start(
+        &mut self,
+        cx: &mut Cx<'_>,
+        garbage: &Collector,
+        recovery: &mut Recovery,
+        chunk: ChunkId,
+    ) -> Result<(), Fatal> {
+        match self.need(cx, garbage, recovery, chunk)? {
             Need::Nothing => {
                 self.refusals.remove(&chunk);
                 self.granted.remove(&chunk);
             }
             Need::Later => self.later(cx, chunk),
-            Need::Intent(version, grant) => self.recover(cx, chunk, version, grant),
+            Need::Intent(version, grant) => {
+                self.recover(cx, recovery, StartIntent { chunk, version, grant, kind: IntentKind::Recover });
+            }
             Need::Copy(copy) => {
                 let prepare = Prepare { version: copy.version.0, join: true, old_grant: copy.last_grant.0 };
                 let purpose = Purpose::Repair { chunk, round: copy.round };
@@ -189,13 +201,19 @@ impl Repair {
         self.retry.insert(chunk, cx.now + limits::REPAIR_RETRY);
     }
 
-    fn recover(&mut self, cx: &mut Cx<'_>, chunk: ChunkId, version: ChunkVersion, grant: Option<GrantId>) {
-        let start = StartIntent { chunk, version, grant, kind: IntentKind::Recover };
-        cx.propose(Why::Hint, vec![Command::StartIntent(start)]);
+    /// Few at a time: those that wait are read meanwhile, and decided anew when it is their turn.
+    fn recover(&mut self, cx: &mut Cx<'_>, recovery: &mut Recovery, start: StartIntent) {
+        let chunk = start.chunk;
         self.later(cx, chunk);
+        if recovery.room() > 0 {
+            recovery.start(cx, vec![start]);
+        } else if self.crowded.len() < limits::REPAIR_QUEUE {
+            self.retry.remove(&chunk);
+            self.crowded.insert(chunk);
+        }
     }
 
-    fn need(&mut self, cx: &Cx<'_>, garbage: &Collector, chunk: ChunkId) -> Result<Need, Fatal> {
+    fn need(&mut self, cx: &Cx<'_>, garbage: &Collector, recovery: &Recovery, chunk: ChunkId) -> Result<Need, Fatal> {
         let Some(row) = chunks::get(cx.tables, chunk)? else { return Ok(Need::Nothing) };
         let goal = classes::get(cx.tables, row.class)?.goal();
         if row.new {
@@ -213,7 +231,8 @@ impl Repair {
         let except: Vec<ServerId> = row.replicas.iter().map(|r| r.server).collect();
         let target = cx.shared.placement.lock().next(1, &except).first().copied();
         if let Some(grant) = &row.grant {
-            return Ok(self.beside_grant(cx, chunk, &row, grant.id, target.is_some()));
+            let is_room = target.is_some() && recovery.room() > 0;
+            return Ok(self.beside_grant(cx, chunk, &row, grant.id, is_room));
         }
         self.granted.remove(&chunk);
         // M9: a server that was named for this version must not get it again as a copy, so it is left out by a Ready (V1, V6).
@@ -247,11 +266,10 @@ impl Repair {
     fn beside_grant(&mut self, cx: &Cx<'_>, chunk: ChunkId, row: &Chunk, grant: GrantId, is_room: bool) -> Need {
         let new = || Granted { since: cx.now, patience: limits::WRITER_PATIENCE };
         let granted = self.granted.entry(chunk).or_insert_with(new);
-        if !is_room || self.ends_left == 0 || cx.now < granted.since + granted.patience {
+        if !is_room || cx.now < granted.since + granted.patience {
             return Need::Later;
         }
         *granted = Granted { since: cx.now, patience: (granted.patience * 2).min(limits::REPAIR_SCAN) };
-        self.ends_left -= 1;
         tracing::info!(%chunk, %grant, "the writer of a chunk below its goal does not let go of it; its grant ends for a copy");
         Need::Intent(row.version, Some(grant))
     }
@@ -259,6 +277,7 @@ impl Repair {
     pub(crate) fn result(
         &mut self,
         cx: &mut Cx<'_>,
+        recovery: &mut Recovery,
         (chunk, round): (ChunkId, u64),
         result: CommandResult,
     ) -> Result<(), Fatal> {
@@ -273,8 +292,8 @@ impl Repair {
                 let prepared = result.prepared.unwrap_or_default();
                 if prepared.found && prepared.had_version >= copy.version.0 {
                     // What is there at this version is not known to be what is meant, and does not change under it.
-                    let version = copy.version;
-                    self.recover(cx, chunk, version, None);
+                    let (version, kind) = (copy.version, IntentKind::Recover);
+                    self.recover(cx, recovery, StartIntent { chunk, version, grant: None, kind });
                     return Ok(());
                 }
                 copy.incarnation = Some(Incarnation(prepared.incarnation));

@@ -175,7 +175,7 @@ impl Leading {
             loops.recovery.tick(cx)?;
             loops.recalls.tick(cx)?;
             loops.sessions.tick(cx)?;
-            loops.repair.tick(cx, loops.garbage, loops.recovery.len())?;
+            loops.repair.tick(cx, loops.garbage, loops.recovery)?;
             loops.garbage.tick(cx)?;
             loops.inventories.tick(cx)
         })
@@ -205,7 +205,7 @@ impl Leading {
                     return Ok(());
                 }
                 loops.liveness.room(cx, server, room)?;
-                let about = (&*loops.inventories, loops.recovery.len());
+                let about = (&*loops.inventories, loops.recovery.under_way());
                 loops.losses.heartbeat(cx, about, server, &lost)
             }),
             Event::Result { server, stream, result } => self.with(|loops, cx| {
@@ -297,7 +297,7 @@ impl Loops<'_> {
     ) -> Result<(), Fatal> {
         match purpose {
             Purpose::Recovery { chunk, round } => self.recovery.result(cx, (chunk, round), server, result),
-            Purpose::Repair { chunk, round } => self.repair.result(cx, (chunk, round), result),
+            Purpose::Repair { chunk, round } => self.repair.result(cx, self.recovery, (chunk, round), result),
             Purpose::Delete { chunk, version } => {
                 let ok = result.status() == caribou_proto::chunk::v1::Status::Ok;
                 self.garbage.deleted(server, chunk, version, ok);
@@ -310,6 +310,7 @@ impl Loops<'_> {
         let reply = replies.first().cloned().unwrap_or(Reply::Refused("no reply"));
         match why {
             Why::Hint | Why::Raise(_) => {}
+            Why::StartIntents(count) => self.recovery.started(count),
             Why::ServerDown(server, incarnation) => self.liveness.downed(server, Incarnation(incarnation.0)),
             Why::Ready { chunk, round } => self.recovery.committed(cx, chunk, round, &reply)?,
             Why::AddIdle(sessions) => cx.shared.seen.finish(&sessions),

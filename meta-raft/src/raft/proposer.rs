@@ -104,23 +104,11 @@ impl Proposer {
     }
 }
 
-/// About how many bytes a command takes in the log.
+/// At least as many bytes as a command takes in the log: nothing else bounds an entry.
 fn estimate(command: &Command) -> usize {
     COMMAND_BYTES
         + match command {
-            Command::Client(c) => {
-                4 * c.caller.groups.len()
-                    + match &c.op {
-                        ClientOp::SetXattr { name, value, .. } => name.len() + value.len(),
-                        ClientOp::Symlink { name, target, .. } => name.len() + target.len(),
-                        ClientOp::Rename(r) => r.name.len() + r.new_name.len(),
-                        ClientOp::WriteEnd(w) => estimate_write(w),
-                        ClientOp::WriteAndSet(w) => estimate_write(&w.write) + 256,
-                        ClientOp::EndGrants { chunks } => 64 * chunks.len(),
-                        ClientOp::Create(c) => c.name.len() + 8 * c.placement.len(),
-                        _ => 256,
-                    }
-            }
+            Command::Client(c) => 4 * c.caller.groups.len() + estimate_client(&c.op),
             Command::OpenSession { name, .. } => name.len(),
             Command::AddIdle { sessions } => 16 * sessions.len(),
             Command::PurgeOrphans { inodes } => 10 * inodes.len(),
@@ -129,6 +117,27 @@ fn estimate(command: &Command) -> usize {
             Command::Ready(r) => 32 * r.holders.len(),
             _ => 0,
         }
+}
+
+fn estimate_client(op: &ClientOp) -> usize {
+    match op {
+        ClientOp::Create(c) => c.name.len() + 10 * c.placement.len(),
+        ClientOp::Mkdir { name, .. }
+        | ClientOp::Mknod { name, .. }
+        | ClientOp::Link { name, .. }
+        | ClientOp::Unlink { name, .. }
+        | ClientOp::Rmdir { name, .. }
+        | ClientOp::RemoveXattr { name, .. } => name.len(),
+        ClientOp::Symlink { name, target, .. } => name.len() + target.len(),
+        ClientOp::Rename(r) => r.name.len() + r.new_name.len(),
+        ClientOp::SetXattr { name, value, .. } => name.len() + value.len(),
+        ClientOp::SetAttr(_) => 128,
+        ClientOp::TakeGrant(t) => 10 * t.placement.len(),
+        ClientOp::WriteEnd(w) => estimate_write(w),
+        ClientOp::WriteAndSet(w) => estimate_write(&w.write) + 256,
+        ClientOp::EndGrants { chunks } => 64 * chunks.len(),
+        ClientOp::ReportBroken(r) => 10 * r.suspects.len(),
+    }
 }
 
 fn estimate_write(write: &WriteEnd) -> usize {
@@ -297,7 +306,44 @@ async fn finish(
 
 #[cfg(test)]
 mod tests {
+    use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId, InodeId, Seq, ServerId, SessionId};
+
     use super::*;
+    use crate::fsm::command::{Caller, ClientCommand, ReportBroken, TakeGrant};
+    use crate::raft::codec;
+
+    #[test]
+    fn no_command_is_longer_than_its_estimate() {
+        let name = || vec![b'n'; 5000];
+        let (parent, inode) = (InodeId(u64::MAX), InodeId(u64::MAX));
+        let servers = || vec![ServerId(u64::MAX); 600];
+        let named = [
+            ClientOp::Mkdir { parent, name: name(), mode: u32::MAX },
+            ClientOp::Link { inode, parent, name: name() },
+            ClientOp::Unlink { parent, name: name() },
+            ClientOp::Rmdir { parent, name: name() },
+            ClientOp::RemoveXattr { inode, name: name() },
+            ClientOp::Symlink { parent, name: name(), target: name() },
+            ClientOp::SetXattr { inode, name: name(), value: name(), create: true, replace: true },
+            ClientOp::TakeGrant(TakeGrant { inode, index: u32::MAX, placement: servers() }),
+            ClientOp::ReportBroken(ReportBroken {
+                inode,
+                index: u32::MAX,
+                chunk: ChunkId(u64::MAX),
+                version: ChunkVersion(u64::MAX),
+                grant: GrantId(u64::MAX),
+                suspects: servers(),
+            }),
+        ];
+        for op in named {
+            let caller = Caller { uid: u32::MAX, gid: u32::MAX, groups: vec![] };
+            let (session, seq) = (SessionId(u64::MAX), Seq(u64::MAX));
+            let command = Command::Client(ClientCommand { session, seq, acked_below: seq, caller, op });
+            let (estimated, commands) = (estimate(&command), vec![command]);
+            let bytes = codec::command::encode(Entry { feature_level: 1, time_ns: i64::MAX, commands }).len();
+            assert!(estimated >= bytes, "{estimated} instead of {bytes}");
+        }
+    }
 
     #[test]
     fn times_rise_whatever_the_clock_says() {

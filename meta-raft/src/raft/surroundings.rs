@@ -74,11 +74,50 @@ impl Blocking {
         }
     }
 
+    /// Drops something whose end may wait for a disk, without waiting for it. Within a runtime only.
+    pub(crate) fn let_go<T: Send + 'static>(&self, value: T) {
+        match self {
+            Self::Threads => drop(tokio::task::spawn_blocking(move || drop(value))),
+            Self::Inline { .. } => drop(value),
+        }
+    }
+
     /// Does brief work on this very thread of a runtime with several.
     pub(crate) fn here<T>(&self, work: impl FnOnce() -> T) -> T {
         match self {
             Self::Threads => tokio::task::block_in_place(work),
             Self::Inline { .. } => work(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, ThreadId};
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// Tells on which thread it ends.
+    struct Last(Option<oneshot::Sender<ThreadId>>);
+
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let told = self.0.take().map(|end| end.send(thread::current().id()));
+            assert!(told.is_some_and(|sent| sent.is_ok()));
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_wait_for_a_disk_ends_where_that_holds_up_nobody() {
+        let own = thread::current().id();
+        let (end, ended) = oneshot::channel();
+        Blocking::Threads.let_go(Last(Some(end)));
+        assert_ne!(ended.await.unwrap(), own);
+        // A simulation has one thread, and stays in order.
+        let (end, mut ended) = oneshot::channel();
+        Blocking::Inline { sync_time: Arc::new(|| Duration::ZERO) }.let_go(Last(Some(end)));
+        assert_eq!(ended.try_recv().unwrap(), own);
     }
 }

@@ -11,7 +11,7 @@ use super::wire;
 use super::wire::reply::Extras;
 use crate::fsm::command::{ClientCommand, Command};
 use crate::fsm::read;
-use crate::fsm::reply::{Body, ClientReply, GrantState, Outcome, Reply};
+use crate::fsm::reply::{Body, ClientReply, GrantReply, GrantState, Outcome, Reply};
 use crate::fsm::tables::classes::DEFAULT_CLASS;
 use crate::leader::{CreateTicket, LeaderHandle};
 use crate::raft::ProposeError;
@@ -39,8 +39,8 @@ struct Asked {
     /// The directories that it names.
     directories: Vec<InodeId>,
     create: Option<Creating>,
-    /// The file whose first chunk it asks for.
-    first_chunk_of: Option<InodeId>,
+    /// The chunk that it asks for.
+    chunk: Option<(InodeId, u32)>,
 }
 
 /// What `apply` said to one of them, and the inodes of which the answer is to bring more.
@@ -48,6 +48,8 @@ struct Answered {
     seq: u64,
     reply: ClientReply,
     directories: Vec<InodeId>,
+    /// The file of a chunk that was granted.
+    file: Option<InodeId>,
     /// I3.
     inline: Option<InodeId>,
 }
@@ -76,13 +78,13 @@ pub(super) async fn enqueue(
         let create = is_create.then(|| Creating::begin(call.leading.clone()));
         let told = operation(&request).filter(|_| call.want_directories);
         let directories = told.map(directories).unwrap_or_default();
-        let first_chunk_of = match operation(&request) {
-            Some(mutation::Op::TakeGrant(take)) if take.index == 0 => Some(InodeId(take.inode)),
+        let chunk = match operation(&request) {
+            Some(mutation::Op::TakeGrant(take)) => Some((InodeId(take.inode), take.index)),
             _ => None,
         };
         match command(call, request) {
             Ok(command) => {
-                asked.push(Asked { seq, directories, create, first_chunk_of });
+                asked.push(Asked { seq, directories, create, chunk });
                 commands.push(command);
             }
             Err(error) => goodbye = Some(error),
@@ -135,7 +137,7 @@ impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
         let replies = self.replies.await?;
         let mut answers = Vec::with_capacity(replies.len());
         // S7: all claims before the first reply leaves; a client that does not read must not hold them back.
-        for (Asked { seq, directories, create, first_chunk_of }, reply) in self.asked.into_iter().zip(replies) {
+        for (Asked { seq, directories, create, chunk }, reply) in self.asked.into_iter().zip(replies) {
             let reply = client_reply(reply)?;
             if let ClientReply { outcome: Outcome::Executed, result: Ok(Body { attr: Some(attr), .. }), .. } = &reply
                 && let Some(create) = create
@@ -143,8 +145,10 @@ impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
                 create.opened(call.session, attr.inode);
             }
             let directories = if reply.result.is_ok() { directories } else { Vec::new() };
-            let inline = first_chunk_of.filter(|_| is_new_chunk(&reply));
-            answers.push(Answered { seq, reply, directories, inline });
+            let granted = granted(&reply).zip(chunk);
+            let file = granted.map(|(_, (inode, _))| inode);
+            let inline = granted.filter(|(grant, (_, index))| grant.create && *index == 0).map(|(_, (inode, _))| inode);
+            answers.push(Answered { seq, directories, file, inline, reply });
         }
         // One view for all: what each of them changed is in it. Told once, with the last reply of those that changed it.
         let mut told = Vec::new();
@@ -152,7 +156,7 @@ impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
             directories.retain(|inode| !told.contains(inode));
             told.extend_from_slice(directories);
         }
-        let looks = !told.is_empty() || answers.iter().any(|answer| answer.inline.is_some());
+        let looks = !told.is_empty() || answers.iter().any(|answer| answer.file.is_some());
         let view = looks.then(|| call.node.raft().view());
         let attr = |inode: InodeId| read::getattr(view.as_ref()?, inode).ok().map(|attr| wire::reply::attr(&attr));
         // I3: as they are after the grant. They change no more while it lives.
@@ -160,10 +164,10 @@ impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
             Some(view) => read::chunks::inline_data(view, inode).map_err(|fatal| stop(&call.node, &fatal)),
             None => Ok(None),
         };
-        for Answered { seq, reply, directories, inline } in answers {
+        for Answered { seq, reply, directories, file, inline } in answers {
             let directories = directories.into_iter().filter_map(attr).collect();
             let inline = inline.map_or(Ok(None), inline_data)?;
-            call.answer(seq, reply, Extras { directories, inline }).await;
+            call.answer(seq, reply, Extras { directories, inline, file: file.and_then(attr) }).await;
         }
         for answer in along {
             call.send(server_message::Body::Answer(answer)).await;
@@ -172,10 +176,10 @@ impl<F: Future<Output = Result<Vec<Reply>, ProposeError>>> Burst<F> {
     }
 }
 
-/// Whether it is the grant of a new chunk.
-fn is_new_chunk(reply: &ClientReply) -> bool {
+/// The grant that it gives, if it gives one.
+fn granted(reply: &ClientReply) -> Option<&GrantReply> {
     let grant = reply.result.as_ref().ok().and_then(|body| body.grant.as_ref());
-    grant.is_some_and(|grant| grant.state == GrantState::Granted && grant.create)
+    grant.filter(|grant| grant.state == GrantState::Granted)
 }
 
 /// What `apply` says to a client's command.

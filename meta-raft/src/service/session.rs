@@ -38,6 +38,8 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const HELD_BACK_POLL: Duration = Duration::from_millis(10);
 /// How long a greeting waits for an election before it is redirected; longer than an election takes.
 const ELECTION_PATIENCE: Duration = Duration::from_millis(400);
+/// How long a growth waits for the recovery of a chunk in its way.
+const GROWTH_PATIENCE: Duration = Duration::from_secs(1);
 /// Brief questions that need the disk and share a task: few enough that they do not wait for each other's blocks for long.
 const TOGETHER: usize = 16;
 /// Longest name of a client, in bytes.
@@ -169,6 +171,8 @@ async fn greet(
             inline_limit: node.inline_limit(),
         })
     } else {
+        // S4, S7: it may have ended before this term. What is answered on this stream, a create's stored reply for one, claims nothing.
+        leading.claims(|claims| claims.session_ended(session));
         server_message::Body::SessionExpired(SessionExpired {})
     };
     send(outbox, body).await;
@@ -407,13 +411,15 @@ impl Call {
         Ok(())
     }
 
-    /// M13: no record grows a file over a chunk with an open Intent. The wait is before the proposal, so it stalls no window.
+    /// M13: no record grows a file over a chunk with an open Intent. It is waited for here, so that few requests have to be made again; but not for
+    /// long: until it is answered, a request holds its session's window up (S2), and a recovery may wait for a server that is away for hours.
     async fn wait_until_it_may_grow(&self, inode: InodeId, length: u64) -> Result<(), Goodbye> {
         let in_the_way = || {
             let found = read::chunks::growth_waits_for(&self.node.raft().view(), inode, length);
             found.map_err(|fatal| stop(&self.node, &fatal))
         };
         let term_over = self.leading.ended();
+        let until = tokio::time::Instant::now() + GROWTH_PATIENCE;
         while let Some(chunk) = in_the_way()? {
             let waiting = self.node.waiters.on(chunk);
             let mut changed = std::pin::pin!(waiting.notify.notified());
@@ -425,6 +431,8 @@ impl Call {
             tokio::select! {
                 () = changed => {}
                 () = term_over.cancelled() => return Err(Goodbye::Redirect),
+                // `apply` says EAGAIN, and the client asks again.
+                () = tokio::time::sleep_until(until) => break,
             }
         }
         Ok(())

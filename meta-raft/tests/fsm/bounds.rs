@@ -1,6 +1,7 @@
 //! Work per record is bounded: what is larger takes several records, and each of them leaves a state that is right.
 
-use caribou_meta_raft::fsm::command::Command;
+use caribou_meta_raft::fsm::command::{ClientOp, Command, Rename};
+use caribou_meta_raft::fsm::error::Errno;
 use caribou_meta_raft::fsm::read;
 use caribou_meta_raft::fsm::reply::Reply;
 use caribou_meta_raft::fsm::tables::meta::{Counter, counter};
@@ -114,4 +115,31 @@ fn a_large_directory_is_read_in_pages() {
         }
     }
     assert_eq!(names.len(), 10_000);
+}
+
+#[test]
+fn a_loop_is_looked_for_in_so_many_levels_only() {
+    const LEVELS: u64 = 4200;
+    let mut cluster = Cluster::new();
+    let mkdir = |parent, name: &str| ClientOp::Mkdir { parent, name: name.into(), mode: 0o755 };
+    let moved = cluster.run(mkdir(ROOT_INODE, "moved")).expect("made").attr.expect("attributes").inode;
+    // The inode of level `n` is that of `moved` and `n`.
+    let level = |n: u64| if n == 0 { ROOT_INODE } else { InodeId(moved.0 + n) };
+    for first in (0..LEVELS).step_by(600) {
+        cluster.acked_below = cluster.next_seq;
+        let deeper = (first..LEVELS.min(first + 600)).map(|n| cluster.request(mkdir(level(n), "d"))).collect();
+        cluster.apply(deeper);
+    }
+    assert_eq!(read::getattr(&cluster.tables, level(LEVELS)).expect("made").inode, level(LEVELS));
+    let mut rename = |from, to| {
+        let name = || b"moved".to_vec();
+        let (no_replace, exchange) = (false, false);
+        let rename =
+            Rename { parent: level(from), name: name(), new_parent: level(to), new_name: name(), no_replace, exchange };
+        cluster.acked_below = cluster.next_seq;
+        cluster.run(ClientOp::Rename(rename))
+    };
+    assert!(rename(0, 4000).is_ok());
+    assert_eq!(rename(4000, LEVELS), Err(Errno::NameTooLong));
+    assert!(rename(4000, 1).is_ok());
 }

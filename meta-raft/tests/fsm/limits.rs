@@ -1,10 +1,11 @@
 //! Limits of what is stored, and what a caller is told who meets them.
 
-use caribou_meta_raft::fsm::command::{ClientOp, Command};
+use caribou_meta_raft::fsm::command::{ClientOp, Command, Entry, SetAttr};
 use caribou_meta_raft::fsm::error::Errno;
 use caribou_meta_raft::fsm::read;
-use caribou_meta_raft::fsm::reply::{Body, Reply};
-use caribou_meta_raft::fsm::tables::sessions;
+use caribou_meta_raft::fsm::reply::{Body, ClientReply, Reply};
+use caribou_meta_raft::fsm::tables::meta::{Counter, counter};
+use caribou_meta_raft::fsm::tables::{Table, sessions};
 use caribou_proto::ids::{ROOT_INODE, SessionId};
 
 use crate::cluster::{Cluster, create, set_xattr};
@@ -55,4 +56,31 @@ fn a_session_name_is_cut_between_characters() {
     assert_eq!(cluster.one(open), Reply::SessionOpened { session: SessionId(2) });
     let session = sessions::get(&cluster.tables, SessionId(2)).expect("a get").expect("a session");
     assert_eq!(session.name, "ü".repeat(127));
+}
+
+/// Holes cost nothing, so anybody can make files whose lengths come to more than 64 bits: that is an answer, not the end of all nodes.
+#[test]
+fn lengths_that_no_total_can_hold_are_refused() {
+    let mut cluster = Cluster::new();
+    let file = cluster.run(create("f", &[])).expect("created").attr.expect("attributes").inode;
+    // As if other files had all but 50 bytes.
+    let format = cluster.tables.rows().find(|(table, ..)| *table == Table::Meta).expect("a row").2[0];
+    let total = [&[format, 0x80 | 0x4d][..], &[0xff; 8], &[1]].concat();
+    let rows = cluster.tables.rows().map(|(table, key, row)| (table, key.to_vec(), row.to_vec()));
+    let others = (Table::Meta, vec![Counter::Bytes as u8], total);
+    cluster.tables = rows.chain([others]).collect::<Vec<_>>().into_iter().collect();
+    assert_eq!(counter(&cluster.tables, Counter::Bytes), Ok(u64::MAX - 50));
+    let mut resize = |size| {
+        let command =
+            cluster.request(ClientOp::SetAttr(SetAttr { inode: file, size: Some(size), ..SetAttr::default() }));
+        cluster.time_ns += 1;
+        let entry = Entry { feature_level: 1, time_ns: cluster.time_ns, commands: vec![command] };
+        let replies = cluster.try_apply(&entry).expect("no broken invariant").replies;
+        let Reply::Client(ClientReply { result, .. }) = &replies[0] else { panic!("{replies:?}") };
+        result.clone().map(|body| body.attr.expect("attributes").size)
+    };
+    assert_eq!(resize(51), Err(Errno::NoSpace));
+    assert_eq!(resize(50), Ok(50));
+    assert_eq!(resize(51), Err(Errno::NoSpace));
+    assert_eq!(resize(0), Ok(0));
 }

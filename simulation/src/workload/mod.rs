@@ -2,6 +2,7 @@
 
 pub mod blocks;
 pub mod book;
+pub mod fights;
 pub mod names;
 pub mod registers;
 

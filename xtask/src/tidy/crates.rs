@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use super::{MEMBERS, root};
 
 /// Who may depend on whom; nothing else.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: [(&str, &[&str]); 12] = [
     ("proto", &[]),
     ("meta-raft", &["proto", "planted"]),
     ("chunkd", &["proto", "client", "planted"]),
     ("client", &["proto", "planted"]),
     ("fuse-client", &["client"]),
     ("cli", &["proto", "client"]),
-    ("chaos-tests", &["client", "cli"]),
+    ("histories", &["client"]),
+    ("chaos-tests", &["client", "cli", "histories"]),
     ("planted", &[]),
-    ("simulation", &["proto", "meta-raft", "chunkd", "client", "planted"]),
+    ("simulation", &["proto", "meta-raft", "chunkd", "client", "histories", "planted"]),
     ("bench", &["cli"]),
     ("xtask", &[]),
 ];

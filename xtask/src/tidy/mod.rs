@@ -14,13 +14,14 @@ fn root() -> PathBuf {
 }
 
 /// Members of the workspace, by folder.
-const MEMBERS: [&str; 11] = [
+const MEMBERS: [&str; 12] = [
     "proto",
     "meta-raft",
     "chunkd",
     "client",
     "fuse-client",
     "cli",
+    "histories",
     "chaos-tests",
     "simulation",
     "planted",

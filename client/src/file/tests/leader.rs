@@ -106,7 +106,8 @@ impl Inner {
                 let grant = self.take_grant(inode, index, world);
                 // I3
                 let inline = self.inline(inode).filter(|_| index == 0 && grant.create);
-                Ok(ReplyBody { grant: Some(grant), inline, ..ReplyBody::default() })
+                let attr = self.attr(inode).filter(|_| grant.state() == GrantState::Granted);
+                Ok(ReplyBody { attr, grant: Some(grant), inline, ..ReplyBody::default() })
             }
             Op::WriteEnd(end) => self.write_end(&end),
             Op::WriteAndSet(both) => {
@@ -324,6 +325,7 @@ impl Inner {
     /// W9; the cut itself is carried out at once.
     pub(super) fn setattr(&mut self, set: &SetAttr) -> Result<ReplyBody, Error> {
         self.count("setattr");
+        self.set_by_handle = set.by_handle;
         let file = self.file(set.inode)?;
         if let Some(mtime_ns) = set.mtime_ns {
             file.mtime_ns = mtime_ns;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use caribou_proto::chunk::v1::Status;
+use caribou_proto::meta::v1::Caller;
 
 use super::rig::{Rig, pattern, read_all};
 use crate::{ClientConfig, Error};
@@ -45,6 +46,23 @@ async fn a_corrupt_replica_is_never_returned() {
     each_server(&reader, |server| server.replicas.values_mut().for_each(|replica| replica.corrupt = true));
     let read = reader.open(inode).await.read(0, 1000).await;
     assert_eq!(read, Err(Error::Errno(libc::EIO)), "every replica is damaged");
+}
+
+// P2: new attributes and old bytes would stay together in the kernel's cache.
+#[tokio::test(start_paused = true)]
+async fn what_was_read_ahead_goes_when_the_file_shows_to_have_changed() {
+    const BLOCK: u64 = 1 << 20;
+    let (writer, reader, inode) = prepared(8 * BLOCK as usize).await;
+    let file = reader.open(inode).await;
+    for block in 0..2 {
+        file.read(block * BLOCK, BLOCK as u32).await.expect("reads");
+    }
+    let theirs = writer.open(inode).await;
+    theirs.write(2 * BLOCK, pattern(9, BLOCK as usize)).await.expect("writes");
+    theirs.sync(false).await.expect("syncs");
+    theirs.flush().await.expect("flushes");
+    reader.files.getattr(&Caller::default(), inode).await.expect("has attributes");
+    assert!(file.read(2 * BLOCK, BLOCK as u32).await.expect("reads") == pattern(9, BLOCK as usize));
 }
 
 #[tokio::test(start_paused = true)]
@@ -170,4 +188,23 @@ async fn another_clients_growth_is_seen() {
     again.flush().await.expect("flushes");
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(read_all(&file).await, [pattern(1, 1000), pattern(2, 500)].concat());
+}
+
+/// What was read ahead for a handle that is closed asks nobody any more.
+#[tokio::test(start_paused = true)]
+async fn reading_ahead_ends_with_its_reader() {
+    const BLOCK: u64 = 1 << 20;
+    let (_writer, reader, inode) = prepared(16 * BLOCK as usize).await;
+    let file = reader.open(inode).await;
+    for block in 0..2 {
+        file.read(block * BLOCK, BLOCK as u32).await.expect("reads");
+    }
+    each_server(&reader, |server| server.silent = true);
+    let next = tokio::time::timeout(Duration::from_secs(10), file.read(6 * BLOCK, BLOCK as u32)).await;
+    assert!(next.is_err(), "nobody answers");
+    file.release().await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let asked = reader.world.calls("wait_chunk");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(reader.world.calls("wait_chunk"), asked);
 }

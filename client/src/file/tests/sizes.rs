@@ -8,6 +8,7 @@ use caribou_proto::meta::v1::{Caller, Grant, GrantState, ReplyBody, SetAttr};
 use tokio::time::Instant;
 
 use super::rig::{READ_WRITE, Rig, assert_same, pattern, read_all};
+use crate::ClientConfig;
 use crate::file::action::Action;
 use crate::file::write_chunk::WriteChunk;
 use crate::file::write_state::{Planning, WriteState};
@@ -30,6 +31,73 @@ async fn a_cut_is_a_cut_for_the_buffer_too() {
     assert_eq!(read_all(&file).await, expected);
     file.sync(false).await.expect("syncs");
     assert_same(&rig.on_disk(file.inode()), &expected);
+}
+
+/// Another client sets the size.
+fn set_elsewhere(rig: &Rig, inode: u64, size: u64) {
+    let set = SetAttr { inode, size: Some(size), ..SetAttr::default() };
+    rig.world.inner.lock().setattr(&set).expect("sets the size");
+}
+
+// W9: this client takes the file for longer than it is, and no grant of its own was in the way of the cut.
+#[tokio::test(start_paused = true)]
+async fn what_is_written_after_a_cut_elsewhere_is_committed_with_its_length() {
+    for by_close in [false, true] {
+        let rig = Rig::new();
+        let file = rig.create().await;
+        let inode = file.inode();
+        file.write(0, pattern(1, 100_000)).await.expect("writes");
+        file.sync(false).await.expect("syncs");
+        rig.until("the grant is given back", |rig| rig.live_grants() == 0).await;
+        set_elsewhere(&rig, inode, 1000);
+        file.write(50_000, pattern(2, 100)).await.expect("writes");
+        if by_close {
+            file.flush().await.expect("flushes");
+        } else {
+            file.sync(false).await.expect("syncs");
+        }
+        assert_eq!(rig.length(inode), 50_100, "by close: {by_close}");
+        file.sync(false).await.expect("syncs");
+        let expected = [&pattern(1, 1000)[..], &[0; 49_000], &pattern(2, 100)].concat();
+        assert_same(&rig.on_disk(inode), &expected);
+        assert_same(&read_all(&file).await, &expected);
+    }
+}
+
+// O_APPEND: the end is where other clients have moved it.
+#[tokio::test(start_paused = true)]
+async fn an_append_follows_what_another_client_has_appended() {
+    for limit in [0, 16 << 10] {
+        let rig = Rig::with_inline(ClientConfig::default(), limit);
+        let file = rig.create().await;
+        file.write(0, pattern(1, 300)).await.expect("writes");
+        file.flush().await.expect("flushes");
+        rig.until("the grant is given back", |rig| rig.live_grants() == 0).await;
+        let other = Rig { world: rig.world.clone(), files: Rig::client(&rig.world, &ClientConfig::default()) };
+        let theirs = other.open(file.inode()).await;
+        assert_eq!(theirs.append(pattern(2, 50)).await, Ok(300));
+        theirs.sync(false).await.expect("syncs");
+        theirs.release().await;
+        rig.until("the grant is given back", |rig| rig.live_grants() == 0).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(file.append(pattern(3, 20)).await, Ok(350));
+        assert_eq!(file.append(pattern(4, 20)).await, Ok(370), "behind what is only buffered");
+        file.sync(false).await.expect("syncs");
+        let expected = [pattern(1, 300), pattern(2, 50), pattern(3, 20), pattern(4, 20)].concat();
+        assert_same(&rig.on_disk(file.inode()), &expected);
+        assert_eq!(file.append(pattern(1, 1)).await, Ok(390));
+    }
+}
+
+// Reading is no right to write: the leader is to look at the mode.
+#[tokio::test(start_paused = true)]
+async fn an_open_for_reading_that_truncates_needs_the_right_to_write() {
+    let rig = Rig::new();
+    let inode = rig.create().await.inode();
+    for (access, by_handle) in [(4, false), (READ_WRITE, true)] {
+        rig.files.open(&Caller::default(), inode, access, true).await.expect("opens");
+        assert_eq!(rig.world.inner.lock().set_by_handle, by_handle);
+    }
 }
 
 // M12: who has lost a grant waits for the chunk first, and is told then what others have cut off, so that nobody here reads it any more.

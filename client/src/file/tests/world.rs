@@ -53,6 +53,8 @@ pub(super) struct Inner {
     pub(super) syncs: u64,
     /// Every fragment was sent at a version at which its chunk had never broken (W4).
     pub(super) spoilt: BTreeSet<(u64, u64)>,
+    /// Of the last change of attributes.
+    pub(super) set_by_handle: bool,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -37,6 +37,7 @@ impl WriteChunk {
             self.keepers = Some((held.chunk, held.holders.to_vec()));
         }
         self.epoch += 1;
+        self.unsynced |= self.last_sent > self.last_synced;
         (self.base, self.base_owed) = (None, false);
         self.flights.clear();
         self.flying_bytes = 0;
@@ -61,7 +62,9 @@ impl WriteChunk {
         let spoilt = self.spoilt.is_some_and(|(chunk, version)| held.chunk == chunk && held.version <= version);
         let other_chunk = self.spoilt.is_some_and(|(chunk, _)| held.chunk != chunk);
         self.held = Some(held);
-        if spoilt && !self.buffer.is_empty() {
+        // W7: nor does it end as if all were synced, when a cut that the servers did not make has emptied the buffer.
+        let unsynced = std::mem::take(&mut self.unsynced);
+        if spoilt && (unsynced || !self.buffer.is_empty()) {
             self.attempt += 1;
             self.phase = Phase::Broken;
             return;

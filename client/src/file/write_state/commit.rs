@@ -104,7 +104,7 @@ impl WriteState {
         self.commit = Some(Commit { id, mtime_write: self.write, ..commit });
         // The newest write's time; what has been told already is told again, since 0 would mean "now".
         let mtime_ns = if self.mtime_ns == 0 { 1 } else { self.mtime_ns };
-        let length = if length > self.length { length } else { 0 };
+        // W9: told whatever this client takes the length for: another one may have cut the file.
         WriteEnd { inode: 0, length, mtime_ns, chunks, inline, data_generation }
     }
 
@@ -122,6 +122,7 @@ impl WriteState {
             self.is_chunked |= refused && (!is_late || self.refused >= MAX_REFUSED);
             self.inline_ended(refused, commit.mtime_write);
         }
+        let is_committed = commit.acked.iter().all(|(_, end)| *end <= body.length);
         for (told, (acked, end)) in commit.chunks.iter().zip(commit.acked) {
             let Some(chunk) = self.chunks.get_mut(&told.index) else { continue };
             if chunk.held.as_ref().is_none_or(|held| held.grant != told.grant) {
@@ -145,7 +146,7 @@ impl WriteState {
                 self.notes.push(Note::Placed(chunk.held.clone().expect("it was just compared")));
             }
         }
-        if body.lost.is_empty() {
+        if body.lost.is_empty() && is_committed {
             self.committed = self.committed.max(commit.covers);
             self.mtime_told = self.mtime_told.max(commit.mtime_write);
         }

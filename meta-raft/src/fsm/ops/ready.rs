@@ -19,7 +19,7 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, ready: &Ready) -> OpResult<Reply> {
     if edit.row.intent.as_ref().is_none_or(|i| i.version != ready.version) {
         return Ok(Reply::Refused("the Intent is another one"));
     }
-    if let Some(reason) = objection(op.txn, &edit.row, &ready.holders)? {
+    if let Some(reason) = objection(op.txn, &edit.row, ready)? {
         return Ok(Reply::Refused(reason));
     }
     let intent = edit.row.intent.take().expect("checked above");
@@ -52,7 +52,8 @@ fn source_stayed(ended: &Ended, holder: &ReadyHolder) -> bool {
     holder.clean_source && ended.holders.contains(&Replica { server: holder.server, incarnation: holder.incarnation })
 }
 
-fn objection(tables: &dyn Tables, row: &Chunk, holders: &[ReadyHolder]) -> Result<Option<&'static str>, Fatal> {
+fn objection(tables: &dyn Tables, row: &Chunk, ready: &Ready) -> Result<Option<&'static str>, Fatal> {
+    let holders = &ready.holders;
     let class = classes::get(tables, row.class)?;
     let distinct: BTreeSet<ServerId> = holders.iter().map(|h| h.server).collect();
     if distinct.len() != holders.len() || holders.is_empty() {
@@ -74,6 +75,10 @@ fn objection(tables: &dyn Tables, row: &Chunk, holders: &[ReadyHolder]) -> Resul
         let counts = holders.len() <= class.goal().max(row.replicas.len());
         if !counts || joined.clean_source || !servers::is_up_as(tables, joined.server, joined.incarnation)? {
             return Ok(Some("a replacement is not up, or one too many"));
+        }
+        // R3: it was found to have lost its copy, and its deletion at this very version may be under way.
+        if garbage::get(tables, joined.server, ready.chunk)?.is_some_and(|version| version >= ready.version) {
+            return Ok(Some("a replacement's copy is to be deleted"));
         }
     }
     Ok(None)

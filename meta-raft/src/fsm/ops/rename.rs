@@ -14,6 +14,9 @@ use crate::fsm::tables::dentries::{self, Dentry};
 use crate::fsm::tables::inodes::{self, Inode};
 use crate::fsm::tables::links::{self, Link};
 
+/// Levels that are looked through for a loop. A path that a program can name has half as many.
+const MAX_DEPTH: usize = 4096;
+
 /// An entry with its inode.
 type Entry = (Dentry, Inode);
 
@@ -87,15 +90,18 @@ fn check_loops(tables: &dyn Tables, args: &Rename, source: &Entry, target: Optio
     Ok(())
 }
 
-/// Whether a directory is `ancestor` or below it. As long as the path is deep.
-fn is_within(tables: &dyn Tables, mut directory: InodeId, ancestor: InodeId) -> Result<bool, Fatal> {
-    while directory != ancestor {
+/// Whether a directory is `ancestor` or below it. ENAMETOOLONG where nobody can say within so many steps: work per record is bounded.
+fn is_within(tables: &dyn Tables, mut directory: InodeId, ancestor: InodeId) -> OpResult<bool> {
+    for _ in 0..MAX_DEPTH {
+        if directory == ancestor {
+            return Ok(true);
+        }
         match links::parent(tables, directory)? {
             Some(parent) => directory = parent,
             None => return Ok(false),
         }
     }
-    Ok(true)
+    Err(Errno::NameTooLong.into())
 }
 
 fn check_access(

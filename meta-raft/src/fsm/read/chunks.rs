@@ -125,8 +125,10 @@ pub fn is_readable(tables: &dyn Tables, session: SessionId, inode: InodeId, inde
 pub fn growth_waits_for(tables: &dyn Tables, inode: InodeId, length: u64) -> Result<Option<ChunkId>, Fatal> {
     let Some(row) = inodes::get(tables, inode)?.filter(|row| length > row.size) else { return Ok(None) };
     // The chunk of the old end, and those beyond it: they are few, a cut discards them.
-    let index = u32::try_from(row.size / CHUNK_BYTES).unwrap_or(u32::MAX);
-    for (index, id) in file_chunks::page(tables, inode, index, usize::MAX)? {
+    let first = row.size / CHUNK_BYTES;
+    let within = usize::try_from(length.div_ceil(CHUNK_BYTES).saturating_sub(first)).unwrap_or(usize::MAX);
+    let first = u32::try_from(first).unwrap_or(u32::MAX);
+    for (index, id) in file_chunks::page(tables, inode, first, within)? {
         if u64::from(index) * CHUNK_BYTES >= length {
             break;
         }

@@ -188,15 +188,24 @@ pub(crate) fn next(txn: &mut Txn<'_>) -> Result<InodeId, Fatal> {
 pub(crate) fn remove(txn: &mut Txn<'_>, id: InodeId, mut inode: Inode) -> Result<(), Fatal> {
     assert!(id != ROOT_INODE, "the root folder is never removed");
     if inode.kind == Kind::Regular {
-        set_size(txn, &mut inode, 0)?;
+        resize(txn, &mut inode, 0)?;
     }
     meta::add(txn, Counter::Inodes, -1)?;
     txn.delete(Table::Inodes, key1(id.0));
     Ok(())
 }
 
-/// Changes a regular file's committed length, and the total with it; the caller puts the row.
-pub(crate) fn set_size(txn: &mut Txn<'_>, inode: &mut Inode, size: u64) -> Result<(), Fatal> {
+/// Changes a regular file's committed length, and the total with it; the caller puts the row. ENOSPC where the total has no room for it: holes
+/// cost nothing, so anybody can come to the end of its 64 bits.
+pub(crate) fn set_size(txn: &mut Txn<'_>, inode: &mut Inode, size: u64) -> OpResult<()> {
+    let grown = size.saturating_sub(inode.size);
+    if meta::counter(txn, Counter::Bytes)?.checked_add(grown).is_none() {
+        return Err(Errno::NoSpace.into());
+    }
+    Ok(resize(txn, inode, size)?)
+}
+
+fn resize(txn: &mut Txn<'_>, inode: &mut Inode, size: u64) -> Result<(), Fatal> {
     assert!(inode.kind == Kind::Regular, "only regular files have a length");
     meta::add(txn, Counter::Bytes, size as i64 - inode.size as i64)?;
     inode.size = size;

@@ -97,6 +97,8 @@ proptest! {
             let of = |standing| members.iter().filter(move |m| m.standing == standing).map(move |m| m.block(block));
             let clean: Vec<Block> = of(Standing::Clean).collect();
             let now = first[block as usize];
+            let held = members.iter().any(|m| m.standing != Standing::Missing && m.block(block).holds());
+            prop_assert!(!held || now.is_none_or(|(_, whole)| whole), "P1: damage is mended from any copy that holds");
             if let Some(block) = clean.first().filter(|b| b.holds() && clean.iter().all(|c| c == *b)) {
                 prop_assert_eq!(now, Some((block.crc, true)), "what all clean replicas had is kept");
             }
@@ -180,6 +182,34 @@ fn damage_on_every_clean_copy_is_not_turned_into_zeros() {
     let plan = plan(&[clean, joined], 2 * BLOCK_BYTES).unwrap();
     assert_eq!(plan.left_out, vec![ServerId(2)]);
     assert!(!plan.fixes[0].1.resum, "a clean replica's damage is never summed as it is");
+}
+
+// P1: its checksum holds, so it has at least what was synced; and left out, it would be deleted.
+#[test]
+fn what_has_rotted_on_every_clean_copy_is_mended_from_a_dirty_one() {
+    for standing in [Standing::SameBoot, Standing::Dirty] {
+        let rotten = member(1, Standing::Clean, &[Some((1, false)), Some((2, true))]);
+        let whole = member(2, standing, &[Some((1, true)), Some((2, true))]);
+        let plan = plan(&[rotten, whole], 2 * BLOCK_BYTES).unwrap();
+        assert!(plan.left_out.is_empty());
+        assert_eq!(plan.fixes[0].1.fetches, vec![(ServerId(2), vec![Range { first: 0, count: 1 }])]);
+        assert_eq!(plan.fixes[1].1, Fix::default());
+        assert_eq!(plan.clean_source, None, "W5: it has not stayed up, so readers wait for the resend");
+        assert_eq!(plan.trusted, standing == Standing::SameBoot, "M15: another holder may have a newer one");
+    }
+}
+
+#[test]
+fn damage_is_mended_from_the_best_copy() {
+    let rotten = member(1, Standing::Clean, &[Some((1, false)), Some((2, false)), Some((3, false))]);
+    let dirty = member(2, Standing::Dirty, &[Some((7, true)), Some((7, true)), Some((7, true))]);
+    let kept = member(3, Standing::SameBoot, &[Some((8, true)), Some((8, true)), None]);
+    let clean = member(4, Standing::Clean, &[Some((1, true)), Some((2, false)), Some((3, false))]);
+    let plan = plan(&[rotten, dirty, kept, clean], 3 * BLOCK_BYTES).unwrap();
+    let one = |first| vec![Range { first, count: 1 }];
+    let fetches = vec![(ServerId(4), one(0)), (ServerId(3), one(1)), (ServerId(2), one(2))];
+    assert_eq!(plan.fixes[0].1.fetches, fetches);
+    assert!(plan.left_out.is_empty() && plan.clean_source.is_none() && !plan.trusted);
 }
 
 #[test]

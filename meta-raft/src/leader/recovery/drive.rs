@@ -10,7 +10,7 @@ use tracing::{debug, error, warn};
 use crate::fsm::command::{Command, Ready, ReadyHolder, StartIntent};
 use crate::fsm::error::Fatal;
 use crate::fsm::tables::chunks::{self, Chunk, Intent, Replica};
-use crate::fsm::tables::classes;
+use crate::fsm::tables::{classes, garbage};
 use crate::leader::context::{Cx, Why};
 use crate::leader::limits;
 use crate::leader::links::Purpose;
@@ -36,6 +36,8 @@ pub(super) enum Step {
     Drop,
     /// Begin anew later.
     Park(Duration),
+    /// What it needs is not there, maybe for days: begin anew later, and hold nobody back until then.
+    Stuck,
 }
 
 enum Stage {
@@ -133,9 +135,8 @@ impl Drive {
         if !std::mem::replace(replacing, true) {
             let goal = classes::get(cx.tables, row.class)?.goal();
             let answered = self.members.iter().filter(|m| m.state == State::Answered).count();
-            let except: Vec<ServerId> = row.replicas.iter().map(|r| r.server).collect();
-            let found = cx.shared.placement.lock().next(goal.saturating_sub(answered), &except);
-            for server in found {
+            let except = row.replicas.iter().map(|r| r.server).collect();
+            for server in self.candidates(cx, goal.saturating_sub(answered), except)? {
                 let purpose = Purpose::Recovery { chunk: self.chunk, round: self.round };
                 let prepare = Prepare { version: self.version.0, join: true, old_grant: row.last_grant.0 };
                 if cx.send(server, self.chunk, Body::Prepare(prepare), purpose) {
@@ -150,6 +151,22 @@ impl Drive {
         Ok(self.members.iter().any(|m| !m.named && m.state == State::Asked))
     }
 
+    /// Servers for replacements. One that is still to delete its copy of this version, since it had lost it (R3), would delete the new one.
+    fn candidates(&self, cx: &Cx<'_>, wanted: usize, mut except: Vec<ServerId>) -> Result<Vec<ServerId>, Fatal> {
+        loop {
+            let found = cx.shared.placement.lock().next(wanted, &except);
+            let before = except.len();
+            for server in &found {
+                if garbage::get(cx.tables, *server, self.chunk)?.is_some_and(|version| version >= self.version) {
+                    except.push(*server);
+                }
+            }
+            if except.len() == before {
+                return Ok(found);
+            }
+        }
+    }
+
     /// All who can answer have answered.
     fn plan(&mut self, cx: &mut Cx<'_>, row: &Chunk, intent: &Intent) -> Result<Step, Fatal> {
         if let Some(step) = self.raise(cx, intent) {
@@ -159,13 +176,13 @@ impl Drive {
         let inputs: Vec<plan::Member> = answered.filter_map(|m| m.answer.as_ref()).map(|a| a.member.clone()).collect();
         let Some(plan) = plan::plan(&inputs, intent.cut) else {
             warn!(chunk = %self.chunk, "no holder has a replica of this chunk; waiting for the others");
-            return Ok(Step::Park(limits::PARKED));
+            return Ok(Step::Stuck);
         };
         let missing = |m: &&Member| m.named && m.state != State::Answered;
         // M15: without a source that has all it acknowledged, a holder that is missing may have the only bytes that were synced.
         if !plan.trusted && self.members.iter().any(|m| missing(&m)) {
             warn!(chunk = %self.chunk, "no clean replica of this chunk answers; waiting for all of its holders");
-            return Ok(Step::Park(limits::PARKED));
+            return Ok(Step::Stuck);
         }
         let least = classes::get(cx.tables, row.class)?.minimum().min(row.replicas.len());
         if plan.fixes.len() < least {
@@ -202,7 +219,7 @@ impl Drive {
         let highest = answers.iter().map(|a| a.had_version).max()?;
         if highest > self.version {
             error!(chunk = %self.chunk, %highest, version = %self.version, "a replica has a higher version than the metadata");
-            return Some(Step::Park(limits::PARKED));
+            return Some(Step::Stuck);
         }
         debug!(chunk = %self.chunk, version = %self.version, "raised: a replica of an earlier round is complete");
         let start = StartIntent { chunk: self.chunk, version: self.version, grant: None, kind: intent.kind };
@@ -306,7 +323,7 @@ impl Drive {
         let Some(row) = chunks::get(cx.tables, self.chunk)? else { return Ok(Step::Drop) };
         let Some(blocks) = plan::blocks(&prepared) else {
             error!(chunk = %self.chunk, %server, "a block table of the wrong length; upgrade this chunk server");
-            return Ok(Step::Park(limits::PARKED));
+            return Ok(Step::Stuck);
         };
         let incarnation = Incarnation(prepared.incarnation);
         let (chunk, version) = (self.chunk, self.version);

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId};
 
-use crate::fsm::reply::{Effect, GrantReply, GrantState};
+use crate::fsm::command::Command;
+use crate::fsm::reply::{Effect, GrantReply, GrantState, Reply};
+use crate::fsm::tables::chunks::Chunk;
 use crate::leader::limits;
 use crate::leader::testing::{Node, Replica};
 
@@ -169,6 +171,66 @@ async fn v3_dirty_chunks_are_recovered_when_their_server_comes_back() {
     node.until("a new version", |n| n.chunk(chunk).version == ChunkVersion(2)).await;
     assert_eq!(node.replica(2, chunk).unwrap().cells, Replica::whole(2, &[1, 2]).cells);
     assert!(node.chunk(chunk).replicas.iter().any(|r| r.incarnation.0 == 2));
+}
+
+/// P5: a dirty copy refuses readers by itself, and the other one serves them until it is the chunk's turn.
+#[tokio::test(start_paused = true)]
+async fn v3_few_dirty_chunks_are_out_of_reach_at_once_but_for_those_that_somebody_waits_for() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    node.attached(1).await;
+    node.attached(2).await;
+    let session = node.world.lock().open(1);
+    let files: Vec<_> = (0..300).map(|n| node.file(session, &format!("f{n}"), &[n])).collect();
+    let dirty: Vec<ChunkId> = files.iter().map(|(_, chunk)| *chunk).collect();
+    for chunk in &dirty {
+        let replica = node.replica(2, *chunk).unwrap();
+        node.put(2, *chunk, Replica { clean: false, ..replica });
+    }
+    // One that has a writer, and one that is dirty on both.
+    let ((inode, granted), unserved) = (files[299], dirty[298]);
+    node.apply(|w| {
+        w.take(session, inode, 0);
+    });
+    let replica = node.replica(1, unserved).unwrap();
+    node.put(1, unserved, Replica { clean: false, ..replica });
+    node.disks.lock().mute.push((1, "prepare"));
+    node.connect(1, 2, &[unserved]);
+    node.connect(2, 2, &dirty);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let rows = |n: &Node| dirty.iter().map(|chunk| n.chunk(*chunk)).collect::<Vec<_>>();
+    let out_of_reach = rows(&node).iter().filter(|row| row.intent.is_some()).count();
+    assert!((3..=limits::RECOVERIES + 2).contains(&out_of_reach), "{out_of_reach}");
+    assert!(node.chunk(granted).intent.is_some() && node.chunk(unserved).intent.is_some());
+    node.disks.lock().mute.clear();
+    let named = |row: &Chunk| row.replica(ServerId(2)).is_some_and(|replica| replica.incarnation.0 == 2);
+    let is_over = |n: &Node| rows(n).iter().all(|row| row.intent.is_none() && named(row));
+    let took = node.until("all are named anew", is_over).await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(dirty.iter().all(|chunk| node.replica(2, *chunk).is_some_and(|replica| replica.clean)));
+}
+
+/// What it has left of the chunk goes first: the deletion is of the version that the recovery makes.
+#[tokio::test(start_paused = true)]
+async fn r3_a_server_that_lost_its_copy_gets_another_only_after_its_deletion() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    node.attached(1).await;
+    node.attached(2).await;
+    let session = node.world.lock().open(1);
+    let (_, chunk) = node.file(session, "f", &[1, 2]);
+    node.disks.lock().replicas.remove(&(2, chunk));
+    let before = node.told().len();
+    let lost = Command::ReplicaLost { chunk, version: ChunkVersion(1), server: ServerId(2) };
+    node.apply(|w| assert_eq!(w.apply(lost), Reply::Done));
+    let is_whole = |n: &Node| n.chunk(chunk).intent.is_none() && n.chunk(chunk).replicas.len() == 2;
+    node.until("two copies again", is_whole).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let told: Vec<String> = node.told()[before..].iter().filter(|(s, _)| *s == 2).map(|(_, t)| t.clone()).collect();
+    let deleted = told.iter().position(|t| t.starts_with("delete"));
+    let joined = told.iter().position(|t| t.starts_with("prepare"));
+    assert!(deleted.is_some() && deleted < joined, "{told:?}");
+    assert_eq!(node.replica(2, chunk).unwrap().cells, Replica::whole(1, &[1, 2]).cells);
 }
 
 /// The Ready of a recovery that was under way names the holder as it was before it lost its power.

@@ -38,6 +38,65 @@ async fn r2_the_chunks_of_a_server_that_stays_away_are_copied() {
     assert_eq!(node.world.lock().take(session, inode, 0).state, GrantState::Granted);
 }
 
+/// P5: under an Intent a chunk is neither read nor written, although a copy of it is up.
+#[tokio::test(start_paused = true)]
+async fn few_chunks_of_a_server_that_stays_away_are_out_of_reach_at_once() {
+    let mut node = Node::new(2);
+    for server in [1, 2] {
+        node.connect(server, 1, &[]);
+        node.attached(server).await;
+    }
+    let session = node.world.lock().open(1);
+    let files: Vec<_> = (0..300).map(|n| node.file(session, &format!("f{n}"), &[1]).1).collect();
+    node.disks.lock().mute.push((1, "prepare"));
+    node.disconnect(2);
+    let rows = |n: &Node| files.iter().map(|chunk| n.chunk(*chunk)).collect::<Vec<_>>();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    // No recovery gets on: the rest of the chunks is read meanwhile.
+    let out_of_reach = rows(&node).iter().filter(|row| row.intent.is_some()).count();
+    assert!((1..=limits::RECOVERIES).contains(&out_of_reach), "{out_of_reach}");
+    node.disks.lock().mute.clear();
+    let is_over = |n: &Node| rows(n).iter().all(|row| row.intent.is_none() && row.version > ChunkVersion(1));
+    let took = node.until("all have had their turn", is_over).await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    node.connect(2, 1, &[]);
+    node.until("all are whole again", |n| rows(n).iter().all(|row| row.replicas.len() == 2)).await;
+}
+
+/// M15: they may wait for days, and each of the others has one copy less until its own recovery.
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_server_that_is_away_holds_nobody_back() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    for server in 1..=4 {
+        node.attached(server).await;
+    }
+    let session = node.world.lock().open(1);
+    let stuck: Vec<_> = (0..=limits::RECOVERIES).map(|n| node.file(session, &format!("f{n}"), &[1]).1).collect();
+    let (inode, grant) = node.world.lock().create(session, "g", &[3, 4]);
+    let grant = grant.expect("both are up");
+    let length = u64::from(caribou_proto::ids::BLOCK_BYTES);
+    node.world.lock().write_end(session, inode, length, &[end(&grant)]).unwrap();
+    for server in [3, 4] {
+        node.put(server, grant.chunk, Replica::whole(1, &[1]));
+    }
+    // One of the others' holders comes back dirty, the other one does not.
+    node.disconnect(2);
+    for chunk in &stuck {
+        node.put(1, *chunk, Replica { clean: false, ..Replica::whole(1, &[1]) });
+    }
+    node.connect(1, 2, &stuck);
+    let wait = |n: &Node| stuck.iter().all(|chunk| n.chunk(*chunk).intent.is_some());
+    node.until("all wait", wait).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    node.disconnect(3);
+    node.until("another holder", |n| n.chunk(grant.chunk).replica(ServerId(3)).is_none()).await;
+    node.ready(grant.chunk).await;
+    assert!(wait(&node));
+    node.connect(2, 2, &[]);
+    node.until("they go on", |n| stuck.iter().all(|chunk| n.chunk(*chunk).intent.is_none())).await;
+}
+
 /// A file that is written while too few servers are there has fewer copies than its goal from the beginning: no record takes one away.
 #[tokio::test(start_paused = true)]
 async fn what_was_placed_while_servers_were_away_is_copied() {

@@ -1,6 +1,6 @@
 //! What a log is after restarts, torn writes and damage, against a naive list of entries.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
@@ -9,6 +9,7 @@ use openraft::storage::{RaftLogReader as _, RaftLogStorageExt as _};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
+use super::segment::Segment;
 use super::*;
 use crate::raft::types::{EntryPayload, Payload, log_id, vote};
 
@@ -147,6 +148,63 @@ async fn a_log_without_its_first_segments_is_refused() {
     std::fs::remove_file(&segments[0].0).unwrap();
     let refused = open(dir.path()).unwrap_err().to_string();
     assert!(refused.contains("the first segments of the Raft log are missing"), "{refused}");
+}
+
+fn files(dir: &Path) -> BTreeSet<PathBuf> {
+    std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().path()).collect()
+}
+
+/// Which numbers its frames should have is not known then, and those of the segments after it are far from a log's first one.
+#[tokio::test]
+async fn damage_to_the_oldest_frame_is_refused_and_every_file_stays() {
+    // A segment has fewer than 256 frames, so that 600 are beyond what is looked for behind frame 1.
+    const SMALL: u64 = 8 << 10;
+    let dir = tempfile::tempdir().unwrap();
+    let open = || LogStore::open(dir.path(), 16 << 10, SMALL, Blocking::Threads);
+    let mut log = open().unwrap();
+    for index in 0..1000 {
+        log.blocking_append([entry(1, index, 0)]).await.unwrap();
+    }
+    log.purge(log_id(1, 600)).await.unwrap();
+    // The writer drops after it has answered; the next answer comes after that.
+    for _ in 0..2 {
+        log.handle().sync().await.unwrap();
+    }
+    drop(log);
+    let before = files(dir.path());
+    let segments: Vec<_> = before.iter().filter(|path| path.extension().is_some_and(|e| e == "seg")).collect();
+    assert!(segments.len() >= 4 && !segments[0].ends_with("0000000000000001.seg"), "{segments:?}");
+
+    flip(segments[0], 4096 + 20);
+    let refused = open().unwrap_err().to_string();
+    assert!(refused.contains("the first frame of the oldest segment is damaged"), "{refused}");
+    assert_eq!(files(dir.path()), before);
+
+    flip(segments[0], 4096 + 20);
+    let entries = all(&mut open().unwrap()).await;
+    assert_eq!((entries[0].log_id, entries[entries.len() - 1].log_id), (log_id(1, 601), log_id(1, 999)));
+}
+
+/// A crash between the beginning of a segment and its first frame leaves two without frames.
+#[tokio::test]
+async fn what_a_log_does_not_need_goes_only_if_the_log_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let ends = ten(dir.path()).await;
+    let spare = Segment::create(dir.path(), 3, SEGMENT, None).unwrap().path().to_owned();
+    let (unfinished, retired) = (spare.with_extension("new"), spare.with_extension("used"));
+    std::fs::write(&unfinished, "").unwrap();
+    std::fs::write(&retired, "").unwrap();
+    let before = files(dir.path());
+
+    flip(&ends[4].0, ends[4].1 + 40);
+    open(dir.path()).unwrap_err();
+    assert_eq!(files(dir.path()), before);
+
+    flip(&ends[4].0, ends[4].1 + 40);
+    let mut log = open(dir.path()).unwrap();
+    assert_eq!(all(&mut log).await.len(), 10);
+    let left = files(dir.path());
+    assert!([&spare, &unfinished, &retired].iter().all(|path| !left.contains(*path)), "{left:?}");
 }
 
 #[test]

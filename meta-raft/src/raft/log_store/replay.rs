@@ -1,15 +1,17 @@
 //! Opening a log: every frame of every segment is read once.
 //!
 //! The last frame may be torn: what was being written when the power went was never acknowledged. Anything else that does not fit is
-//! damage, and then the node must not start: it could have lost entries that it once said were on its disk.
+//! damage, and then the node must not start: it could have lost entries that it once said were on its disk. Nothing is taken away before
+//! all of it has been found to fit: whoever repairs a damaged log needs every file.
 
+use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::format::{self, FIRST_FRAME, Frames, HEADER_BYTES, Record, Shape, damaged, records};
 use super::index::Index;
-use super::segment::{self, FIRST_SEGMENT, Segment};
+use super::segment::{self, FIRST_SEGMENT, Listed, Segment};
 use super::sizes::Sizes;
 use crate::raft::types::{LogId, Vote};
 
@@ -30,13 +32,15 @@ pub(super) struct Replayed {
     largest: usize,
     /// A segment that is there but has no frames yet.
     pub(super) next: Option<Segment>,
+    /// Segments after that one: begun and not used, and others made ready after them.
+    unused: Vec<Segment>,
 }
 
 /// Reads the segments in `dir`.
 pub(super) fn run(dir: &Path) -> io::Result<Replayed> {
     let mut replayed = Replayed { frame: FIRST_FRAME, ..Replayed::default() };
     let mut before = None;
-    let numbers = segment::list(dir)?;
+    let Listed { numbers, leftovers } = segment::list(dir)?;
     for &number in &numbers {
         let told = |e: io::Error| io::Error::new(e.kind(), format!("segment {number:016x} of the Raft log: {e}"));
         if before.is_some_and(|before| before + 1 != number) {
@@ -49,6 +53,7 @@ pub(super) fn run(dir: &Path) -> io::Result<Replayed> {
     if numbers.first().is_some_and(|first| *first != FIRST_SEGMENT) && replayed.purged.is_none() {
         return Err(damaged("the first segments of the Raft log are missing, and nothing was purged"));
     }
+    replayed.clear(dir, &leftovers)?;
     Ok(replayed)
 }
 
@@ -58,6 +63,13 @@ impl Replayed {
         let is_first = self.index.end().is_none();
         let mut frames = Frames::new(&bytes, segment.salt(), (!is_first).then_some(self.frame)).peekable();
         let is_used = frames.peek().is_some();
+        // Only a log's very first segment can be the oldest without a frame: those before another one went when it had some. And without a
+        // frame nothing tells which numbers would follow.
+        if is_first && !is_used && number != FIRST_SEGMENT {
+            return Err(damaged(format!(
+                "byte {HEADER_BYTES}: the first frame of the oldest segment is damaged or missing"
+            )));
+        }
         if is_used && self.next.is_some() {
             return Err(damaged("it has frames, but the one before it has none"));
         }
@@ -67,8 +79,7 @@ impl Replayed {
         } else if self.next.is_none() {
             self.next = Some(segment);
         } else {
-            // Begun and not used, and another one made ready after it.
-            segment.remove(dir)?;
+            self.unused.push(segment);
         }
         let mut at = 0;
         if is_used || is_first {
@@ -130,5 +141,16 @@ impl Replayed {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Takes away what the log does not need, the newest segment first: the names that are left must have no gap.
+    fn clear(&mut self, dir: &Path, leftovers: &[PathBuf]) -> io::Result<()> {
+        for path in leftovers {
+            fs::remove_file(path)?;
+        }
+        while let Some(segment) = self.unused.pop() {
+            segment.remove(dir)?;
+        }
+        Ok(())
     }
 }

@@ -36,18 +36,27 @@ fn path_of(dir: &Path, number: u64, suffix: &str) -> PathBuf {
     dir.join(format!("{number:016x}.{suffix}"))
 }
 
-/// The numbers of the segments in `dir`, rising; removes what is none, or none yet.
-pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
-    let mut numbers = Vec::new();
+/// What is in a log's folder.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    /// The segments' numbers, rising.
+    pub(super) numbers: Vec<u64>,
+    /// What is no segment any more, or none yet.
+    pub(super) leftovers: Vec<PathBuf>,
+}
+
+/// Looks, and changes nothing.
+pub(super) fn list(dir: &Path) -> io::Result<Listed> {
+    let mut listed = Listed::default();
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
         let part = |part: Option<&OsStr>| part.and_then(OsStr::to_str).unwrap_or_default().to_owned();
         match part(path.extension()).as_str() {
-            UNFINISHED | RETIRED => fs::remove_file(&path)?,
+            UNFINISHED | RETIRED => listed.leftovers.push(path),
             SUFFIX => {
                 let number = u64::from_str_radix(&part(path.file_stem()), 16)
                     .map_err(|_| damaged(format!("{} is not the name of a segment", path.display())))?;
-                numbers.push(number);
+                listed.numbers.push(number);
             }
             _ if path.ends_with(FOREIGN) => {
                 return Err(damaged("it is a RocksDB instance, which this version does not read"));
@@ -55,8 +64,8 @@ pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
             _ => {}
         }
     }
-    numbers.sort_unstable();
-    Ok(numbers)
+    listed.numbers.sort_unstable();
+    Ok(listed)
 }
 
 impl Segment {

@@ -24,7 +24,7 @@ use super::peers::{Peers, Purpose};
 use super::snapshot_client;
 use crate::raft::codec::wire::{self as convert, WireError};
 use crate::raft::config::{CONNECT_TIMEOUT, REPLICATION_TIMEOUT};
-use crate::raft::snapshot::SnapshotData;
+use crate::raft::snapshot::{Checkpoint, SnapshotData};
 use crate::raft::surroundings::Line;
 use crate::raft::types::{Snapshot, TypeConfig, Vote};
 
@@ -48,8 +48,9 @@ pub(super) fn unreachable(reason: impl ToString) -> RpcError {
     RPCError::Unreachable(Unreachable::from_string(reason))
 }
 
-/// A refused connection or message waits before the next try; anything else is tried again at once.
-pub(super) fn rpc_error(status: &Status) -> RpcError {
+/// A refused connection or message waits before the next try; anything else is tried again at once. Not for snapshots: see
+/// [`snapshot_client`].
+fn rpc_error(status: &Status) -> RpcError {
     match status.code() {
         Code::Unavailable | Code::FailedPrecondition | Code::Unimplemented => unreachable(status.message()),
         _ => RPCError::Network(NetworkError::from_string(format!("{:?}: {}", status.code(), status.message()))),
@@ -82,6 +83,21 @@ impl PeerClient {
         let mut client = self.client(Purpose::Heartbeat)?;
         let reply = timely(CONNECT_TIMEOUT, client.vote(request)).await?.into_inner();
         convert::from_vote_reply(reply).map_err(|e| malformed(&e))
+    }
+
+    async fn send_checkpoint(
+        &self,
+        vote: Vote,
+        checkpoint: &Arc<Checkpoint>,
+        cancel: impl Future<Output = ReplicationClosed> + Send,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let _sending = self.peers.sending_snapshot(self.target);
+        let client = self.client(Purpose::Snapshot)?;
+        let header = self.header()?;
+        tokio::select! {
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            vote = snapshot_client::send(client, header, vote, checkpoint, self.peers.blocking()) => Ok(SnapshotResponse::new(vote?)),
+        }
     }
 }
 
@@ -227,12 +243,59 @@ impl NetSnapshot<TypeConfig> for PeerClient {
         let SnapshotData::Checkpoint(checkpoint) = snapshot.snapshot else {
             return Err(StreamingError::Closed(ReplicationClosed::new("a received snapshot is not sent on")));
         };
-        let _sending = self.peers.sending_snapshot(self.target);
-        let client = self.client(Purpose::Snapshot)?;
-        let header = self.header()?;
-        tokio::select! {
-            closed = cancel => Err(StreamingError::Closed(closed)),
-            vote = snapshot_client::send(client, header, vote, &checkpoint, self.peers.blocking()) => Ok(SnapshotResponse::new(vote?)),
+        let sent = self.send_checkpoint(vote, &checkpoint, cancel).await;
+        // Another one may have been made meanwhile: the last user of an old one deletes its folder.
+        self.peers.blocking().let_go(checkpoint);
+        sent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use caribou_proto::ids::NodeId;
+
+    use super::*;
+    use crate::raft::config::RaftConfig;
+    use crate::raft::identity::{ClusterIdentity, Identity};
+    use crate::raft::snapshot::SnapshotStore;
+    use crate::raft::state::{StateStore, Work};
+    use crate::raft::surroundings::Surroundings;
+    use crate::raft::types::{log_id, vote};
+
+    /// Speaks to a peer that answers everything with `code`.
+    fn client_of_refusing_peer(identity: Arc<Identity>, code: Code) -> PeerClient {
+        let dial = move |_: &str| -> Result<Line, String> {
+            let refuse = move |_: http::Request<tonic::body::Body>| async move {
+                Err::<http::Response<tonic::body::Body>, Status>(Status::new(code, "the peer refuses"))
+            };
+            Ok(Line::new(tower::service_fn(refuse)))
+        };
+        let surroundings = Surroundings { dial: Arc::new(dial), ..Surroundings::default() };
+        let peers = Arc::new(Peers::new(identity, surroundings));
+        PeerClient::new(peers, 2, "peer:1".to_owned(), Purpose::Snapshot)
+    }
+
+    /// The library pauses after `Unreachable`; after other failures it tries again at once, ten times over.
+    #[tokio::test]
+    async fn a_snapshot_that_is_refused_is_not_sent_again_without_pause() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Arc::new(Identity::load(dir.path(), NodeId(1)).unwrap());
+        identity.join(ClusterIdentity { uuid: [7; 16], generation: 1, nonce: 3 }, 2).unwrap();
+        let mut config = RaftConfig::new(NodeId(1), dir.path());
+        (config.block_cache_bytes, config.write_buffer_bytes) = (1 << 20, 4 << 20);
+        let state = StateStore::open(&dir.path().join("state"), &config).unwrap();
+        state.apply(&[(log_id(1, 1), Work::Blank)]).unwrap();
+        let snapshots = SnapshotStore::open(&dir.path().join("snapshots"), &state).unwrap();
+        let checkpoint = snapshots.build(&state).unwrap();
+        for code in [Code::Internal, Code::Aborted, Code::InvalidArgument, Code::DeadlineExceeded, Code::Unavailable] {
+            let mut client = client_of_refusing_peer(Arc::clone(&identity), code);
+            let data = SnapshotData::Checkpoint(Arc::clone(&checkpoint));
+            let snapshot = Snapshot { meta: checkpoint.meta(), snapshot: data };
+            let option = RPCOption::new(CONNECT_TIMEOUT);
+            let refused = client.full_snapshot(vote(1, 1, true), snapshot, std::future::pending(), option).await;
+            let refused = refused.unwrap_err();
+            assert!(matches!(refused, StreamingError::Unreachable(_)), "{code:?}: {refused:?}");
+            assert!(refused.to_string().contains("the peer refuses"), "{refused}");
         }
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! The idle time-out is ours (STACK, openraft 7): a stream without progress is broken off, and the library comes back with the same
 //! checkpoint, of which everything that arrived is kept.
+//!
+//! Every failure is `Unreachable`, after which the library waits longer and longer: a receiver whose disk is full, or which is taking another
+//! snapshot, will not have changed its mind at once.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
@@ -11,11 +14,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use caribou_proto::raft::v1 as wire;
 use caribou_proto::raft::v1::{snapshot_reply::Reply, snapshot_request::Part};
-use openraft::errors::{NetworkError, RPCError};
+use openraft::errors::RPCError;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::client::{rpc_error, unreachable};
+use super::client::unreachable;
 use crate::raft::codec::wire as convert;
 use crate::raft::config::{SNAPSHOT_CHUNK_BYTES, SNAPSHOT_IDLE_TIMEOUT, SNAPSHOT_INSTALL_TIMEOUT};
 use crate::raft::snapshot::{Checkpoint, SnapshotFile};
@@ -60,7 +63,11 @@ pub(super) async fn send(
     tracing::info!(id = checkpoint.id(), bytes = total, resumed_bytes = have.iter().sum::<u64>(), "sending a snapshot");
     let reader = Arc::clone(checkpoint);
     // Ends by itself once the receiver of `requests` is gone.
-    let reading = tokio::spawn(async move { read_pieces(&reader, &files, &have, &requests, &blocking).await });
+    let reading = tokio::spawn(async move {
+        let read = read_pieces(&reader, &files, &have, &requests, &blocking).await;
+        blocking.let_go(reader);
+        read
+    });
     let mut received = 0;
     loop {
         let limit = if received < total { SNAPSHOT_IDLE_TIMEOUT } else { SNAPSHOT_INSTALL_TIMEOUT };
@@ -111,14 +118,12 @@ async fn read_pieces(
 
 async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, RpcError> {
     match tokio::time::timeout(limit, call).await {
-        Ok(result) => result.map_err(|status| rpc_error(&status)),
-        Err(_) => {
-            Err(RPCError::Network(NetworkError::from_string(format!("no progress of a snapshot within {limit:?}"))))
-        }
+        Ok(result) => result.map_err(|status| unreachable(format!("{:?}: {}", status.code(), status.message()))),
+        Err(_) => Err(unreachable(format!("no progress of a snapshot within {limit:?}"))),
     }
 }
 
 async fn next(replies: &mut tonic::Streaming<wire::SnapshotReply>, limit: Duration) -> Result<Reply, RpcError> {
     let reply = within(limit, replies.message()).await?.and_then(|r| r.reply);
-    reply.ok_or_else(|| RPCError::Network(NetworkError::from_string("the receiver has ended the snapshot's stream")))
+    reply.ok_or_else(|| unreachable("the receiver has ended the snapshot's stream"))
 }

@@ -138,7 +138,9 @@ impl SnapshotStore {
         // RocksDB has fsynced the files and the folder itself; the name in its parent is ours to make durable before the log is purged.
         files::rename_into(&self.dir, &building, &path)?;
         let checkpoint = Arc::new(Checkpoint { dir: OwnedDir::new(path), applied });
-        if let Some(old) = self.current.lock().replace(Arc::clone(&checkpoint)) {
+        // Let go of outside the lock, which Raft's one thread takes too: the last user of the old one deletes its folder.
+        let old = self.current.lock().replace(Arc::clone(&checkpoint));
+        if let Some(old) = old {
             old.dir.mark_obsolete();
         }
         tracing::info!(index, "a checkpoint of the state has been made");

@@ -1,6 +1,7 @@
 //! A snapshot on its way to this node: files are gathered in `state/incoming` and resumed where they were after a broken connection.
 //!
-//! Every piece is checked against its CRC-32C as it comes; the files are fsynced before the whole is installed.
+//! Every piece is checked against its CRC-32C as it comes; the files are fsynced before the whole is installed. After a write or an fsync
+//! that failed nothing of it counts: the next offer begins with an empty folder.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -99,9 +100,9 @@ impl Gathering {
         Ok(&self.have)
     }
 
-    /// Writes one piece.
+    /// Takes in one piece.
     pub(crate) fn data(&mut self, file: u32, offset: u64, data: &Bytes, crc32c: u32) -> Result<(), ReceiveError> {
-        let (Some(source), Some(have)) = (&self.source, self.have.get_mut(file as usize)) else {
+        let (Some(source), Some(have)) = (&self.source, self.have.get(file as usize)) else {
             return Err(ReceiveError::OutOfOrder { file, offset });
         };
         let expected = &source.files[file as usize];
@@ -111,14 +112,21 @@ impl Gathering {
         if crc32c::crc32c(data) != crc32c {
             return Err(ReceiveError::Damaged { file, offset });
         }
+        let path = self.dir.join(&expected.name);
+        if let Err(error) = self.write(file, &path, data, offset) {
+            self.forget();
+            return Err(error.into());
+        }
+        self.have[file as usize] += data.len() as u64;
+        Ok(())
+    }
+
+    fn write(&mut self, file: u32, path: &Path, data: &[u8], offset: u64) -> io::Result<()> {
         if self.open.as_ref().is_none_or(|(open, _)| *open != file) {
-            let path = self.dir.join(&expected.name);
             self.open = Some((file, OpenOptions::new().create(true).truncate(false).write(true).open(path)?));
         }
         let (_, open) = self.open.as_ref().expect("opened above");
-        open.write_all_at(data, offset)?;
-        *have += data.len() as u64;
-        Ok(())
+        open.write_all_at(data, offset)
     }
 
     pub(crate) fn received(&self) -> u64 {
@@ -131,18 +139,27 @@ impl Gathering {
 
     /// All files are here: makes them durable and hands them over.
     pub(crate) fn finish(&mut self) -> Result<Received, ReceiveError> {
-        let source = self.source.as_ref().ok_or(ReceiveError::Incomplete)?;
-        if self.received() != self.total() {
+        self.finish_with(files::sync_tree)
+    }
+
+    /// The same with another fsync, for tests.
+    pub(super) fn finish_with(&mut self, sync: impl FnOnce(&Path) -> io::Result<()>) -> Result<Received, ReceiveError> {
+        if self.source.is_none() || self.received() != self.total() {
             return Err(ReceiveError::Incomplete);
         }
-        for file in &source.files {
+        let durable = self.make_durable(sync);
+        // Also if it has failed: an fsync that is tried again reports success, although the pages that the first one could not write are lost.
+        self.forget();
+        durable.map(|()| Received { path: self.dir.clone() })
+    }
+
+    fn make_durable(&self, sync: impl FnOnce(&Path) -> io::Result<()>) -> Result<(), ReceiveError> {
+        for file in self.source.iter().flat_map(|source| &source.files) {
             if fs::metadata(self.dir.join(&file.name))?.len() != file.bytes {
                 return Err(ReceiveError::Incomplete);
             }
         }
-        files::sync_tree(&self.dir)?;
-        self.forget();
-        Ok(Received { path: self.dir.clone() })
+        Ok(sync(&self.dir)?)
     }
 
     fn forget(&mut self) {

@@ -78,6 +78,37 @@ fn gathering_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_sync_that_has_failed_is_not_believed_the_second_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let incoming = dir.path().join("incoming");
+    let mut gathering = Gathering::new(incoming.clone());
+    let files = source(&[("000001.sst", 3), ("CURRENT", 0)]);
+    assert_eq!(gathering.offer(files.clone()).unwrap(), [0, 0]);
+    piece(&mut gathering, 0, 0, "abc").unwrap();
+    let failed = gathering.finish_with(|_| Err(io::Error::other("the disk has lost a page")));
+    assert!(matches!(failed, Err(ReceiveError::Io(_))), "{failed:?}");
+    assert!(matches!(gathering.finish(), Err(ReceiveError::Incomplete)));
+    assert_eq!(gathering.offer(files).unwrap(), [0, 0], "all of it is sent again");
+    assert!(!incoming.join("000001.sst").exists());
+    piece(&mut gathering, 0, 0, "abc").unwrap();
+    gathering.finish().unwrap();
+}
+
+#[test]
+fn a_piece_that_cannot_be_written_begins_it_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let incoming = dir.path().join("incoming");
+    let mut gathering = Gathering::new(incoming.clone());
+    let files = source(&[("000001.sst", 3), ("000002.sst", 3)]);
+    gathering.offer(files.clone()).unwrap();
+    piece(&mut gathering, 0, 0, "abc").unwrap();
+    fs::create_dir(incoming.join("000002.sst")).unwrap();
+    assert!(matches!(piece(&mut gathering, 1, 0, "def"), Err(ReceiveError::Io(_))));
+    assert_eq!(gathering.offer(files).unwrap(), [0, 0]);
+    assert_eq!(fs::read_dir(&incoming).unwrap().count(), 0);
+}
+
+#[test]
 fn offers_cannot_name_other_files() {
     let dir = tempfile::tempdir().unwrap();
     let mut gathering = Gathering::new(dir.path().join("incoming"));

@@ -13,6 +13,8 @@ pub(crate) struct Extras {
     pub(crate) directories: Vec<wire::Attr>,
     /// I3.
     pub(crate) inline: Option<Vec<u8>>,
+    /// W9: of the file whose chunk was granted: what others have made of its length before. While the grant lives, a cut beyond it ends it.
+    pub(crate) file: Option<wire::Attr>,
 }
 
 /// The reply to `seq`, or `None` where nobody waits for one (S2: below `acked_below`).
@@ -33,7 +35,9 @@ pub(crate) fn reply(
     let (errno, body) = match reply.result {
         Ok(body) => {
             let inline = extras.inline.map(Into::into);
-            (0, Some(wire::ReplyBody { directories: extras.directories, inline, ..self::body(body, address) }))
+            let body = self::body(body, address);
+            let attr = body.attr.or(extras.file);
+            (0, Some(wire::ReplyBody { attr, directories: extras.directories, inline, ..body }))
         }
         Err(errno) => (errno.number(), None),
     };

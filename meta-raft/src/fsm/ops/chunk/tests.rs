@@ -431,6 +431,8 @@ fn r3_the_last_replica_is_never_removed() {
     assert_eq!(w.apply(lost(1, 1)), Reply::Done);
     assert!(w.effects.contains(&Effect::BelowGoal(chunk)));
     assert_eq!(w.write_end(a, inode, 20, &[written(&grant)]).unwrap().lost, [0], "the grant named it");
+    let joined = w.ready(chunk, &[(2, 1, true), (1, 1, false)]);
+    assert_eq!(joined, Reply::Refused("a replacement's copy is to be deleted"), "its deletion may be under way");
     assert_eq!(w.ready(chunk, &[(2, 1, true)]), Reply::Done, "all that is left");
     assert!(refused(&w.apply(lost(2, 2))));
     assert_eq!(w.repair(chunk, 3, None), Reply::Done);

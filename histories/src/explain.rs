@@ -8,8 +8,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::finding::{Finding, Operation};
-use super::names::{Answer, Event, Name, Op, apply, carry_out, in_words, names_of, until};
+use crate::finding::{Finding, Operation};
+use crate::names::{Answer, Event, Name, Op, apply, carry_out, in_words, names_of, until};
 
 /// Possibilities above which nothing is explained: so many operations have an unknown end.
 const MOST_WORLDS: usize = 5_000;

@@ -10,8 +10,8 @@ use todc_utils::linearizability::WGLChecker;
 use todc_utils::linearizability::history::{Action, History};
 use todc_utils::specifications::Specification;
 
-use super::explain;
-use super::finding::{Finding, Moment};
+use crate::explain;
+use crate::finding::{Finding, Moment};
 
 /// A name of the directory.
 pub type Name = u8;
