@@ -7,14 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
 use caribou_chunkd::store::Error;
-use caribou_chunkd::store::disk::{Disk, OpenMode, Space};
+use caribou_chunkd::store::disk::{Disk, OpenMode};
 use caribou_chunkd::store::memory::{Hook, MemoryDisk};
 use parking_lot::Mutex;
 use store_support::*;
-
-const MIB: usize = 1 << 20;
 
 /// Answers the next call of one kind as a system does that has no file descriptor left (EMFILE).
 fn no_descriptor(call: &'static str) -> Arc<Hook> {
@@ -75,36 +72,6 @@ async fn one_disk_with_room_is_enough_for_the_fence() {
     let after = disks.iter().map(|disk| Arc::new(disk.power_cut(3)) as Arc<dyn Disk>).collect();
     let store = try_open(after, 1).await.unwrap();
     assert_eq!(store.fenced(), (1, 8));
-}
-
-// P5: what a server has to persist to be of use still fits when data do not fit any more.
-#[tokio::test]
-async fn data_leave_the_last_room_of_a_disk_alone() {
-    let disk = memory();
-    let store = open(&disk).await;
-    let room = |free_bytes| Space { total_bytes: 1 << 30, free_bytes };
-    disk.set_space(room(70 << 20));
-    store.tick(1).await;
-    let mut taken = 0;
-    while write(&store, 1, taken * MIB, &pattern(1, MIB)).await.is_ok() {
-        taken += 1;
-    }
-    assert_eq!(taken, 70 - 16);
-    assert!(matches!(write(&store, 1, taken * MIB, b"more").await, Err(Error::NoSpace { .. })));
-    write(&store, 1, 0, &pattern(2, MIB)).await.expect("an overwrite needs no room, and the refusal changed nothing");
-    store.fence(1, 9).await.unwrap();
-    prepare(&store, 1, 2).await.unwrap();
-    let block = Bytes::from(pattern(3, BLOCK));
-    let install = async |number| store.install_block(id(1), version(2), number, Some(block.clone())).await;
-    assert!(matches!(install(1000).await, Err(Error::NoSpace { .. })));
-    install(0).await.unwrap();
-    disk.set_space(room(1 << 30));
-    store.tick(2).await;
-    install(1000).await.unwrap();
-    store.complete(id(1), version(2)).await.unwrap();
-    assert_eq!(read(&store, 1, 2, 0, BLOCK).await.unwrap(), block);
-    assert_eq!(read(&store, 1, 2, 1000 * BLOCK, BLOCK).await.unwrap(), block);
-    assert_eq!(store.disks()[0].failed, None);
 }
 
 // R4: a slow disk with a big quarantine is not one that hangs.

@@ -35,6 +35,8 @@ pub(crate) struct Adapter {
     pub(crate) runtime: tokio::runtime::Handle,
     identities: Identities,
     pub(crate) settings: KernelSettings,
+    /// The kernel maps files that it does not cache (Linux 6.6).
+    pub(crate) maps_uncached: bool,
 }
 
 /// A reply that can be an error.
@@ -55,7 +57,7 @@ refuse!(ReplyDirectory, ReplyDirectoryPlus);
 
 impl Adapter {
     pub(crate) fn new(fs: Arc<Fs>, runtime: tokio::runtime::Handle, settings: KernelSettings) -> Self {
-        Self { fs, runtime, identities: Identities::default(), settings }
+        Self { fs, runtime, identities: Identities::default(), settings, maps_uncached: false }
     }
 
     pub(crate) fn caller(&self, request: &Request) -> Caller {

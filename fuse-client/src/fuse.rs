@@ -21,16 +21,19 @@ const STATFS_BLOCK_BYTES: u32 = 4096;
 /// Inode numbers do not run out; programs want to see some that are free.
 const FREE_INODES: u64 = 1 << 30;
 
-/// How the kernel is to use a handle with these flags.
-fn how_to_use(flags: i32) -> FopenFlags {
-    if access_of_flags(flags) & 2 == 0 {
-        // Its close has nothing to wait for: it needs no request of its own.
-        FopenFlags::FOPEN_NOFLUSH
-    } else if flags & libc::O_APPEND != 0 {
-        // The kernel does not know where the end is: what it kept of an append would be at the wrong place.
-        FopenFlags::FOPEN_DIRECT_IO
-    } else {
-        FopenFlags::empty()
+impl Adapter {
+    /// How the kernel is to use a handle with these flags.
+    fn how_to_use(&self, flags: i32) -> FopenFlags {
+        let access = access_of_flags(flags);
+        if access & 2 == 0 {
+            // Its close has nothing to wait for: it needs no request of its own.
+            FopenFlags::FOPEN_NOFLUSH
+        } else if flags & libc::O_APPEND != 0 && (self.maps_uncached || access == 2) {
+            // The kernel does not know where the end is: what it kept of an append would be at the wrong place.
+            FopenFlags::FOPEN_DIRECT_IO
+        } else {
+            FopenFlags::empty()
+        }
     }
 }
 
@@ -45,13 +48,12 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_AUTO_INVAL_DATA,
             // The kernel then says with each write whether set-user-id has to go, instead of changing the mode as the writer.
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
-            // Handles that append pass the page cache by, and can be mapped all the same.
-            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         ] {
             if config.add_capabilities(wanted).is_err() {
                 tracing::debug!(?wanted, "this kernel lacks a capability");
             }
         }
+        self.maps_uncached = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         if let Err(most) = config.set_max_write(MAX_REQUEST_BYTES) {
             tracing::debug!(most, "smaller writes");
         }
@@ -190,7 +192,8 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, inode: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, inode.0, flags.0).await };
-        self.answer(request, reply, work, move |reply, handle| reply.opened(FileHandle(handle), how_to_use(flags.0)));
+        let how = self.how_to_use(flags.0);
+        self.answer(request, reply, work, move |reply, handle| reply.opened(FileHandle(handle), how));
     }
 
     fn create(
@@ -214,8 +217,9 @@ impl Filesystem for Adapter {
         };
         let (fs, caller, timeout) = (self.fs.clone(), self.caller(request), self.shorter_timeout());
         let work = async move { fs.create(caller, create).await };
+        let how = self.how_to_use(flags);
         self.answer(request, reply, work, move |reply, (attr, handle)| {
-            reply.created(&timeout, &file_attr(&attr), GENERATION, FileHandle(handle), how_to_use(flags));
+            reply.created(&timeout, &file_attr(&attr), GENERATION, FileHandle(handle), how);
         });
     }
 

@@ -11,6 +11,8 @@ use tokio::sync::OwnedMutexGuard;
 use crate::dir::{self, AFTER_PARENT, AFTER_SELF, Scan};
 use crate::fs::Fs;
 
+/// How often attributes are asked for again because files were closed meanwhile.
+const MAX_ASKS: u32 = 3;
 /// Access of an open directory: reads.
 const READ: u32 = 4;
 
@@ -87,8 +89,11 @@ impl Fs {
             let mut entries = body.entries;
             if plus {
                 self.complete(&caller, &mut entries).await?;
-                // Handed out, a length from before a close would let the kernel put the next append over what was closed.
-                while self.forget_closed(&mut entries, &mut closed) {
+                // A length from before a close is none that this mount may show. What is closed again and again is asked for a few times only.
+                for _ in 0..MAX_ASKS {
+                    if !self.forget_closed(&mut entries, &mut closed) {
+                        break;
+                    }
                     self.complete(&caller, &mut entries).await?;
                 }
                 entries.iter().filter_map(|entry| entry.attr.as_ref()).for_each(|attr| self.directories.seen(attr));

@@ -58,8 +58,7 @@ impl ChunkStore {
         }
         let free = |volume: &&Arc<Volume>| {
             let placed = volume.placed.load(Ordering::SeqCst).saturating_mul(PLACED_BYTES);
-            let taken = placed.max(volume.filled.load(Ordering::SeqCst));
-            volume.space.lock().free_bytes.saturating_sub(taken)
+            volume.space.lock().free_bytes.saturating_sub(placed)
         };
         let healthy = self.volumes.iter().filter(|volume| volume.check().is_ok());
         let volume = healthy.max_by_key(free).ok_or(Error::NoDisk)?;

@@ -164,9 +164,6 @@ impl Volume {
         self.make_room()?;
         let mut state = replica.state.lock();
         let open = self.begin_step(replica, &mut state, version)?;
-        if data.is_some() && open.table.get(block) == Block::Hole {
-            self.fill(u64::from(BLOCK_BYTES))?;
-        }
         let result = match data {
             Some(data) => {
                 open.table.set(block, Block::Written(crc::crc(data)));

@@ -39,7 +39,11 @@ impl Volume {
             other => other.map_err(self.broken("moving a chunk to the quarantine"))?,
         }
         for dir in [layout::DELETED, &layout::shard_of(chunk)] {
-            self.disk.sync_dir(dir).map_err(self.broken("syncing a folder"))?;
+            if let Err(error) = self.disk.sync_dir(dir) {
+                // Until the Delete is sent again: what is in the quarantine is written no more.
+                self.drop_file(replica, &mut state);
+                return Err(self.broken("syncing a folder")(error));
+            }
         }
         self.forget(replica, &mut state);
         self.suspects.lock().remove(&chunk);

@@ -13,35 +13,19 @@ use super::volume::Volume;
 
 /// V3: a chunk stays in the journal for so long after its last write, so that overwrites do not pay again.
 pub(crate) const LINGER_MS: u64 = 30_000;
-/// Room that no data take: a full disk still has to persist a fence, a journal and what recoveries change, or its server is of no use.
-const DATA_RESERVE: u64 = 16 << 20;
 
 impl Volume {
     pub(crate) fn tick(&self, now_ms: u64) -> Result<(), Error> {
         self.check()?;
         self.now_ms.store(now_ms, Ordering::SeqCst);
-        let filled = self.filled.load(Ordering::SeqCst);
         match self.disk.space() {
             Ok(space) => {
-                let mut known = self.space.lock();
-                *known = space;
+                *self.space.lock() = space;
                 self.placed.store(0, Ordering::SeqCst);
-                self.filled.fetch_sub(filled, Ordering::SeqCst);
             }
             Err(error) => tracing::warn!(disk = self.disk.path(), %error, "the free space cannot be read"),
         }
         self.settle(LINGER_MS)
-    }
-
-    /// Counts data that take room on the disk, or refuses them where only [`DATA_RESERVE`] is left. Call it before anything of them is written.
-    pub(crate) fn fill(&self, bytes: u64) -> Result<(), Error> {
-        let space = self.space.lock();
-        let filled = self.filled.load(Ordering::SeqCst).saturating_add(bytes);
-        if bytes > 0 && space.free_bytes < filled.saturating_add(DATA_RESERVE) {
-            return Err(Error::NoSpace { disk: self.disk.path().into() });
-        }
-        self.filled.store(filled, Ordering::SeqCst);
-        Ok(())
     }
 
     fn settle(&self, linger_ms: u64) -> Result<(), Error> {

@@ -45,8 +45,6 @@ pub(crate) struct Volume {
     pub(crate) space: Mutex<Space>,
     /// Replicas made since `space` was looked at.
     pub(crate) placed: AtomicU64,
-    /// Bytes of blocks that were holes and are not, since then; changed under the lock of `space`.
-    pub(crate) filled: AtomicU64,
     /// As of the last tick (monotonic).
     pub(crate) now_ms: AtomicU64,
     open: Mutex<HashMap<ChunkId, Arc<Replica>>>,
@@ -84,7 +82,6 @@ impl Volume {
             tombstones: parts.tombstones,
             space: Mutex::new(parts.space),
             placed: AtomicU64::new(0),
-            filled: AtomicU64::new(0),
             now_ms: AtomicU64::new(0),
             open: Mutex::new(HashMap::new()),
             uses: AtomicU64::new(0),
@@ -132,9 +129,10 @@ impl Volume {
         }
     }
 
-    /// For a failed change of the disk: no space is the caller's matter, and so is what the system lacks; all else is the end of the disk.
+    /// For a failed change of the disk: no space is the caller's matter, and so is a lack of descriptors; all else is the end of the disk.
     pub(crate) fn broken(&self, operation: &'static str) -> impl FnOnce(io::Error) -> Error + '_ {
-        move |error| if is_shortage(&error) { self.not_now(&error) } else { self.end(operation, &error) }
+        // W6: only the opening of a file says that; a lack of memory may come from an fsync.
+        move |error| if lacks_descriptors(&error) { self.not_now(&error) } else { self.end(operation, &error) }
     }
 
     /// The same for the journal, which does not go on after a failure.
@@ -282,6 +280,12 @@ impl Volume {
         state.open = None;
         self.open.lock().remove(&replica.chunk);
         true
+    }
+
+    /// Closes a file that is not this replica's any more; the caller holds the state's lock.
+    pub(crate) fn drop_file(&self, replica: &Replica, state: &mut ReplicaState) {
+        state.open = None;
+        self.open.lock().remove(&replica.chunk);
     }
 
     /// W6, V4: one fdatasync of data, table and header, and of the name of a new file. The caller does not hold the state's lock.

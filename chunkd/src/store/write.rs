@@ -66,7 +66,6 @@ impl Volume {
         let mut state = replica.state.lock();
         let mut header = self.admit(replica, &mut state, write)?;
         let blocks = self.summed(replica, &mut state, &pieces)?;
-        self.fill(self.growth(replica, &mut state, &pieces)?)?;
 
         replica.begin_write(self.now_ms());
         self.journal(write.chunk, &header, write.grant)?;
@@ -160,13 +159,6 @@ impl Volume {
             sums.push((piece.block, sum));
         }
         Ok(sums)
-    }
-
-    /// The blocks that are holes so far: what is overwritten needs no room.
-    fn growth(&self, replica: &Arc<Replica>, state: &mut ReplicaState, pieces: &[Piece]) -> Result<u64, Error> {
-        let open = self.opened(replica, state)?;
-        let fresh = pieces.iter().filter(|piece| open.table.get(piece.block) == Block::Hole).count();
-        Ok(fresh as u64 * u64::from(BLOCK_BYTES))
     }
 
     /// Header, data, table, in this order, all of them in the page cache before the ack (M16).

@@ -299,6 +299,8 @@ impl State {
 
     /// Mode, owner or times have been changed by this client.
     pub(crate) fn set_others(&mut self, attr: &Attr, sets_mtime: bool) {
+        // It brings the length as well, which is taken for fresh from here on.
+        self.learn_content(attr.data_generation, attr.size);
         self.settled();
         if sets_mtime {
             self.write.set_mtime(attr.mtime_ns);

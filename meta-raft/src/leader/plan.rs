@@ -124,10 +124,11 @@ pub(crate) fn plan(members: &[Member], cut: u32) -> Option<Plan> {
     let lent = |c: &Choice| of(c, Standing::SameBoot) || of(c, Standing::Dirty);
     // W5: what a dirty copy has may be older than what its writer was told.
     let source = clean.filter(|_| !choices.iter().any(lent));
-    let whole = |c: &Choice| of(c, Standing::Clean) || of(c, Standing::SameBoot);
+    let whole = |c: &Choice| of(c, Standing::SameBoot);
     // V5: a folder put back within the same boot shows a lower grant than its peers.
     let newest = |lead: usize| members.iter().all(|m| m.last_grant <= members[lead].last_grant);
-    let trusted = source.is_some() || choices.iter().all(whole) && same_boot(members).is_some_and(newest);
+    // A clean one has all that was acknowledged but for what has rotted, which is not worth waiting for a holder that may never come back.
+    let trusted = clean.is_some() || choices.iter().all(whole) && same_boot(members).is_some_and(newest);
     let resummed = choices.iter().find_map(|c| if let Choice::Resum(m) = c { Some(*m) } else { None });
     let mut plan = Plan {
         fixes: Vec::new(),

@@ -7,7 +7,7 @@ use caribou_proto::ids::InodeId;
 use super::{Op, names};
 use crate::fsm::access::{self, WRITE};
 use crate::fsm::command::Rename;
-use crate::fsm::error::{Errno, Fatal, OpResult};
+use crate::fsm::error::{Errno, OpResult};
 use crate::fsm::reply::Body;
 use crate::fsm::tables::Tables;
 use crate::fsm::tables::dentries::{self, Dentry};

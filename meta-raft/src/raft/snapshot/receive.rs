@@ -114,7 +114,10 @@ impl Gathering {
         }
         let path = self.dir.join(&expected.name);
         if let Err(error) = self.write(file, &path, data, offset) {
-            self.forget();
+            // What there is of a full disk's snapshot stays: the piece is written again at its place, and the sync at the end is the judge.
+            if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                self.forget();
+            }
             return Err(error.into());
         }
         self.have[file as usize] += data.len() as u64;
