@@ -171,7 +171,8 @@ impl Registers {
         bytes.resize(BLOCK, 0);
         file.release().await;
         let Some(value) = write_of(inode, register as u64, &bytes) else {
-            findings.violation(format!("P2: register {register} is mixed or another's: {:?}…", &bytes[..32]));
+            let (parts, unsynced) = (in_parts(&bytes), self.unsynced(&self.state.lock(), register, findings));
+            findings.violation(format!("P2: register {register} is mixed or another's: {parts}; {unsynced}"));
             return Ok(());
         };
         let event = Event { client: client.to_owned(), kind: Kind::Read, value, called, answered: self.now() };
@@ -199,6 +200,19 @@ impl Registers {
         state.given_up.extend(gone);
     }
 
+    /// Which values nothing was known to have synced, in words.
+    fn unsynced(&self, state: &State, register: usize, findings: &Findings) -> String {
+        let told = |open: &Open, gone: bool| {
+            let may_be_lost = findings.places.may_have_lost(self.key(register), &open.bytes);
+            format!("{} of {} (gone: {gone}, may be lost: {may_be_lost})", open.value, open.client)
+        };
+        let here = state.open.iter().map(|open| (open, false));
+        let all = here.chain(state.given_up.iter().map(|open| (open, true)));
+        let of_it: Vec<String> =
+            all.filter(|(open, _)| open.register == register).map(|(open, gone)| told(open, gone)).collect();
+        format!("not synced: {}", if of_it.is_empty() { "nothing".to_owned() } else { of_it.join(", ") })
+    }
+
     /// Every register's history must have an order.
     pub fn judge(&self, findings: &Findings) {
         let state = self.state.lock();
@@ -208,10 +222,20 @@ impl Registers {
             };
             let lost: Vec<u64> = state.given_up.iter().filter(may_be_lost).map(|open| open.value).collect();
             if let Some(why) = contradiction(events, &lost) {
-                findings.violation(format!("P2, close to open: register {register}: {why}"));
+                let unsynced = self.unsynced(&state, *register, findings);
+                findings.violation(format!("P2, close to open: register {register}: {why}; {unsynced}"));
             }
         }
     }
+}
+
+/// Which value each part of a block is of, as far as its eight-byte words say.
+fn in_parts(bytes: &[u8]) -> String {
+    let word = |at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+    let values: Vec<u64> = (0..bytes.len() / 32).map(|unit| word(unit * 32 + 16)).collect();
+    let mut parts: Vec<(usize, u64)> = values.into_iter().enumerate().collect();
+    parts.dedup_by_key(|(_, value)| *value);
+    parts.iter().map(|(unit, value)| format!("value {value} from byte {}", unit * 32)).collect::<Vec<_>>().join(", ")
 }
 
 /// The operations of one value.
