@@ -231,9 +231,13 @@ impl Kind {
                 "a replica is damaged",
                 "a deletion failed",
             ],
-            Self::HungDiskChunkServer => {
-                &["the disk has failed and is not used any more", "a server has lost its replica", "a deletion failed"]
-            }
+            Self::HungDiskChunkServer => &[
+                "the disk has failed and is not used any more",
+                "a server has lost its replica",
+                "a deletion failed",
+                // What was being made when the server ended has a name and no header.
+                "a file without a place has been moved to the quarantine",
+            ],
             Self::BitFlip => &[
                 "a block is damaged at rest and is not served",
                 "a damaged block was not served",

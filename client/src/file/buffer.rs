@@ -37,6 +37,8 @@ struct Extent {
     told: bool,
     /// Told, and acknowledged by all in the epoch that ended last.
     kept: bool,
+    /// Its session has ended since, and with it what kept others from writing there: what they see is on the servers, and so it is here (P2).
+    theirs: bool,
     state: State,
 }
 
@@ -88,7 +90,15 @@ impl ChunkBuffer {
         let unsent = inherited.unsent.unwrap_or(write).min(write);
         self.put(
             offset,
-            Extent { pinned: data.len(), data, since, told: false, kept: false, state: State::Dirty { unsent } },
+            Extent {
+                pinned: data.len(),
+                data,
+                since,
+                told: false,
+                kept: false,
+                theirs: false,
+                state: State::Dirty { unsent },
+            },
         );
     }
 
@@ -150,7 +160,10 @@ impl ChunkBuffer {
             (joined.freeze(), (end - start) as usize)
         };
         let told = pieces[0].told;
-        self.put(start, Extent { data: data.clone(), pinned, since, told, kept: false, state: State::InFlight(n) });
+        self.put(
+            start,
+            Extent { data: data.clone(), pinned, since, told, kept: false, theirs: false, state: State::InFlight(n) },
+        );
         data
     }
 
@@ -248,7 +261,12 @@ impl ChunkBuffer {
 
     /// W5: nobody has it any more: everything is to be sent again.
     pub(crate) fn keep_nothing(&mut self) {
-        self.extents.values_mut().for_each(|extent| extent.kept = false);
+        self.extents.values_mut().for_each(|extent| (extent.kept, extent.theirs) = (false, false));
+    }
+
+    /// S4: nothing keeps others from writing over what they have been told of.
+    pub(crate) fn leave_to_others(&mut self) {
+        self.extents.values_mut().for_each(|extent| extent.theirs |= extent.kept);
     }
 
     /// W9: bytes at or beyond `offset` no longer exist.
@@ -256,11 +274,12 @@ impl ChunkBuffer {
         self.carve(offset, u32::MAX);
     }
 
-    /// The buffered bytes within `[start, end)`, in order.
+    /// The buffered bytes within `[start, end)` that readers here are to see, in order.
     pub(crate) fn snapshot(&self, start: u32, end: u32) -> Vec<(u32, Bytes)> {
         let before = self.extents.range(..start).next_back();
         let within = self.extents.range(start..end);
         (before.into_iter().chain(within))
+            .filter(|(_, extent)| !extent.theirs)
             .filter_map(|(&offset, extent)| {
                 let (from, to) = (offset.max(start), (offset + extent.len()).min(end));
                 (from < to).then(|| (from, extent.data.slice((from - offset) as usize..(to - offset) as usize)))

@@ -188,6 +188,7 @@ impl WriteState {
     /// S4: the session's grants are gone. What is buffered is sent again under new ones.
     pub(crate) fn session_changed(&mut self) {
         self.lose_grants(true);
+        self.chunks.values_mut().for_each(|chunk| chunk.buffer.leave_to_others());
     }
 
     /// Grants may be gone or not: each is taken anew, and the leader is told that there is nothing to send again (W5).

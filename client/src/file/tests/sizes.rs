@@ -133,10 +133,15 @@ fn the_wait_for_a_lost_grant_tells_of_a_cut() {
     state.acked(0, epoch, n);
     let Action::WriteEnd { id, .. } = plan(&mut state) else { panic!("the length is committed") };
     state.write_ended(id, &ReplyBody { length: 1000, ..ReplyBody::default() });
-    state.session_changed();
+    state.grants_uncertain();
     assert!(matches!(plan(&mut state), Action::Wait { index: 0, .. }));
     state.waited(0, Some(100));
     assert_eq!(state.snapshot(0, 0, 2000), [(0, pattern(1, 100))]);
+    // S4, P2: nobody keeps others from the chunk any more, so they may have written over what they had been told of.
+    state.session_changed();
+    assert_eq!(state.snapshot(0, 0, 2000), []);
+    state.insert(50, pattern(2, 10), 2, now);
+    assert_eq!(state.snapshot(0, 0, 2000), [(50, pattern(2, 10))]);
 }
 
 // M13, S2: the leader's "not now" is final for its request; the program never sees it.
