@@ -156,7 +156,7 @@ async fn bytes(lab: &mut Lab, seen: Seen) -> Result<Examined> {
     lab.cluster.unmount(&mount)?;
     let blocks: usize = seen.written.iter().map(|file| file.ledger.synced_blocks()).sum();
     let extent = format!(
-        "{blocks} fsynced blocks of {} files, {} fsynced records, {} of {} small files that remain; {} blocks read meanwhile",
+        "{blocks} fsynced blocks of {} writers, {} fsynced records, {} of {} small files that remain; {} blocks read meanwhile",
         seen.written.len(),
         seen.appended.synced,
         seen.storm.files(),
