@@ -325,7 +325,7 @@ fn clean(folder: &Path) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let below = mounts.lines().filter_map(|l| l.split(' ').nth(4)).filter(|m| Path::new(m).starts_with(folder));
     for mount in below.collect::<Vec<_>>().into_iter().rev() {
-        let _ = rustix::mount::unmount(mount, rustix::mount::UnmountFlags::DETACH);
+        caribou_cli::local::detach(Path::new(mount));
     }
     if let Err(error) = std::fs::remove_dir_all(folder) {
         tracing::warn!(folder = %folder.display(), %error, "a lab's folder could not be removed");

@@ -50,6 +50,7 @@ impl Loads {
         }
         let observer = lab.mount(&UNCACHED).await?;
         let universes = Universes::start(lab.cluster.meta_addresses(), seed).await?;
+        universes.open_root().await?;
         let write = |(mount, id): (&PathBuf, u64)| Worker::start(&Work::Write { dir: mount.clone(), id });
         let share =
             |(mount, number): (&PathBuf, u64)| Worker::start(&Work::Share { dir: mount.clone(), number, of: WRITERS });

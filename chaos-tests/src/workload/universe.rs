@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use caribou_client::proto::meta::v1::{Caller, Mkdir, mutation};
+use caribou_client::proto::meta::v1::{Caller, Mkdir, SetAttr, mutation};
 use caribou_client::{Client, ClientConfig};
 use caribou_histories::player;
 use parking_lot::Mutex;
@@ -60,6 +60,13 @@ impl Universes {
         let stop = watch::Sender::new(false);
         let task = tokio::spawn(rounds(shared.clone(), stop.subscribe(), seed));
         Ok(Self { shared, stop, task })
+    }
+
+    /// Lets every user make files in the root: the loads on mounts may be those of one.
+    pub async fn open_root(&self) -> Result<()> {
+        let mode = SetAttr { inode: 1, mode: Some(0o1777), ..SetAttr::default() };
+        self.shared.clients[0].meta().mutate(&Caller::default(), mutation::Op::Setattr(mode)).await?;
+        Ok(())
     }
 
     /// Operations that were answered so far.

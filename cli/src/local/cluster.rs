@@ -370,8 +370,12 @@ pub fn is_mounted(path: &Path) -> Result<bool> {
     Ok(mounts.lines().any(|line| line.split(' ').nth(4) == Some(&path)))
 }
 
-/// Takes a mount away whose process is gone.
-fn detach(path: &Path) {
-    // Fails when it is not mounted any more, which is what we want.
-    let _ = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+/// Takes a mount away whose process is gone; one of a user who may not do that by fusermount3, which may.
+pub fn detach(path: &Path) {
+    // Both fail when it is not mounted any more, which is what we want.
+    let gone = rustix::mount::unmount(path, rustix::mount::UnmountFlags::DETACH);
+    if gone == Err(rustix::io::Errno::PERM) {
+        let mut helper = std::process::Command::new("fusermount3");
+        let _ = helper.args(["-u", "-z", "--"]).arg(path).stderr(std::process::Stdio::null()).status();
+    }
 }

@@ -10,7 +10,7 @@ mod plan;
 mod process;
 mod starter;
 
-pub use cluster::LocalCluster;
+pub use cluster::{LocalCluster, detach};
 pub use layout::{Layout, MountEntry, Node, Part};
 pub use plan::{Host, Options};
 pub use process::{Binaries, ProcessId, tail};
