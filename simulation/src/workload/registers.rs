@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use caribou_client::{Error, Files};
 use caribou_proto::ids::CHUNK_BYTES;
 use caribou_proto::meta::v1::Create;
@@ -178,7 +179,7 @@ impl Registers {
         file.release().await;
         let Some(value) = write_of(inode, register as u64, &bytes) else {
             // What nobody has synced, and nobody sends again, may be torn as well as lost, on every disk.
-            if self.may_be_lost(register, findings) {
+            if self.may_be_torn(register, &bytes, findings) {
                 return Ok(());
             }
             let (parts, unsynced) = (in_parts(&bytes), self.unsynced(&self.state.lock(), register, findings));
@@ -210,11 +211,15 @@ impl Registers {
         state.given_up.extend(gone);
     }
 
-    /// Whether there is an un-synced write whose client is gone and whose every holder has lost power since.
-    fn may_be_lost(&self, register: usize, findings: &Findings) -> bool {
-        let key = self.key(register);
-        let mut gone = self.state.lock().given_up.clone().into_iter().filter(|open| open.register == register);
-        gone.any(|open| findings.places.may_have_lost(key, &open.bytes))
+    /// Whether it is one value, torn with un-synced ones whose client is gone and whose every holder has lost power since.
+    fn may_be_torn(&self, register: usize, bytes: &[u8], findings: &Findings) -> bool {
+        let (state, key) = (self.state.lock(), self.key(register));
+        let gone = state.given_up.iter().filter(|open| open.register == register);
+        let lost = gone.filter(|open| findings.places.may_have_lost(key, &open.bytes)).map(|open| open.value);
+        let written = state.events.get(&register).into_iter().flatten().map(|event| event.value);
+        let block = |value| content(self.inodes[PLACES[register].0], register as u64, value);
+        let others: Vec<Bytes> = written.map(block).chain([vec![0; BLOCK].into()]).collect();
+        is_torn(bytes, &lost.map(block).collect::<Vec<_>>(), &others)
     }
 
     /// Which values nothing was known to have synced, in words.
@@ -244,6 +249,14 @@ impl Registers {
             }
         }
     }
+}
+
+/// Whether every word is that of one of the `others`, always the same one, or of a `lost` block, and some are of a lost one.
+fn is_torn(bytes: &[u8], lost: &[Bytes], others: &[Bytes]) -> bool {
+    let words = (0..bytes.len()).step_by(8).map(|at| at..at + 8);
+    let of_lost = |word: &std::ops::Range<usize>| lost.iter().any(|block| block[word.clone()] == bytes[word.clone()]);
+    let rest: Vec<_> = words.filter(|word| !of_lost(word)).collect();
+    !lost.is_empty() && others.iter().any(|block| rest.iter().all(|word| block[word.clone()] == bytes[word.clone()]))
 }
 
 /// Which value each part of a block is of, as far as its eight-byte words say.
@@ -354,6 +367,17 @@ mod tests {
     fn values_from_nowhere_and_from_the_future_are_found() {
         assert!(contradiction(&[read(7, 1, 2)], &[]).is_some_and(|why| why.contains("nobody has written 7")));
         assert!(contradiction(&[read(1, 1, 2), write(1, 3, 4)], &[]).is_some_and(|why| why.contains("before it was")));
+    }
+
+    #[test]
+    fn only_lost_values_explain_a_torn_block() {
+        let block = |value| content(5, 1, value);
+        let mixed = |first, second| [&block(first)[..104], &block(second)[104..]].concat();
+        let others = [block(1), block(2), vec![0; BLOCK].into()];
+        assert!(is_torn(&mixed(3, 1), &[block(3)], &others));
+        assert!(!is_torn(&mixed(2, 1), &[block(3)], &others), "neither of them is lost");
+        assert!(!is_torn(&mixed(3, 1), &[], &others), "nothing is lost");
+        assert!(!is_torn(&mixed(3, 9), &[block(3)], &others), "nobody has written that");
     }
 
     #[test]
