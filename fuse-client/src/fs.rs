@@ -70,11 +70,8 @@ impl Fs {
 
     pub(crate) async fn open(&self, caller: Caller, inode: u64, flags: i32) -> Result<u64, Error> {
         let access = access_of_flags(flags);
-        let truncate = flags & libc::O_TRUNC != 0;
-        if truncate {
-            self.changed();
-        }
-        let (attr, file) = self.client.files().open(&caller, inode, access, truncate).await?;
+        // The kernel cuts by a change of the size, after it has looked whether it may (see the capabilities in `fuse.rs`).
+        let (attr, file) = self.client.files().open(&caller, inode, access, false).await?;
         Ok(self.register(attr, file, access & 2 != 0).1)
     }
 

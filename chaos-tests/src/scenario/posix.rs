@@ -2,7 +2,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let mount = lab.mount(&[]).await?;
     let second = lab.mount(&[]).await?;
     let mounts = [mount.clone(), second.clone()];
+    let program = mount.join("sleeper");
+    verdict.violations.extend(blocking(move || a_running_program_is_not_cut(&program)).await?);
     verdict.violations.extend(blocking(move || appends_of_two_mounts(&mounts)).await?);
     lab.cluster.unmount(&second)?;
     let entries = args.entries.to_string();
@@ -71,6 +74,24 @@ fn appends_of_two_mounts(mounts: &[PathBuf; 2]) -> Result<Option<String>> {
         }
     }
     Ok(None)
+}
+
+/// Whoever may open it to read it cannot take its bytes away with O_TRUNC: ETXTBSY.
+fn a_running_program_is_not_cut(program: &Path) -> Result<Option<String>> {
+    std::fs::copy("/bin/sleep", program)?;
+    let bytes = std::fs::read(program)?;
+    let mut running = Command::new(program).arg("60").spawn()?;
+    let opened: Vec<_> = [(true, false), (false, true)]
+        .map(|(read, write)| OpenOptions::new().read(read).write(write).custom_flags(libc::O_TRUNC).open(program))
+        .into_iter()
+        .collect();
+    running.kill()?;
+    running.wait()?;
+    let is_refused =
+        opened.iter().all(|opened| opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ETXTBSY)));
+    let is_whole = std::fs::read(program)? == bytes;
+    let text = || format!("a running program was opened with O_TRUNC: {opened:?}, whole: {is_whole}");
+    Ok((!is_refused || !is_whole).then(text))
 }
 
 /// Name and time of a step whose time depends on the number of entries: `ok big-list (0.316 s)`.
