@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use crate::clock::SimClock;
 use crate::places::Places;
+use crate::record::Record;
 
 /// Shared by everything that checks.
 #[derive(Debug)]
@@ -15,11 +16,14 @@ pub struct Findings {
     steps: AtomicU64,
     /// What an excuse for lost bytes needs to know.
     pub places: Places,
+    /// What explains a finding.
+    pub record: Record,
 }
 
 impl Findings {
     pub fn new(clock: SimClock) -> Self {
-        Self { clock, violations: Mutex::default(), steps: AtomicU64::new(0), places: Places::default() }
+        let (violations, steps) = (Mutex::default(), AtomicU64::new(0));
+        Self { clock, violations, steps, places: Places::default(), record: Record::default() }
     }
 
     pub fn clock(&self) -> &SimClock {
@@ -30,6 +34,7 @@ impl Findings {
     pub fn violation(&self, what: String) {
         let at = self.clock.elapsed_ms();
         tracing::error!(at, what, "violation");
+        self.note(|| format!("violation: {what}"));
         self.violations.lock().push(format!("at {at} ms: {what}"));
     }
 
@@ -37,6 +42,11 @@ impl Findings {
         if !holds {
             self.violation(what());
         }
+    }
+
+    /// Something that was done, for the record.
+    pub fn note(&self, what: impl FnOnce() -> String) {
+        self.record.note(self.clock.elapsed_ms(), what());
     }
 
     pub fn violations(&self) -> Vec<String> {

@@ -1,12 +1,13 @@
-//! What happens in tasks that nobody waits for: panics, and errors that the programs log. In a run both are findings.
+//! What happens in tasks that nobody waits for: panics, and errors that the programs log. In a run both are findings. What else Caribou logs is
+//! recorded.
 
 use std::cell::RefCell;
 use std::fmt::{Debug, Write as _};
 use std::sync::{Arc, Once};
 
 use tracing::field::{Field, Visit};
-use tracing::{Event, Subscriber};
-use tracing_subscriber::filter::LevelFilter;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::{EnvFilter, Registry};
 
@@ -43,7 +44,8 @@ impl Hearing {
         LISTENER.set(Some(Listener { findings, again }));
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
         let printed = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
-        let subscriber = Registry::default().with(printed).with(Ear.with_filter(LevelFilter::ERROR));
+        let heard = Targets::new().with_default(LevelFilter::ERROR).with_target("caribou", LevelFilter::DEBUG);
+        let subscriber = Registry::default().with(printed).with(Ear.with_filter(heard));
         Self { _subscriber: tracing::subscriber::set_default(subscriber) }
     }
 }
@@ -59,6 +61,14 @@ pub fn violation(what: String) {
     LISTENER.with_borrow(|listener| {
         if let Some(listener) = listener {
             listener.findings.violation(what);
+        }
+    });
+}
+
+fn note(what: String) {
+    LISTENER.with_borrow(|listener| {
+        if let Some(listener) = listener {
+            listener.findings.note(|| what);
         }
     });
 }
@@ -90,7 +100,9 @@ impl<S: Subscriber> Layer<S> for Ear {
         }
         let mut text = Text(event.metadata().target().to_owned());
         event.record(&mut text);
-        if !EXPECTED.iter().any(|expected| text.0.contains(expected)) {
+        if *event.metadata().level() != Level::ERROR {
+            note(text.0);
+        } else if !EXPECTED.iter().any(|expected| text.0.contains(expected)) {
             violation(format!("logged as an error: {}", text.0));
         }
     }

@@ -12,6 +12,7 @@
 //! | `workload/` | what clients do, and what must come of it |
 //! | `invariants.rs`, `rest.rs` | what must be true always, and at the end |
 //! | `findings.rs`, `hearing.rs`, `places.rs` | what was not true, what nobody waits for, and which lost bytes are excused |
+//! | `record.rs` | what was said and done until then |
 //!
 //! What a seed decides: machines, faults and their times, latencies, disks' times, operations, and by `entropy.rs` election timeouts and the
 //! order in which ready tasks run. What it does not: how far RocksDB's own threads have come when a machine goes down, and whatever else lets two
@@ -29,6 +30,7 @@ mod invariants;
 mod meta_host;
 mod net;
 mod places;
+mod record;
 mod rest;
 pub mod run;
 pub mod seeds;

@@ -26,7 +26,12 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service as _;
 
+use crate::findings::Findings;
+use crate::record::{Stream, Way};
+
 type Frame = http_body::Frame<Bytes>;
+/// Which call's frames these are, if they are recorded.
+type Kept = Option<(Stream, Way)>;
 
 /// Frames on their way in one direction of a call.
 const FRAMES: usize = 64;
@@ -74,6 +79,7 @@ struct Inner {
 pub struct Net {
     inner: Mutex<Inner>,
     changes: watch::Sender<u64>,
+    findings: Arc<Findings>,
 }
 
 /// One direction of a call.
@@ -90,18 +96,19 @@ fn gone(host: &str) -> Status {
 }
 
 impl Net {
-    pub fn new(seed: u64) -> Arc<Self> {
+    pub fn new(seed: u64, findings: Arc<Findings>) -> Arc<Self> {
         let inner = Inner {
             rng: StdRng::seed_from_u64(seed),
             hosts: BTreeMap::new(),
             blocked: BTreeMap::new(),
             weather: Weather::default(),
         };
-        Arc::new(Self { inner: Mutex::new(inner), changes: watch::Sender::new(0) })
+        Arc::new(Self { inner: Mutex::new(inner), changes: watch::Sender::new(0), findings })
     }
 
     /// Brings a host up, which serves nothing yet.
     pub fn add(&self, host: &str) -> Life {
+        self.findings.note(|| format!("{host} is up"));
         let life = Life { host: host.to_owned(), over: CancellationToken::new() };
         let row = Host { routes: None, life: life.clone() };
         if let Some(old) = self.inner.lock().hosts.insert(host.to_owned(), row) {
@@ -119,6 +126,7 @@ impl Net {
 
     /// A host dies: its calls break, and nobody answers there any more.
     pub fn remove(&self, host: &str) {
+        self.findings.note(|| format!("{host} is down"));
         if let Some(old) = self.inner.lock().hosts.remove(host) {
             old.life.over.cancel();
         }
@@ -126,6 +134,7 @@ impl Net {
 
     /// From now on nothing arrives from one host at another. False if that was so already.
     pub fn block(&self, from: &str, to: &str) -> bool {
+        self.findings.note(|| format!("nothing from {from} reaches {to}"));
         let pair = (from.to_owned(), to.to_owned());
         let is_new = match self.inner.lock().blocked.entry(pair) {
             Entry::Vacant(entry) => {
@@ -144,6 +153,7 @@ impl Net {
 
     /// All lines as they are at first.
     pub fn heal(&self) {
+        self.findings.note(|| "all lines are free".to_owned());
         {
             let mut inner = self.inner.lock();
             inner.blocked.clear();
@@ -170,13 +180,14 @@ impl Net {
         let back = Path { from: to.clone(), to: from.host, ..there.clone() };
         let routes = self.inner.lock().hosts.get(&to).and_then(|host| host.routes.clone());
         let mut routes = routes.ok_or_else(|| gone(&to))?;
-        let request = request.map(|body| there.carry(body));
+        let stream = Stream::of(request.uri().path());
+        let request = request.map(|body| there.carry(body, stream.map(|stream| (stream, Way::Request))));
         let response = tokio::select! {
             response = routes.call(request) => response.unwrap_or_else(|never| match never {}),
             () = back.broken() => return Err(gone(&to)),
         };
         back.pass().await?;
-        Ok(response.map(|body| back.carry(body)))
+        Ok(response.map(|body| back.carry(body, stream.map(|stream| (stream, Way::Reply)))))
     }
 
     fn path(self: &Arc<Self>, from: &Life, to: &str) -> Result<Path, Status> {
@@ -254,12 +265,12 @@ impl Path {
         }
     }
 
-    fn carry(self, body: Body) -> Body {
+    fn carry(self, body: Body, kept: Kept) -> Body {
         let (sender, receiver) = mpsc::channel::<Result<Frame, Status>>(FRAMES);
         tokio::spawn(async move {
             let broken = gone(&self.from);
             let is_broken = {
-                let (line, moved) = (self.broken(), self.move_frames(body, &sender));
+                let (line, moved) = (self.broken(), self.move_frames(body, kept, &sender));
                 tokio::select! {
                     biased;
                     () = line => true,
@@ -274,7 +285,7 @@ impl Path {
     }
 
     /// Takes what comes in order to where it goes, until either side has ended.
-    async fn move_frames(&self, mut body: Body, sender: &mpsc::Sender<Result<Frame, Status>>) {
+    async fn move_frames(&self, mut body: Body, kept: Kept, sender: &mpsc::Sender<Result<Frame, Status>>) {
         let mut under_way: VecDeque<(Instant, Result<Frame, Status>)> = VecDeque::new();
         let mut has_ended = false;
         while !has_ended || !under_way.is_empty() {
@@ -288,6 +299,7 @@ impl Path {
                 () = sender.closed() => return,
                 room = arrives, if first.is_some() => {
                     let (Ok(room), Some((_, frame))) = (room, under_way.pop_front()) else { return };
+                    self.record(kept, &frame);
                     room.send(frame);
                 }
                 frame = body.frame(), if !has_ended && under_way.len() < FRAMES => {
@@ -297,5 +309,11 @@ impl Path {
                 }
             }
         }
+    }
+
+    fn record(&self, kept: Kept, frame: &Result<Frame, Status>) {
+        let (Some(kept), Some(bytes)) = (kept, frame.as_ref().ok().and_then(Frame::data_ref)) else { return };
+        let findings = &self.net.findings;
+        findings.record.said(findings.clock().elapsed_ms(), &self.from, &self.to, kept, bytes.clone());
     }
 }

@@ -1,5 +1,6 @@
 //! One run: the machines, clients at work, faults, and what must be true at the end.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ impl Plan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
     pub violations: Vec<String>,
+    /// What was said and done before them.
+    pub record: Option<PathBuf>,
     pub steps: u64,
     pub faults: Counts,
     /// Simulated time.
@@ -104,8 +107,11 @@ async fn story(plan: &Plan, root: &std::path::Path) -> Result<Outcome> {
     }
     world.look_for_failures();
     world.end().await;
+    let record =
+        if findings.is_clean() { None } else { Some(findings.record.write(&std::env::temp_dir(), plan.seed)?) };
     Ok(Outcome {
         violations: findings.violations(),
+        record,
         steps: findings.steps(),
         faults: counts,
         took: Duration::from_millis(u64::try_from(world.clock.elapsed_ms())?),

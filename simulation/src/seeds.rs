@@ -71,24 +71,27 @@ pub fn run_all(args: &Args) -> Result<bool> {
                     let (plan, started) = (args.plan(*seed), Instant::now());
                     let outcome = apart(&plan);
                     say(&plan, &outcome, started.elapsed());
-                    results.lock().push(outcome);
+                    results.lock().push((plan, outcome, started.elapsed()));
                 }
             });
         }
     });
     let results = results.into_inner();
-    let bad = results.iter().filter(|result| !matches!(result, Ok(outcome) if outcome.violations.is_empty())).count();
+    let bad: Vec<_> = results.iter().filter(|(_, outcome, _)| !is_clean(outcome)).collect();
     let mut faults = Counts::default();
-    let outcomes: Vec<&Outcome> = results.iter().flatten().collect();
+    let outcomes: Vec<&Outcome> = results.iter().filter_map(|(_, outcome, _)| outcome.as_ref().ok()).collect();
     for outcome in &outcomes {
         outcome.faults.iter().for_each(|(fault, count)| *faults.entry(*fault).or_default() += count);
     }
     let steps: u64 = outcomes.iter().map(|outcome| outcome.steps).sum();
     let injected: u64 = faults.values().sum();
-    println!("{} seeds, {steps} steps, {injected} faults of {} kinds, {bad} bad", results.len(), faults.len());
     for (fault, count) in &faults {
         println!("  {fault:?}: {count}");
     }
+    // Once more, where whoever looks for it looks first.
+    bad.iter().for_each(|(plan, outcome, took)| say(plan, outcome, *took));
+    let (seeds, kinds, bad) = (results.len(), faults.len(), bad.len());
+    println!("{seeds} seeds, {steps} steps, {injected} faults of {kinds} kinds, {bad} bad");
     Ok(match args.planted {
         None => bad == 0,
         Some(bug) => {
@@ -117,6 +120,10 @@ fn bug_named(name: &str) -> Result<Bug, String> {
     known.copied().ok_or_else(|| format!("one of {:?}", caribou_planted::ALL))
 }
 
+fn is_clean(outcome: &Result<Outcome>) -> bool {
+    matches!(outcome, Ok(outcome) if outcome.violations.is_empty())
+}
+
 fn say(plan: &Plan, outcome: &Result<Outcome>, real: Duration) {
     let seed = plan.seed;
     match outcome {
@@ -125,10 +132,11 @@ fn say(plan: &Plan, outcome: &Result<Outcome>, real: Duration) {
             let (simulated, real) = (outcome.took.as_secs_f64(), real.as_secs_f64());
             println!("seed {seed}: {} steps, {injected} faults, {simulated:.0} s in {real:.1} s", outcome.steps);
             outcome.violations.iter().for_each(|violation| println!("  ! {violation}"));
+            outcome.record.iter().for_each(|path| println!("  what was said and done: {}", path.display()));
         }
         Err(error) => println!("seed {seed}: broken off: {error:#}"),
     }
-    if !matches!(outcome, Ok(outcome) if outcome.violations.is_empty()) {
+    if !is_clean(outcome) {
         println!("  again: caribou-simulation {}", plan.args().join(" "));
     }
 }

@@ -42,7 +42,7 @@ impl World {
     pub async fn start(root: &Path, rng: &mut StdRng, meta: u64, chunk: u64, findings: Arc<Findings>) -> Result<Self> {
         let fork = |rng: &mut StdRng| StdRng::seed_from_u64(rng.random());
         let mut world = Self {
-            net: Net::new(rng.random()),
+            net: Net::new(rng.random(), findings.clone()),
             invariants: Invariants::new(findings.clone()),
             meta: (1..=meta).map(|id| MetaHost::new(id, root, fork(rng))).collect(),
             chunk: (1..=chunk).map(|id| ChunkHost::new(id, fork(rng))).collect(),

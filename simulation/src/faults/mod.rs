@@ -147,6 +147,7 @@ fn note(world: &World, counts: &mut Counts, fault: Fault, times: u64) {
     if times > 0 {
         *counts.entry(fault).or_default() += times;
         tracing::info!(at = world.clock.elapsed_ms(), ?fault, times, "fault");
+        world.findings.note(|| format!("{fault:?} was done {times} times"));
         (0..times).for_each(|_| world.findings.step());
     }
 }
