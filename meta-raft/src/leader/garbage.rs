@@ -1,8 +1,9 @@
 //! Carries committed deletions out (R4): Delete to the server, then `GarbageDone`.
 //!
-//! A replica that garbage names is not a copy of the chunk: a Ready or RepairDone left it out, and it may lack writes that came after. So it is
-//! deleted even if the chunk is below its goal – the server keeps the bytes in its quarantine – and a server that attaches gets no read
-//! lease before all its deletions are on their way (F2, ADR 7): a Delete blocks reads of its chunk from the moment the server takes it.
+//! There are two sorts. Where the chunk still has a row, the replica is a stale one: a Ready or RepairDone left it out, or it was lost, and it
+//! may lack writes that came after. So it is deleted even if the chunk is below its goal – the server keeps the bytes in its quarantine. On a
+//! new stream these go first, ahead of the server's read lease (M3, `Liveness::open_gate`): a Delete blocks reads of its chunk from the moment
+//! the server takes it. Where the chunk is gone there is only room to be won, in the background.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -16,7 +17,7 @@ use super::limits;
 use super::links::Purpose;
 use crate::fsm::command::Command;
 use crate::fsm::error::Fatal;
-use crate::fsm::tables::garbage;
+use crate::fsm::tables::{chunks, garbage};
 
 #[derive(Default)]
 pub(crate) struct Collector {
@@ -24,7 +25,9 @@ pub(crate) struct Collector {
 }
 
 struct Queue {
-    /// Rows up to here have been sent; `None`: from the beginning.
+    /// Up to here the rows of stale replicas have been sent; `None`: all of them, and the others may follow.
+    stale: Option<Option<ChunkId>>,
+    /// Rows of both sorts up to here have been sent; `None`: from the beginning.
     after: Option<ChunkId>,
     /// All rows that there were have been sent.
     exhausted: bool,
@@ -39,6 +42,7 @@ struct Queue {
 impl Queue {
     fn new(now: Instant) -> Self {
         Self {
+            stale: Some(None),
             after: None,
             exhausted: false,
             in_flight: HashMap::new(),
@@ -55,13 +59,25 @@ impl Queue {
             || self.committing.get(&chunk).is_some_and(|v| *v >= version)
             || self.refused.get(&chunk).is_some_and(|v| *v >= version)
     }
+
+    /// Sends a deletion, unless it has been sent; false if there is no room for it.
+    fn send(&mut self, cx: &mut Cx<'_>, server: ServerId, chunk: ChunkId, version: ChunkVersion) -> bool {
+        if self.is_known(chunk, version) {
+            return true;
+        }
+        let delete = Delete { up_to_version: version.0 };
+        let sent = cx.send(server, chunk, Body::Delete(delete), Purpose::Delete { chunk, version });
+        if sent {
+            self.in_flight.insert(chunk, version);
+        }
+        sent
+    }
 }
 
 impl Collector {
     /// A server has a new stream: everything is sent anew.
-    pub(crate) fn server_attached(&mut self, cx: &mut Cx<'_>, server: ServerId) -> Result<(), Fatal> {
-        self.servers.insert(server, Queue::new(cx.now));
-        self.fill(cx, server)
+    pub(crate) fn server_attached(&mut self, now: Instant, server: ServerId) {
+        self.servers.insert(server, Queue::new(now));
     }
 
     pub(crate) fn server_detached(&mut self, server: ServerId) {
@@ -84,9 +100,34 @@ impl Collector {
         }
     }
 
-    /// Whether every deletion of an attached server is on its way, or done.
-    pub(crate) fn all_sent(&self, server: ServerId) -> bool {
-        self.servers.get(&server).is_some_and(|q| q.exhausted)
+    /// Sends deletions of an attached server's stale replicas, from where the last call ended; whether all are on their way.
+    pub(crate) fn send_stale(&mut self, cx: &mut Cx<'_>, server: ServerId, pages: usize) -> Result<bool, Fatal> {
+        let Some(queue) = self.servers.get_mut(&server) else { return Ok(false) };
+        for _ in 0..pages {
+            let Some(after) = queue.stale else { break };
+            let page = garbage::page(cx.tables, server, after, limits::PAGE)?;
+            let is_last = page.len() < limits::PAGE;
+            for (chunk, version) in page {
+                if chunks::get(cx.tables, chunk)?.is_some() {
+                    let is_room = queue.in_flight.len() < limits::DELETIONS;
+                    if !is_room || !queue.send(cx, server, chunk, version) {
+                        return Ok(false);
+                    }
+                }
+                queue.stale = Some(Some(chunk));
+            }
+            if is_last {
+                queue.stale = None;
+            }
+        }
+        Ok(queue.stale.is_none())
+    }
+
+    /// There may be stale replicas among what [`Collector::send_stale`] has passed by.
+    pub(crate) fn look_again(&mut self, server: ServerId) {
+        if let Some(queue) = self.servers.get_mut(&server) {
+            queue.stale = Some(None);
+        }
     }
 
     /// Whether a deletion of this chunk is under way at the server: no copy may be made there meanwhile.
@@ -109,20 +150,16 @@ impl Collector {
         Ok(())
     }
 
-    /// Sends deletions until the server has enough under way or none is left.
+    /// Sends deletions until the server has enough under way or none is left; stale replicas have gone before.
     fn fill(&mut self, cx: &mut Cx<'_>, server: ServerId) -> Result<(), Fatal> {
-        let Some(queue) = self.servers.get_mut(&server) else { return Ok(()) };
+        let Some(queue) = self.servers.get_mut(&server).filter(|queue| queue.stale.is_none()) else { return Ok(()) };
         while !queue.exhausted && queue.in_flight.len() < limits::DELETIONS {
             let page = garbage::page(cx.tables, server, queue.after, limits::PAGE)?;
             queue.exhausted = page.len() < limits::PAGE;
             for (chunk, version) in page {
-                if !queue.is_known(chunk, version) {
-                    let delete = Delete { up_to_version: version.0 };
-                    if !cx.send(server, chunk, Body::Delete(delete), Purpose::Delete { chunk, version }) {
-                        queue.exhausted = false;
-                        return Ok(());
-                    }
-                    queue.in_flight.insert(chunk, version);
+                if !queue.send(cx, server, chunk, version) {
+                    queue.exhausted = false;
+                    return Ok(());
                 }
                 queue.after = Some(chunk);
             }

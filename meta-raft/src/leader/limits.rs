@@ -80,6 +80,8 @@ pub(crate) const HOLD_BACK: Duration = Duration::from_secs(2);
 
 /// Deletions that one server has under way.
 pub(crate) const DELETIONS: usize = 1024;
+/// Pages of garbage in which stale replicas are looked for in one tick (M3), divided among the servers that have no lease yet.
+pub(crate) const GATE_PAGES: usize = 32;
 /// Deletions that one record confirms.
 pub(crate) const GARBAGE_BATCH: usize = 1024;
 /// How often a server's garbage is looked at when no effect said so.

@@ -1,5 +1,5 @@
-//! Chunk servers that come and go: leases for those that have been told everything, `ServerDown` for those that are silent (F2, ADR 7), the
-//! chunks that came back dirty (V3), and the candidates for placement.
+//! Chunk servers that come and go: leases for those that know what they must not serve, `ServerDown` for those that are silent (F2, ADR 7),
+//! the chunks that came back dirty (V3), and the candidates for placement.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -69,9 +69,14 @@ impl Liveness {
         self.next_placement = None;
     }
 
-    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recovery: &mut Recovery) -> Result<(), Fatal> {
+    pub(crate) fn tick(
+        &mut self,
+        cx: &mut Cx<'_>,
+        garbage: &mut Collector,
+        recovery: &mut Recovery,
+    ) -> Result<(), Fatal> {
         self.start_intents(cx, recovery)?;
-        self.open_gates(cx, garbage, recovery);
+        self.open_gates(cx, garbage, recovery)?;
         for server in cx.links.overdue(cx.now) {
             tracing::warn!(%server, "the control stream of a chunk server is silent; it is closed");
             cx.links.end(server);
@@ -126,14 +131,39 @@ impl Liveness {
         others.any(|other| !cx.is_silent(other) && !in_doubt(other))
     }
 
-    /// A server may answer reads once it has been told what it may not serve any more.
-    pub(crate) fn open_gates(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recovery: &Recovery) {
-        let told = |server: ServerId| garbage.all_sent(server) && !recovery.leaves_out(server);
-        let ready: Vec<(ServerId, u64)> = self.gated.iter().filter(|(s, _)| told(**s)).map(|(s, n)| (*s, *n)).collect();
-        for (server, stream) in ready {
+    fn open_gates(&mut self, cx: &mut Cx<'_>, garbage: &mut Collector, recovery: &Recovery) -> Result<(), Fatal> {
+        for server in self.gated.keys().copied().collect::<Vec<_>>() {
+            self.open_gate(cx, garbage, recovery, server)?;
+        }
+        Ok(())
+    }
+
+    /// M3: a server may answer reads once a command ahead of the answer on its stream names every replica that it must not serve.
+    ///
+    /// Those are what its garbage names of chunks that have a row: these went on without it, and readers must not go back. A chunk without a
+    /// row never gets one again (F1); nobody is told of its place, there is no newer copy, and a file that is unlinked and open keeps its rows
+    /// (S7). Who still knows the place has not heard that the file was cut or is gone. Servers that were never away answer it as well until
+    /// their Delete comes: no record waits for that, and what ends it is the file's data generation, not the lease (docs/adr/0008).
+    ///
+    /// What is added to the garbage behind the search: a Ready that leaves this server out is waited for, and the search begins anew; any
+    /// other one leaves an attached server out only where it refuses the old version by itself (`recovery`).
+    pub(crate) fn open_gate(
+        &mut self,
+        cx: &mut Cx<'_>,
+        garbage: &mut Collector,
+        recovery: &Recovery,
+        server: ServerId,
+    ) -> Result<(), Fatal> {
+        let Some(stream) = self.gated.get(&server).copied() else { return Ok(()) };
+        // Each gets on, however much the others have.
+        let pages = limits::GATE_PAGES.div_ceil(self.gated.len());
+        if recovery.leaves_out(server) {
+            garbage.look_again(server);
+        } else if garbage.send_stale(cx, server, pages)? {
             self.gated.remove(&server);
             cx.shared.leases.open(server, stream);
         }
+        Ok(())
     }
 
     /// ADR 7: silent for TTL + 10 %, whoever answered it last.
@@ -208,3 +238,6 @@ impl Liveness {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

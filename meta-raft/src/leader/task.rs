@@ -259,11 +259,11 @@ impl Loops<'_> {
         let given_up = cx.links.attach(server, link);
         self.gave_up(cx, server, given_up)?;
         self.liveness.attached(cx, server, stream, dirty);
-        self.garbage.server_attached(cx, server)?;
+        self.garbage.server_attached(cx.now, server);
         self.inventories.server_attached(cx.now, server);
-        self.recovery.server_attached(cx)?;
-        self.liveness.open_gates(cx, self.garbage, self.recovery);
-        Ok(())
+        // Deletions go ahead of what recoveries want of the server.
+        self.liveness.open_gate(cx, self.garbage, self.recovery, server)?;
+        self.recovery.server_attached(cx)
     }
 
     fn detach_ended(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
