@@ -58,7 +58,7 @@ pub(crate) const ATTACH_BACKOFF_MIN: Duration = Duration::from_millis(10);
 pub(crate) const ATTACH_BACKOFF_MAX: Duration = Duration::from_millis(100);
 /// How long a metadata node may take to answer a registration (it commits a record).
 pub(crate) const REGISTER_TIMEOUT: Duration = Duration::from_secs(3);
-/// Replicas that a heartbeat reports as lost at most (R3: a hint).
+/// Replicas that a heartbeat reports as lost at most, and as damaged (R3: hints). Part of the wire's meaning: with fewer damaged ones it has named all.
 pub(crate) const LOST_PER_HEARTBEAT: usize = 1024;
 /// When there are more, others are named after this time: several heartbeats.
 pub(crate) const LOST_TURN: Duration = Duration::from_secs(2);

@@ -52,12 +52,15 @@ async fn damage_at_rest_is_never_returned_and_survives_overwrites() {
     disk.damage("chunks/01/0001000000000001.chunk", 65_536 + 70_000, 0x10);
     assert!(matches!(read(&store, 1, 1, 0, 2 * BLOCK).await, Err(Error::Corrupt { block: 1, .. })));
     read(&store, 1, 1, 0, BLOCK).await.unwrap();
-    assert_eq!(store.lost_chunks(), [id(1)], "R3: a hint");
+    assert_eq!(store.damaged_chunks(), [(id(1), 1)], "R3: a hint");
+    assert!(store.lost_chunks().is_empty(), "all but one block of it are sound");
     // An overwrite beside it does not hide it, one over it mends it.
     write(&store, 1, BLOCK + 30_000, b"beside").await.unwrap();
     assert!(matches!(read(&store, 1, 1, BLOCK, 1).await, Err(Error::Corrupt { block: 1, .. })));
+    assert_eq!(store.damaged_chunks(), [(id(1), 1)]);
     write(&store, 1, BLOCK, &pattern(3, BLOCK)).await.unwrap();
     assert_eq!(read(&store, 1, 1, BLOCK, BLOCK).await.unwrap(), pattern(3, BLOCK));
+    assert!(store.damaged_chunks().is_empty());
 }
 
 #[tokio::test]

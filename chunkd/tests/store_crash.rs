@@ -236,7 +236,8 @@ impl World {
             };
             return;
         };
-        assert!(self.store.lost_chunks().is_empty(), "a crash is not damage");
+        let suspected = (self.store.lost_chunks(), self.store.damaged_chunks());
+        assert_eq!(suspected, (vec![], vec![]), "a crash is not damage");
         if info.complete && !info.dirty {
             let got =
                 self.store.read(id(chunk), info.version, 0, SIZE as u32).await.expect("a clean replica is served").data;

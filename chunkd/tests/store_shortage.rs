@@ -45,7 +45,7 @@ async fn a_lack_of_descriptors_is_neither_a_failed_disk_nor_a_lost_replica() {
     assert!(matches!(store.fence(1, 5).await, Err(Error::NotNow { .. })));
     store.fence(1, 5).await.unwrap();
     assert_eq!(store.disks()[0].failed, None);
-    assert!(store.lost_chunks().is_empty());
+    assert!(store.lost_chunks().is_empty() && store.damaged_chunks().is_empty());
     let (store, _disk) = power_cut(store, &disk, 1).await;
     assert_eq!(store.fenced(), (1, 5));
     prepare(&store, 2, 2).await.unwrap();

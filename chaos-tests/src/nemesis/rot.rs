@@ -1,6 +1,6 @@
 //! One bit of one replica flips at rest, while its server runs and the other replicas are sound. Nothing looks for such damage in the
 //! background, so lifting it means reading the block until its server has been asked for it; the server must notice, nobody may see it, and
-//! the block has to be made whole. A chunk at rest is copied anew (R3); one that somebody writes to without a pause has to wait for a recovery,
+//! the block has to be made whole. A chunk at rest is mended by a recovery (R3); one that somebody writes to without a pause has to wait for a recovery,
 //! which is brought about by tearing the server's connections.
 
 use std::fs::{File, OpenOptions};

@@ -1,4 +1,5 @@
-//! Which replicas this server has to give up: damaged, on a failed disk, or not there although the cluster counts on them (R3, R4).
+//! What this server tells the leader of replicas that are not as they should be (R3, R4): those that it has to give up, since they are on a
+//! failed disk, cannot be opened, or are not there although the cluster counts on them; and those that are here with damaged blocks.
 
 use std::sync::Arc;
 
@@ -24,12 +25,12 @@ impl ChunkStore {
         }
     }
 
-    /// R3, a hint: replicas that are missing, at most 10 000, those whose file is damaged or unreadable, at most 10 000 a disk, and all of a disk that
-    /// failed, except those that have a new place on another one. Ordered.
+    /// R3, a hint: replicas that are missing, at most 10 000, those whose file has no usable header or table, at most 10 000 a disk, and all of a
+    /// disk that failed, except those that have a new place on another one. Ordered.
     pub fn lost_chunks(&self) -> Vec<ChunkId> {
         let lost = |volume: &Arc<Volume>| -> Vec<ChunkId> {
             match volume.check() {
-                Ok(()) => volume.suspects.lock().iter().copied().collect(),
+                Ok(()) => volume.suspects.all_lost(),
                 Err(_) => volume.index.read().keys().copied().collect(),
             }
         };
@@ -44,6 +45,15 @@ impl ChunkStore {
         }
         all.sort_unstable();
         all.dedup();
+        all
+    }
+
+    /// R3, a hint: replicas that are here, and how many of their blocks are known to be damaged; at most 10 000 a disk. Ordered, and never one of
+    /// [`Self::lost_chunks`]: what is on a failed disk is lost.
+    pub fn damaged_chunks(&self) -> Vec<(ChunkId, u32)> {
+        let healthy = self.volumes.iter().filter(|volume| volume.check().is_ok());
+        let mut all: Vec<(ChunkId, u32)> = healthy.flat_map(|volume| volume.suspects.all_damaged()).collect();
+        all.sort_unstable();
         all
     }
 }

@@ -32,8 +32,10 @@ impl Plan {
     /// The blocks' bytes, holes as zeros, or the first block that does not match.
     fn read(&self, volume: &Volume, chunk: ChunkId) -> Result<Result<Vec<u8>, u32>, Error> {
         let mut data = vec![0; self.blocks.len() * BLOCK_BYTES as usize];
-        if self.blocks.iter().any(|block| *block != Block::Hole) {
-            self.file.read_at(&mut data, block_offset(self.first)).map_err(volume.unreadable(chunk))?;
+        if self.blocks.iter().any(|block| *block != Block::Hole)
+            && self.file.read_at(&mut data, block_offset(self.first)).is_err()
+        {
+            self.read_each(volume, chunk, &mut data)?;
         }
         for (index, bytes) in data.chunks_exact_mut(BLOCK_BYTES as usize).enumerate() {
             match self.blocks[index] {
@@ -43,6 +45,17 @@ impl Plan {
             }
         }
         Ok(Ok(data))
+    }
+
+    /// Block by block: which one cannot be read is damaged, the others are not (R3).
+    fn read_each(&self, volume: &Volume, chunk: ChunkId, data: &mut [u8]) -> Result<(), Error> {
+        for ((block, state), bytes) in (self.first..).zip(&self.blocks).zip(data.chunks_exact_mut(BLOCK_BYTES as usize))
+        {
+            if *state != Block::Hole {
+                self.file.read_at(bytes, block_offset(block)).map_err(volume.unreadable_block(chunk, block))?;
+            }
+        }
+        Ok(())
     }
 }
 

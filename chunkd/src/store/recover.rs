@@ -72,11 +72,10 @@ impl Volume {
         let never = header.completed == ChunkVersion(0);
         let clean = !state.dirty || (never && state.doubt != Doubt::Vanished);
         let same_boot = !clean && state.doubt == Doubt::ThisBoot;
-        let rotten = clean && self.suspects.lock().contains(&chunk);
         let open = self.opened(replica, &mut state)?;
-        if rotten {
-            // Else the plan would take the block for a source, and fail at it in every round.
-            super::verify::find_rot(open);
+        if clean {
+            // Else the plan would take a rotten block for a source, and fail at it in every round.
+            self.examine(chunk, open);
         }
         let blocks = block_states(open, &replica.in_flight.lock());
         let (had_version, last_grant) = (header.completed, header.last_grant);
@@ -194,7 +193,8 @@ impl Volume {
         let (block, kept) = (length / BLOCK_BYTES, length % BLOCK_BYTES);
         if kept > 0 && open.table.get(block) != Block::Hole {
             let mut tail = vec![0; (BLOCK_BYTES - kept) as usize];
-            open.file.read_at(&mut tail, DATA_AT + u64::from(length)).map_err(self.unreadable(replica.chunk))?;
+            let unreadable = self.unreadable_block(replica.chunk, block);
+            open.file.read_at(&mut tail, DATA_AT + u64::from(length)).map_err(unreadable)?;
             let (old, new) = (crc::crc(&tail), crc::of_zeros(BLOCK_BYTES - kept));
             // By linearity: damage in the part that stays remains detectable.
             let state = match open.table.get(block) {
@@ -226,7 +226,7 @@ impl Volume {
         let damaged: Vec<u32> = (0..BLOCKS_PER_CHUNK).filter(damaged).collect();
         for block in damaged {
             data.fill(0);
-            open.file.read_at(&mut data, block_offset(block)).map_err(self.unreadable(chunk))?;
+            open.file.read_at(&mut data, block_offset(block)).map_err(self.unreadable_block(chunk, block))?;
             open.table.set(block, Block::Written(crc::crc(&data)));
             count += 1;
             let disk = self.disk.path();
@@ -295,9 +295,10 @@ impl Volume {
         state.verified = false;
         let open = self.opened(replica, &mut state)?;
         open.scarred = false;
-        if (0..BLOCKS_PER_CHUNK).all(|block| !matches!(open.table.get(block), Block::Damaged(_))) {
-            self.suspects.lock().remove(&chunk);
-        }
+        // R3: what was suspected is believed only after it has been read again, now that all of it is durable. A block that no copy had whole is
+        // still damaged, and told as such.
+        self.examine(chunk, open);
+        self.suspects.regained(chunk);
         replica.in_flight.lock().clear(self.next_epoch());
         replica.publish(&state);
         self.journal.close(chunk).map_err(self.broken_journal())

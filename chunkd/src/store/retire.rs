@@ -46,7 +46,7 @@ impl Volume {
             }
         }
         self.forget(replica, &mut state);
-        self.suspects.lock().remove(&chunk);
+        self.suspects.forget(chunk);
         Ok(())
     }
 

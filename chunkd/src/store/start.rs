@@ -203,9 +203,9 @@ fn volume(ready: Ready, incarnation: Incarnation, tombstones: Arc<Tombstones>) -
         Ok((journal, pool, disk.space()?))
     };
     let (journal, pool, space) = begin().map_err(failed(disk.as_ref(), "beginning its journal"))?;
-    let (index, suspects, lock) = (scanned.index, scanned.lost, ours.lock);
+    let (index, lost, lock) = (scanned.index, scanned.lost, ours.lock);
     let identity = ours.identity;
-    let parts = Parts { disk, pool, identity, incarnation, journal, index, suspects, space, tombstones, lock };
+    let parts = Parts { disk, pool, identity, incarnation, journal, index, lost, space, tombstones, lock };
     Ok(Arc::new(Volume::new(parts)))
 }
 

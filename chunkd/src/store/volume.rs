@@ -26,12 +26,11 @@ use super::open_chunk::OpenChunk;
 use super::pool::Pool;
 use super::replica::{Replica, ReplicaState};
 use super::request::DiskStatus;
+use super::suspects::Suspects;
 use super::tombstones::Tombstones;
 
 /// Chunks with an open file and a table in memory, per disk: about 8 KiB and one descriptor each.
 pub(crate) const OPEN_CHUNKS: usize = 512;
-/// Replicas reported as lost or damaged, per disk (R3: a hint).
-const SUSPECTS: usize = 10_000;
 
 pub(crate) struct Volume {
     pub(crate) disk: Arc<dyn Disk>,
@@ -49,7 +48,7 @@ pub(crate) struct Volume {
     pub(crate) now_ms: AtomicU64,
     open: Mutex<HashMap<ChunkId, Arc<Replica>>>,
     uses: AtomicU64,
-    pub(crate) suspects: Mutex<BTreeSet<ChunkId>>,
+    pub(crate) suspects: Suspects,
     failure: Mutex<Option<String>>,
     /// Held as long as the volume lives.
     pub(crate) _lock: Box<dyn Any + Send + Sync>,
@@ -63,7 +62,7 @@ pub(crate) struct Parts {
     pub(crate) incarnation: Incarnation,
     pub(crate) journal: Journal,
     pub(crate) index: HashMap<ChunkId, Arc<Replica>>,
-    pub(crate) suspects: BTreeSet<ChunkId>,
+    pub(crate) lost: BTreeSet<ChunkId>,
     pub(crate) space: Space,
     pub(crate) tombstones: Arc<Tombstones>,
     pub(crate) lock: Box<dyn Any + Send + Sync>,
@@ -85,7 +84,7 @@ impl Volume {
             now_ms: AtomicU64::new(0),
             open: Mutex::new(HashMap::new()),
             uses: AtomicU64::new(0),
-            suspects: Mutex::new(parts.suspects),
+            suspects: Suspects::new(parts.lost),
             failure: Mutex::new(None),
             _lock: parts.lock,
         }
@@ -154,31 +153,30 @@ impl Volume {
         Error::NotNow { disk: self.disk.path().into(), reason: error.to_string() }
     }
 
-    /// For a failed read, which does not end the disk.
+    /// For a file whose header or table cannot be read, which does not end the disk: the replica is lost (R3).
     pub(crate) fn unreadable(&self, chunk: ChunkId) -> impl FnOnce(io::Error) -> Error + '_ {
-        move |source| {
-            if is_shortage(&source) {
-                return self.not_now(&source);
-            }
-            self.suspect(chunk);
-            Error::ReadFailed { chunk, disk: self.disk.path().into(), source }
+        move |source| self.not_read(chunk, source, || self.suspects.lost(chunk))
+    }
+
+    /// For a block that cannot be read, which does not end the disk: it is as good as damaged (R3).
+    pub(crate) fn unreadable_block(&self, chunk: ChunkId, block: u32) -> impl FnOnce(io::Error) -> Error + '_ {
+        move |source| self.not_read(chunk, source, || self.suspects.damaged(chunk, block))
+    }
+
+    fn not_read(&self, chunk: ChunkId, source: io::Error, suspect: impl FnOnce()) -> Error {
+        if is_shortage(&source) {
+            return self.not_now(&source);
         }
+        suspect();
+        Error::ReadFailed { chunk, disk: self.disk.path().into(), source }
     }
 
     /// A block's bytes do not match its checksum.
     pub(crate) fn corrupt(&self, chunk: ChunkId, block: u32) -> Error {
         let disk = self.disk.path();
         tracing::error!(chunk = chunk.0, block, disk, "a block is damaged at rest and is not served");
-        self.suspect(chunk);
+        self.suspects.damaged(chunk, block);
         Error::Corrupt { chunk, block, disk: disk.into() }
-    }
-
-    /// R3: a hint for the leader.
-    pub(crate) fn suspect(&self, chunk: ChunkId) {
-        let mut suspects = self.suspects.lock();
-        if suspects.len() < SUSPECTS {
-            suspects.insert(chunk);
-        }
     }
 
     /// Whose header is written for a chunk. `None` before the first registration.

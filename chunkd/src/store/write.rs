@@ -82,6 +82,9 @@ impl Volume {
             replica.publish(&state);
             return Err(error);
         }
+        // R3: whatever was there before.
+        let whole = pieces.iter().filter(|piece| piece.length == BLOCK_BYTES);
+        self.suspects.written(write.chunk, whole.map(|piece| piece.block));
         if new_grant {
             state.header = Some(header);
             replica.publish(&state);
@@ -151,7 +154,7 @@ impl Volume {
                 Block::Written(sum) => {
                     old.clear();
                     old.resize(piece.length as usize, 0);
-                    open.file.read_at(&mut old, piece.offset()).map_err(self.unreadable(chunk))?;
+                    open.file.read_at(&mut old, piece.offset()).map_err(self.unreadable_block(chunk, piece.block))?;
                     crc::replace(sum, crc::crc(&old), piece.crc, piece.after())
                 }
                 Block::Damaged(_) => return Err(self.corrupt(chunk, piece.block)),

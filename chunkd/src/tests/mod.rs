@@ -6,6 +6,7 @@
 mod broken;
 mod cluster;
 mod control;
+mod damage;
 mod grpc;
 mod leader;
 mod reading;

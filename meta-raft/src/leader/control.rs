@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use super::handle::LeaderHandle;
 use super::limits;
 use super::links::Room;
+use super::task::Told;
 use crate::fsm::command::{Command, RegisterServer};
 use crate::fsm::reply::Reply;
 use crate::fsm::tables::servers;
@@ -143,14 +144,15 @@ async fn take(
     body: from_server::Body,
 ) {
     match body {
-        from_server::Body::Heartbeat(Heartbeat { stamp, disks, lost_chunks }) => {
+        from_server::Body::Heartbeat(Heartbeat { stamp, disks, lost_chunks, damaged_chunks }) => {
             let term = leader.term();
             leader.answer_heartbeat(server, stream, || {
                 // Behind every command that was sent before: what must not be served is known first. Without room, no lease.
                 let _ = outbox.try_send(message(to_server::Body::Heartbeat(HeartbeatReply { stamp, term })));
             });
             let lost = lost_chunks.into_iter().map(ChunkId).collect();
-            leader.heartbeat(server, stream, room(&disks), lost).await;
+            let damaged = damaged_chunks.into_iter().map(|told| (ChunkId(told.chunk), told.blocks)).collect();
+            leader.heartbeat(server, stream, Told { room: room(&disks), lost, damaged }).await;
         }
         from_server::Body::Result(result) => leader.result(server, stream, result).await,
         from_server::Body::Register(_) => warn!(%server, "a chunk server registered twice on one stream"),

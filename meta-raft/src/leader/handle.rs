@@ -15,7 +15,7 @@ use super::deps::{Deps, NotLeader};
 use super::limits;
 use super::links::{Link, Links, Room};
 use super::shared::Shared;
-use super::task::{Event, Inputs, Leading};
+use super::task::{Event, Inputs, Leading, Told};
 use crate::fsm::command::{Command, IdleStep};
 use crate::fsm::error::Fatal;
 use crate::fsm::reply::{Effect, Reply};
@@ -247,8 +247,8 @@ impl LeaderHandle {
         self.deps.lease.is_valid() && self.shared.leases.answer(server, stream, now, answer)
     }
 
-    pub(super) async fn heartbeat(&self, server: ServerId, stream: u64, room: Room, lost: Vec<ChunkId>) {
-        let _ = self.events.send(Event::Heartbeat { server, stream, room, lost }).await;
+    pub(super) async fn heartbeat(&self, server: ServerId, stream: u64, told: Told) {
+        let _ = self.events.send(Event::Heartbeat { server, stream, told }).await;
     }
 
     pub(super) async fn result(&self, server: ServerId, stream: u64, result: CommandResult) {

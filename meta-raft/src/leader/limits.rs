@@ -93,6 +93,14 @@ pub(crate) const INVENTORY_INTERVAL: Duration = Duration::from_secs(600);
 pub(crate) const INVENTORY_SETTLED: Duration = Duration::from_secs(30);
 /// R3: for so long what a server reported as lost is not counted as a copy.
 pub(crate) const LOSS_REMEMBERED: Duration = Duration::from_secs(60);
+/// R3: what one heartbeat names as damaged at most; with fewer it has named all (`chunk/v1/control.proto`).
+pub(crate) const DAMAGED_PER_HEARTBEAT: usize = 1024;
+/// R3: a chunk that stays damaged, or is damaged anew, is not recovered again before this.
+pub(crate) const MEND_PAUSE: Duration = Duration::from_secs(30);
+/// R3: after so many recoveries a replica that is damaged again is given up for one that is sound …
+pub(crate) const MENDS: u32 = 3;
+/// … unless nothing was said of damage for this long.
+pub(crate) const MEND_REMEMBERED: Duration = Duration::from_secs(3600);
 /// R3: replicas are given up only while fewer chunks than this are in recovery: until it is over, a chunk is not read.
 pub(crate) const LOSSES_AT_ONCE: usize = 2 * RECOVERIES;
 

@@ -2,7 +2,8 @@
 //!
 //! A report counts when two heartbeats of one stream in a row say it about the same version of a chunk at rest; anything under way (a grant,
 //! an Intent) finds out by itself. And only while another holder vouches for its own: what is missing here may lie on a disk that was not
-//! mounted, and must not be given up for a copy that nobody has seen. `apply` never removes the last replica.
+//! mounted, and must not be given up for a copy that nobody has seen, or that is damaged: what that one lacks may be there. `apply` never removes
+//! the last replica.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,11 +11,12 @@ use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId};
 use tokio::time::Instant;
 
 use super::context::{Cx, Why};
+use super::damaged::Damages;
 use super::inventory::Inventories;
 use super::limits;
 use crate::fsm::command::Command;
 use crate::fsm::error::Fatal;
-use crate::fsm::tables::chunks::{self, Chunk};
+use crate::fsm::tables::chunks;
 
 #[derive(Default)]
 pub(crate) struct Losses {
@@ -36,7 +38,7 @@ impl Losses {
     pub(crate) fn heartbeat(
         &mut self,
         cx: &mut Cx<'_>,
-        (inventories, recovering): (&Inventories, usize),
+        (inventories, damages, recovering): (&Inventories, &Damages, usize),
         server: ServerId,
         lost: &[ChunkId],
     ) -> Result<(), Fatal> {
@@ -56,7 +58,9 @@ impl Losses {
             if before.get(&chunk) != Some(&row.version) {
                 continue;
             }
-            if !self.has_another(cx, inventories, &row, chunk, server) {
+            let vouches =
+                |other: ServerId| self.is_there(cx, inventories, other, chunk) && !damages.is_damaged(other, chunk);
+            if !row.replicas.iter().map(|replica| replica.server).any(|other| other != server && vouches(other)) {
                 if self.alone.len() < limits::PAGE && self.alone.insert(chunk) {
                     tracing::error!(%chunk, %server, version = %row.version, "a replica is damaged or missing, and no other is known to be there");
                 }
@@ -74,20 +78,10 @@ impl Losses {
         Ok(())
     }
 
-    /// Whether another holder is attached, knows what is counted on there, and does not say that it lacks this chunk.
-    fn has_another(
-        &self,
-        cx: &Cx<'_>,
-        inventories: &Inventories,
-        row: &Chunk,
-        chunk: ChunkId,
-        server: ServerId,
-    ) -> bool {
-        let vouches = |other: ServerId| {
-            let reported = self.servers.get(&other).is_some_and(|reports| reports.at.contains_key(&chunk));
-            cx.links.get(other).is_some() && inventories.is_settled(cx.now, other) && !reported
-        };
-        row.replicas.iter().map(|replica| replica.server).any(|other| other != server && vouches(other))
+    /// Whether a holder is attached, knows what is counted on there, and does not say that it lacks this chunk.
+    pub(crate) fn is_there(&self, cx: &Cx<'_>, inventories: &Inventories, holder: ServerId, chunk: ChunkId) -> bool {
+        let reported = self.servers.get(&holder).is_some_and(|reports| reports.at.contains_key(&chunk));
+        cx.links.get(holder).is_some() && inventories.is_settled(cx.now, holder) && !reported
     }
 
     pub(crate) fn server_detached(&mut self, server: ServerId) {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::context::{Cx, Proposal, Why};
+use super::damaged::Damages;
 use super::deps::{Deps, NotLeader};
 use super::garbage::Collector;
 use super::inventory::Inventories;
@@ -34,8 +35,7 @@ pub(crate) enum Event {
     Heartbeat {
         server: ServerId,
         stream: u64,
-        room: Room,
-        lost: Vec<ChunkId>,
+        told: Told,
     },
     Result {
         server: ServerId,
@@ -50,6 +50,15 @@ pub(crate) enum Event {
     Look(Box<dyn FnOnce(&Leading) + Send>),
 }
 
+/// What a heartbeat says of its server.
+pub(crate) struct Told {
+    pub(crate) room: Room,
+    /// R3.
+    pub(crate) lost: Vec<ChunkId>,
+    /// R3: with the number of damaged blocks.
+    pub(crate) damaged: Vec<(ChunkId, u32)>,
+}
+
 /// All loops of one term.
 pub(crate) struct Leading {
     deps: Deps,
@@ -62,6 +71,7 @@ pub(crate) struct Leading {
     sessions: Sessions,
     pub(crate) repair: Repair,
     losses: Losses,
+    damages: Damages,
     garbage: Collector,
     inventories: Inventories,
 }
@@ -89,6 +99,7 @@ impl Leading {
             sessions: Sessions::new(now),
             repair: Repair::new(now),
             losses: Losses::default(),
+            damages: Damages::default(),
             garbage: Collector::default(),
             inventories: Inventories::default(),
         }
@@ -161,6 +172,7 @@ impl Leading {
             sessions: &mut self.sessions,
             repair: &mut self.repair,
             losses: &mut self.losses,
+            damages: &mut self.damages,
             garbage: &mut self.garbage,
             inventories: &mut self.inventories,
         };
@@ -200,13 +212,15 @@ impl Leading {
                 Ok(Vec::new())
             }
             Event::Attached { server, link, dirty } => self.with(|loops, cx| loops.attached(cx, server, link, dirty)),
-            Event::Heartbeat { server, stream, room, lost } => self.with(|loops, cx| {
+            Event::Heartbeat { server, stream, told } => self.with(|loops, cx| {
                 if cx.links.get(server).is_none_or(|l| l.stream != stream) {
                     return Ok(());
                 }
-                loops.liveness.room(cx, server, room)?;
-                let about = (&*loops.inventories, loops.recovery.under_way());
-                loops.losses.heartbeat(cx, about, server, &lost)
+                loops.liveness.room(cx, server, told.room)?;
+                let about = (&*loops.inventories, &*loops.damages, loops.recovery.under_way());
+                loops.losses.heartbeat(cx, about, server, &told.lost)?;
+                let about = (&*loops.inventories, &*loops.losses);
+                loops.damages.heartbeat(cx, about, loops.recovery, server, &told.damaged)
             }),
             Event::Result { server, stream, result } => self.with(|loops, cx| {
                 let Some(purpose) = cx.links.answered(server, stream, &result) else { return Ok(()) };
@@ -228,6 +242,7 @@ struct Loops<'a> {
     sessions: &'a mut Sessions,
     repair: &'a mut Repair,
     losses: &'a mut Losses,
+    damages: &'a mut Damages,
     garbage: &'a mut Collector,
     inventories: &'a mut Inventories,
 }
@@ -271,6 +286,7 @@ impl Loops<'_> {
             self.liveness.detached(cx, server);
             self.garbage.server_detached(server);
             self.losses.server_detached(server);
+            self.damages.server_detached(server);
             self.inventories.server_detached(server);
             self.gave_up(cx, server, given_up)?;
         }

@@ -1,14 +1,14 @@
 //! A leader's loops on tables in memory, with chunk servers that are a few maps: for the tests of this folder, on tokio's paused clock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use caribou_proto::chunk::v1::command::Body;
 use caribou_proto::chunk::v1::{
-    Command as WireCommand, CommandResult, Disk, FromServer, Heartbeat, Prepared, Register, Status, ToServer,
-    from_server, to_server,
+    Command as WireCommand, CommandResult, DamagedChunk, Disk, FromServer, Heartbeat, Prepared, Register, Status,
+    ToServer, from_server, to_server,
 };
 use caribou_proto::cluster::v1::{ClusterId, MetaNode};
 use caribou_proto::ids::{BLOCK_STATE_BYTES, BLOCKS_PER_CHUNK, ChunkId, ServerId, SessionId};
@@ -50,6 +50,10 @@ pub(crate) struct DiskWorld {
     pub(crate) mute: Vec<(u64, &'static str)>,
     /// Heartbeats answered, by server.
     pub(crate) leases: BTreeMap<u64, u64>,
+    /// Replicas that their servers know to be damaged.
+    pub(crate) found: BTreeSet<(u64, ChunkId)>,
+    /// Replicas whose first block does not stay whole, whatever is written there.
+    pub(crate) weak: BTreeSet<(u64, ChunkId)>,
 }
 
 /// One replica of a few blocks; a block is a value, whole or torn.
@@ -358,7 +362,8 @@ async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarnation: u64,
                 _ = beat.tick() => {
                     stamp += 1;
                     lost.retain(|chunk| !disks.lock().replicas.contains_key(&(server, ChunkId(*chunk))));
-                    let heartbeat = Heartbeat { stamp, disks: vec![disk()], lost_chunks: lost.clone() };
+                    let damaged_chunks = damaged(&disks, server);
+                    let heartbeat = Heartbeat { stamp, disks: vec![disk()], lost_chunks: lost.clone(), damaged_chunks };
                     if sender.send(from_server(from_server::Body::Heartbeat(heartbeat))).await.is_err() {
                         break;
                     }
@@ -367,6 +372,24 @@ async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarnation: u64,
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// What a server says of damage; as in the store, what has been mended is not known to be damaged any more.
+fn damaged(disks: &Disks, server: u64) -> Vec<DamagedChunk> {
+    let mut disks = disks.lock();
+    let DiskWorld { replicas, found, weak, .. } = &mut *disks;
+    for key in weak.iter().filter(|key| key.0 == server) {
+        if let Some(cell) = replicas.get_mut(key).and_then(|replica| replica.cells.get_mut(&0)) {
+            cell.1 = false;
+            found.insert(*key);
+        }
+    }
+    let torn = |key: &(u64, ChunkId)| {
+        replicas.get(key).map_or(0, |replica| replica.cells.values().filter(|cell| !cell.1).count() as u32)
+    };
+    found.retain(|key| key.0 != server || torn(key) > 0);
+    let named = found.iter().filter(|key| key.0 == server);
+    named.map(|key| DamagedChunk { chunk: key.1.0, blocks: torn(key) }).collect()
 }
 
 fn text(command: &WireCommand) -> String {
