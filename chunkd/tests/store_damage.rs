@@ -123,6 +123,34 @@ async fn what_cannot_be_read_is_damaged_or_lost() {
     assert_eq!(told(&store), (vec![id(1)], vec![]));
 }
 
+// P5: it had failed each round of the recovery, and the chunk was out of reach for good.
+#[tokio::test]
+async fn a_tail_that_cannot_be_read_does_not_stop_a_recovery() {
+    let (store, disk) = three_blocks().await;
+    prepare(&store, 1, 2).await.unwrap();
+    disk.set_hook(unreadable());
+    store.cut(id(1), version(2), (BLOCK + 100) as u32).await.unwrap();
+    disk.set_hook(None);
+    store.complete(id(1), version(2)).await.unwrap();
+    assert_eq!(told(&store), damaged(1));
+    assert_eq!(read(&store, 1, 2, 0, BLOCK).await.unwrap(), sound(0));
+    assert!(matches!(read(&store, 1, 2, BLOCK, 10).await, Err(Error::Corrupt { block: 1, .. })), "never a guess");
+    assert_eq!(read(&store, 1, 2, 2 * BLOCK, BLOCK).await.unwrap(), vec![0; BLOCK]);
+}
+
+// R3: the next replica may come to another disk of the server.
+#[tokio::test]
+async fn a_deletion_forgets_what_the_start_has_found() {
+    let (store, disk) = three_blocks().await;
+    store.close().await;
+    drop(store);
+    (0..BLOCK as u64).for_each(|at| disk.damage(FILE, at, 0xff));
+    let store = open(&disk).await;
+    assert_eq!(store.lost_chunks(), [id(1)]);
+    store.delete(id(1), version(1), 0).await.unwrap();
+    assert_eq!(told(&store), nothing());
+}
+
 #[tokio::test]
 async fn what_is_deleted_or_on_a_failed_disk_is_not_damaged() {
     let (store, disk) = three_blocks().await;

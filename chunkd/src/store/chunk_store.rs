@@ -316,6 +316,8 @@ impl ChunkStore {
             let job = move |volume: &Volume, replica: &Arc<Replica>| volume.delete(replica, up_to, now_unix_ms);
             self.run(home, Lane::Chunk(chunk.0), "delete", 1, job).await?;
         }
+        // R3: what was wrong with it on any disk is not said of the next one, which may come to another disk.
+        self.volumes.iter().for_each(|volume| volume.suspects.forget(chunk));
         Ok(())
     }
 

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use caribou_proto::ids::{BLOCK_BYTES, BLOCK_STATE_BYTES, BLOCKS_PER_CHUNK, CHUNK_BYTES, ChunkVersion, GrantId};
+use caribou_proto::ids::{
+    BLOCK_BYTES, BLOCK_STATE_BYTES, BLOCKS_PER_CHUNK, CHUNK_BYTES, ChunkId, ChunkVersion, GrantId,
+};
 
 use super::Error;
 use super::crc;
@@ -193,11 +195,12 @@ impl Volume {
         let (block, kept) = (length / BLOCK_BYTES, length % BLOCK_BYTES);
         if kept > 0 && open.table.get(block) != Block::Hole {
             let mut tail = vec![0; (BLOCK_BYTES - kept) as usize];
-            let unreadable = self.unreadable_block(replica.chunk, block);
-            open.file.read_at(&mut tail, DATA_AT + u64::from(length)).map_err(unreadable)?;
+            let read = open.file.read_at(&mut tail, DATA_AT + u64::from(length));
+            let is_readable = self.is_readable(replica.chunk, block, read)?;
             let (old, new) = (crc::crc(&tail), crc::of_zeros(BLOCK_BYTES - kept));
             // By linearity: damage in the part that stays remains detectable.
             let state = match open.table.get(block) {
+                Block::Written(sum) | Block::Damaged(sum) if !is_readable => Block::Damaged(sum),
                 Block::Written(sum) => Block::Written(crc::replace(sum, old, new, 0)),
                 Block::Damaged(sum) => Block::Damaged(crc::replace(sum, old, new, 0)),
                 Block::Hole => Block::Hole,
@@ -210,6 +213,15 @@ impl Volume {
         let result = open.file.punch(DATA_AT + u64::from(length), CHUNK_BYTES - u64::from(length));
         let result = result.and_then(|()| open.write_table(replica.chunk, sector_of(block)..=SECTORS - 1));
         self.stepped(replica, &mut state, result, "cutting a chunk")
+    }
+
+    /// P5: a block that cannot be read stays damaged, and the recovery goes on without it; it would begin again for ever.
+    fn is_readable(&self, chunk: ChunkId, block: u32, read: std::io::Result<usize>) -> Result<bool, Error> {
+        match read.map_err(self.unreadable_block(chunk, block)) {
+            Ok(_) => Ok(true),
+            Err(Error::ReadFailed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// V2: no copy holds: damaged blocks are summed as they are.
@@ -226,7 +238,10 @@ impl Volume {
         let damaged: Vec<u32> = (0..BLOCKS_PER_CHUNK).filter(damaged).collect();
         for block in damaged {
             data.fill(0);
-            open.file.read_at(&mut data, block_offset(block)).map_err(self.unreadable_block(chunk, block))?;
+            let read = open.file.read_at(&mut data, block_offset(block));
+            if !self.is_readable(chunk, block, read)? {
+                continue;
+            }
             open.table.set(block, Block::Written(crc::crc(&data)));
             count += 1;
             let disk = self.disk.path();

@@ -7,8 +7,8 @@
 //! one with the block.
 //!
 //! What no holder has whole stays as it is on all of them, and readers get EIO, never zeros (`plan::Choice::Lost`). That is not tried again before
-//! something has changed: another holder, or more damage than there was. A replica that is damaged time after time while another one is
-//! sound is given up (R3, `lost`): its disk does not hold what is written to it.
+//! something has changed: another holder, or more damage than there was. A replica that is damaged time after time is mended less and less
+//! often, and never given up for that: nobody has read the others as a whole, and what they lack may be there.
 //!
 //! All this is in memory, so each new leader tries once. Servers of older releases name damaged replicas as lost: see `chunk/v1/control.proto`.
 
@@ -20,12 +20,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId};
 use tokio::time::Instant;
 
-use super::context::{Cx, Why};
+use super::context::Cx;
 use super::inventory::Inventories;
 use super::limits;
 use super::lost::Losses;
 use super::recovery::Recovery;
-use crate::fsm::command::{Command, IntentKind, StartIntent};
+use crate::fsm::command::{IntentKind, StartIntent};
 use crate::fsm::error::Fatal;
 use crate::fsm::tables::chunks::{self, Chunk};
 
@@ -67,7 +67,6 @@ enum Verdict {
     Mend,
     /// No holder can help.
     Hopeless,
-    GiveUp,
 }
 
 impl Damages {
@@ -81,7 +80,7 @@ impl Damages {
         damaged: &[(ChunkId, u32)],
     ) -> Result<(), Fatal> {
         let before = self.take_in(cx.now, server, damaged);
-        let (mut said, mut starts, mut lost) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut said, mut starts) = (BTreeMap::new(), Vec::new());
         for chunk in damaged.iter().map(|(chunk, _)| *chunk).collect::<BTreeSet<_>>() {
             let Some(row) = chunks::get(cx.tables, chunk)? else { continue };
             let at_rest = row.grant.is_none() && row.intent.is_none() && !row.new && row.replica(server).is_some();
@@ -101,21 +100,13 @@ impl Damages {
                     self.begin(cx.now, &row, chunk);
                     starts.push(StartIntent { chunk, version, grant: None, kind: IntentKind::Recover });
                 }
-                Verdict::GiveUp if recovery.under_way() + starts.len() + lost.len() < limits::LOSSES_AT_ONCE => {
-                    tracing::warn!(%chunk, %server, %version, "a server has lost its replica: its blocks are damaged again and again");
-                    self.tried.remove(&chunk);
-                    lost.push(Command::ReplicaLost { chunk, version, server });
-                }
                 Verdict::Hopeless => self.leave(chunk, server),
                 // No room yet: it is said again.
-                Verdict::Wait | Verdict::Mend | Verdict::GiveUp => {}
+                Verdict::Wait | Verdict::Mend => {}
             }
         }
         self.servers.entry(server).or_default().last = said;
         recovery.start(cx, starts);
-        if !lost.is_empty() {
-            cx.propose(Why::Hint, lost);
-        }
         Ok(())
     }
 
@@ -141,8 +132,13 @@ impl Damages {
         damaged: &[(ChunkId, u32)],
     ) -> BTreeMap<ChunkId, ChunkVersion> {
         let Self { servers, tried, .. } = self;
-        let reports = servers.entry(server).or_default();
         let said: BTreeMap<ChunkId, u32> = damaged.iter().map(|(chunk, blocks)| (*chunk, (*blocks).max(1))).collect();
+        if !servers.contains_key(&server) {
+            // It may have forgotten what it knew: whatever it says of these from now on is new.
+            let others = tried.iter_mut().filter(|(chunk, _)| !said.contains_key(chunk));
+            others.for_each(|(_, tried)| tried.blocks.retain(|holder, _| *holder != server));
+        }
+        let reports = servers.entry(server).or_default();
         let is_all = damaged.len() < limits::DAMAGED_PER_HEARTBEAT;
         reports.known.retain(|chunk, (_, at)| {
             let stays = said.contains_key(chunk) || (!is_all && now < *at + limits::LOSS_REMEMBERED);
@@ -172,7 +168,8 @@ impl Damages {
         }
         let Some(tried) = self.tried.get(&chunk) else { return Verdict::Mend };
         // All holders say by then what the recovery has found and left.
-        if now < tried.started + limits::MEND_PAUSE {
+        let pause = limits::MEND_PAUSE * 2_u32.saturating_pow(tried.times.saturating_sub(1));
+        if now < tried.started + pause.min(limits::MEND_REMEMBERED) {
             return Verdict::Wait;
         }
         if row.version == tried.version {
@@ -182,12 +179,8 @@ impl Damages {
         let is_everywhere = holders.iter().all(|holder| self.is_damaged(*holder, chunk));
         let grew = |holder: &ServerId| self.blocks(*holder, chunk) > tried.blocks.get(holder).copied().unwrap_or(0);
         let has_changed = holders != tried.holders || holders.iter().any(grew);
-        match (is_everywhere, has_changed) {
-            // A block that is damaged on all of them is among these: else one of them would be sound now.
-            (true, false) => Verdict::Hopeless,
-            (false, _) if tried.times >= limits::MENDS => Verdict::GiveUp,
-            _ => Verdict::Mend,
-        }
+        // A block that is damaged on all of them is among these: else one of them would be sound now.
+        if is_everywhere && !has_changed { Verdict::Hopeless } else { Verdict::Mend }
     }
 
     fn begin(&mut self, now: Instant, row: &Chunk, chunk: ChunkId) {

@@ -66,6 +66,8 @@ pub(crate) const REPAIRS: usize = 8;
 pub(crate) const REPAIR_DELAY: Duration = Duration::from_secs(3);
 /// A chunk that could not be repaired is looked at again after this.
 pub(crate) const REPAIR_RETRY: Duration = Duration::from_secs(1);
+/// After each copy of it that fails, twice as long, up to this.
+pub(crate) const REPAIR_PATIENCE: Duration = Duration::from_secs(30);
 /// For so long a chunk below its goal waits for its writer to let go of it, before its grant is ended for a copy. A client that has nothing
 /// more to write keeps a grant for 20 s, if it is not told otherwise.
 pub(crate) const WRITER_PATIENCE: Duration = Duration::from_secs(30);
@@ -95,11 +97,9 @@ pub(crate) const INVENTORY_SETTLED: Duration = Duration::from_secs(30);
 pub(crate) const LOSS_REMEMBERED: Duration = Duration::from_secs(60);
 /// R3: what one heartbeat names as damaged at most; with fewer it has named all (`chunk/v1/control.proto`).
 pub(crate) const DAMAGED_PER_HEARTBEAT: usize = 1024;
-/// R3: a chunk that stays damaged, or is damaged anew, is not recovered again before this.
+/// R3: a chunk that stays damaged, or is damaged anew, is not recovered again before this; each time it doubles …
 pub(crate) const MEND_PAUSE: Duration = Duration::from_secs(30);
-/// R3: after so many recoveries a replica that is damaged again is given up for one that is sound …
-pub(crate) const MENDS: u32 = 3;
-/// … unless nothing was said of damage for this long.
+/// … up to this. What was tried is forgotten if nothing was said of damage for so long.
 pub(crate) const MEND_REMEMBERED: Duration = Duration::from_secs(3600);
 /// R3: replicas are given up only while fewer chunks than this are in recovery: until it is over, a chunk is not read.
 pub(crate) const LOSSES_AT_ONCE: usize = 2 * RECOVERIES;

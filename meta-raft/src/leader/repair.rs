@@ -29,6 +29,8 @@ use crate::fsm::tables::{classes, garbage, inodes, server_chunks, servers};
 
 pub(crate) struct Repair {
     queue: BTreeSet<ChunkId>,
+    /// How often a chunk's copy has failed since the last that did not.
+    failures: HashMap<ChunkId, u32>,
     retry: BTreeMap<ChunkId, Instant>,
     active: BTreeMap<ChunkId, Copying>,
     refusals: HashMap<ChunkId, u32>,
@@ -80,6 +82,7 @@ impl Repair {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             queue: BTreeSet::new(),
+            failures: HashMap::new(),
             retry: BTreeMap::new(),
             active: BTreeMap::new(),
             refusals: HashMap::new(),
@@ -201,6 +204,18 @@ impl Repair {
         self.retry.insert(chunk, cx.now + limits::REPAIR_RETRY);
     }
 
+    /// A copy has failed: the next one waits for longer, since it may be for good (a block that nobody has whole), and others need the room.
+    fn failed(&mut self, cx: &Cx<'_>, chunk: ChunkId) {
+        self.active.remove(&chunk);
+        if self.failures.len() >= limits::REPAIR_QUEUE {
+            self.failures.clear();
+        }
+        let times = self.failures.entry(chunk).or_default();
+        let pause = limits::REPAIR_RETRY * 2_u32.saturating_pow(*times);
+        *times += 1;
+        self.retry.insert(chunk, cx.now + pause.min(limits::REPAIR_PATIENCE));
+    }
+
     /// Few at a time: those that wait are read meanwhile, and decided anew when it is their turn.
     fn recover(&mut self, cx: &mut Cx<'_>, recovery: &mut Recovery, start: StartIntent) {
         let chunk = start.chunk;
@@ -284,7 +299,7 @@ impl Repair {
         let Some(copy) = self.active.get_mut(&chunk).filter(|c| c.round == round) else { return Ok(()) };
         if result.status() != Status::Ok {
             tracing::warn!(%chunk, target = %copy.target, status = ?result.status(), detail = result.detail, "a copy failed");
-            self.later(cx, chunk);
+            self.failed(cx, chunk);
             return Ok(());
         }
         match copy.incarnation {
@@ -301,6 +316,7 @@ impl Repair {
             }
             Some(incarnation) => {
                 copy.committing = true;
+                self.failures.remove(&chunk);
                 let done = RepairDone {
                     chunk,
                     version: copy.version,

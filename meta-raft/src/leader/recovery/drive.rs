@@ -86,10 +86,10 @@ impl Drive {
         Ok(Some(Self { chunk, round, version: intent.version, started: cx.now, members, stage }))
     }
 
-    /// Whether the plan was made without this holder.
+    /// Whether the plan was made without this holder, or will be.
     pub(super) fn leaves_out(&self, server: ServerId) -> bool {
         let out = |m: &Member| m.server == server && m.named && m.state == State::LeftOut;
-        !matches!(self.stage, Stage::Preparing { .. }) && self.members.iter().any(out)
+        self.members.iter().any(out)
     }
 
     pub(super) fn advance(&mut self, cx: &mut Cx<'_>) -> Result<Step, Fatal> {

@@ -221,3 +221,29 @@ async fn r2_a_chunk_that_is_granted_waits_and_a_refused_one_is_held_back() {
     node.until("the goal is reached", |n| n.chunk(chunk).replicas.len() == 2).await;
     node.until("and it is free again", |n| !n.handle.is_held_back(chunk)).await;
 }
+
+/// The one replica has a block that nobody has whole: each copy fails, and other chunks need the room.
+#[tokio::test(start_paused = true)]
+async fn r2_a_copy_that_fails_is_tried_less_and_less_often() {
+    let mut node = Node::new(2);
+    node.connect(1, 1, &[]);
+    node.attached(1).await;
+    let session = node.world.lock().open(1);
+    let (_, chunk) = node.file(session, "f", &[1]);
+    node.apply(|w| {
+        w.apply(Command::ReplicaLost { chunk, version: ChunkVersion(1), server: ServerId(2) });
+    });
+    node.ready(chunk).await;
+    let break_it = |n: &Node, is_whole: bool| {
+        let mut disks = n.disks.lock();
+        disks.replicas.get_mut(&(1, chunk)).unwrap().cells.get_mut(&0).unwrap().1 = is_whole;
+    };
+    break_it(&node, false);
+    node.connect(3, 1, &[]);
+    let tries = |n: &Node| n.told().iter().filter(|(server, text)| *server == 3 && text.starts_with("fix")).count();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    // After 1, 2, 4, 8, 16, 30, 30 seconds.
+    assert!((6..=9).contains(&tries(&node)), "{}", tries(&node));
+    break_it(&node, true);
+    node.until("the goal is reached", |n| n.chunk(chunk).replicas.len() == 2).await;
+}
