@@ -103,8 +103,9 @@ fn look(disk: &dyn Disk, identity: &Identity, chunk: ChunkId, path: &str) -> Res
 fn add(scanned: &mut Scanned, disk: &dyn Disk, stored: &StoredHeader, dirty: bool, damaged: bool, known: &Known<'_>) {
     let chunk = stored.owner.chunk;
     if damaged && !dirty {
-        // The damaged copy may be the newest one and have fenced the version that the next one calls complete.
-        tracing::error!(
+        // The damaged copy may be the newest one and have fenced the version that the next one calls complete. A Prepare makes no journal entry,
+        // so a power cut within it explains this as well as rot does.
+        tracing::warn!(
             chunk = chunk.0,
             disk = disk.path(),
             "a copy of a chunk's header is damaged: not served before its recovery"
