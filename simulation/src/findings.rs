@@ -35,6 +35,7 @@ impl Findings {
         let at = self.clock.elapsed_ms();
         tracing::error!(at, what, "violation");
         self.note(|| format!("violation: {what}"));
+        self.record.end();
         self.violations.lock().push(format!("at {at} ms: {what}"));
     }
 

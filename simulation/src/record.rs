@@ -1,7 +1,7 @@
 //! What machines said to each other, and what was done to them, until something was found: a finding that does not come again has to be
 //! explained from its first time.
 //!
-//! Kept is the newest of it, undecoded; it is decoded when a run has found something. Raft's own messages are left out.
+//! Kept is the newest of it until the first finding, undecoded; it is decoded at the end. Raft's own messages are left out.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -48,6 +48,7 @@ enum Entry {
 struct Ring {
     entries: VecDeque<(u128, Entry)>,
     weight: usize,
+    is_over: bool,
 }
 
 /// See the module.
@@ -86,8 +87,16 @@ impl Record {
         self.add(at, Entry::Said { from: from.to_owned(), to: to.to_owned(), stream, way, bytes });
     }
 
+    /// Something was found: what comes later explains nothing, and would take the room.
+    pub fn end(&self) {
+        self.ring.lock().is_over = true;
+    }
+
     fn add(&self, at: u128, entry: Entry) {
         let mut ring = self.ring.lock();
+        if ring.is_over {
+            return;
+        }
         ring.weight += entry.weight();
         ring.entries.push_back((at, entry));
         while ring.weight > ROOM {
@@ -185,6 +194,8 @@ mod tests {
         for at in 0..9 {
             record.said(at, "a", "b", (Stream::Write, Way::Request), large.clone());
         }
+        record.end();
+        record.note(9, "too late".to_owned());
         let ring = record.ring.lock();
         let kept: Vec<u128> = ring.entries.iter().map(|(at, _)| *at).collect();
         assert_eq!(kept, [6, 7, 8]);
