@@ -93,6 +93,8 @@ pub(crate) const GARBAGE_SCAN: Duration = Duration::from_secs(5);
 pub(crate) const INVENTORY_INTERVAL: Duration = Duration::from_secs(600);
 /// A server that has been told everything has reported all that is missing after this: it names a part of it in each heartbeat.
 pub(crate) const INVENTORY_SETTLED: Duration = Duration::from_secs(30);
+/// P1: for so long a recovery waits for a holder that is away, if the others have a block damaged: a machine may restart.
+pub(crate) const LOSS_PATIENCE: Duration = Duration::from_secs(300);
 /// R3: for so long what a server reported as lost is not counted as a copy.
 pub(crate) const LOSS_REMEMBERED: Duration = Duration::from_secs(60);
 /// R3: what one heartbeat names as damaged at most; with fewer it has named all (`chunk/v1/control.proto`).

@@ -97,6 +97,8 @@ pub(crate) struct Plan {
     pub(crate) trusted: bool,
     /// It sums its damaged blocks as they are; the others' fetches come after its Fix.
     pub(crate) first: Option<ServerId>,
+    /// Some block is damaged on all that may have it: one that is missing may have it whole.
+    pub(crate) loses: bool,
     /// Blocks that no copy holds: these members cannot be made equal (they would turn damage into zeros).
     pub(crate) left_out: Vec<ServerId>,
 }
@@ -127,7 +129,7 @@ pub(crate) fn plan(members: &[Member], cut: u32) -> Option<Plan> {
     let whole = |c: &Choice| of(c, Standing::SameBoot);
     // V5: a folder put back within the same boot shows a lower grant than its peers.
     let newest = |lead: usize| members.iter().all(|m| m.last_grant <= members[lead].last_grant);
-    // A clean one has all that was acknowledged but for what has rotted, which is not worth waiting for a holder that may never come back.
+    // A clean one has all that was acknowledged but for what has rotted, for which nobody waits without end (`loses`).
     let trusted = clean.is_some() || choices.iter().all(whole) && same_boot(members).is_some_and(newest);
     let resummed = choices.iter().find_map(|c| if let Choice::Resum(m) = c { Some(*m) } else { None });
     let mut plan = Plan {
@@ -135,6 +137,7 @@ pub(crate) fn plan(members: &[Member], cut: u32) -> Option<Plan> {
         clean_source: source.map(|p| members[p].server),
         trusted,
         first: resummed.map(|m| members[m].server),
+        loses: choices.contains(&Choice::Lost),
         left_out: Vec::new(),
     };
     for (number, member) in members.iter().enumerate() {

@@ -11,7 +11,7 @@ mod random;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use caribou_proto::chunk::v1::CommandResult;
 use caribou_proto::ids::{ChunkId, ServerId};
@@ -35,6 +35,8 @@ pub(crate) struct Recovery {
     parked: BTreeMap<ChunkId, Instant>,
     /// Those of all these whose last round found that what they need is not there: they hold nobody back.
     stuck: HashSet<ChunkId>,
+    /// When the first round of each that is not over began.
+    begun: HashMap<ChunkId, Instant>,
     /// Intents that nobody has asked for, proposed and not applied yet.
     starting: usize,
     last_round: u64,
@@ -150,8 +152,9 @@ impl Recovery {
         {
             self.queued.remove(&chunk);
             self.last_round += 1;
-            let Some(drive) = Drive::start(cx, chunk, self.last_round)? else {
-                self.stuck.remove(&chunk);
+            let begun = *self.begun.entry(chunk).or_insert(cx.now);
+            let Some(drive) = Drive::start(cx, chunk, self.last_round, begun)? else {
+                self.over(chunk);
                 continue;
             };
             self.active.insert(chunk, drive);
@@ -194,13 +197,18 @@ impl Recovery {
     ) -> Result<(), Fatal> {
         if self.active.get(&chunk).is_some_and(|d| d.round == round) {
             self.active.remove(&chunk);
-            self.stuck.remove(&chunk);
+            self.over(chunk);
             if *reply != Reply::Done {
                 tracing::info!(%chunk, ?reply, "a Ready was refused; looking again");
                 self.parked.insert(chunk, cx.now + limits::RETRY);
             }
         }
         self.start_next(cx)
+    }
+
+    fn over(&mut self, chunk: ChunkId) {
+        self.stuck.remove(&chunk);
+        self.begun.remove(&chunk);
     }
 
     fn advance(&mut self, cx: &mut Cx<'_>, chunk: ChunkId) -> Result<(), Fatal> {
@@ -214,7 +222,7 @@ impl Recovery {
             Step::Stay => return Ok(()),
             Step::Drop => {
                 self.active.remove(&chunk);
-                self.stuck.remove(&chunk);
+                self.over(chunk);
             }
             Step::Park(pause) => {
                 self.active.remove(&chunk);

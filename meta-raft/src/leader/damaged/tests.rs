@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::fsm::command::Command;
+use crate::fsm::command::{Command, IntentKind, StartIntent};
 use crate::fsm::ops::chunk::world::{World, end};
 use crate::leader::testing::Node;
 
@@ -132,6 +132,37 @@ async fn r3_a_replica_that_does_not_stay_whole_is_mended_less_and_less_often() {
     node.disks.lock().weak.clear();
     tokio::time::sleep(25 * limits::MEND_PAUSE).await;
     assert_eq!((cells(&node, 1, chunk), intents(&node)), (WHOLE.to_vec(), 7));
+}
+
+/// The first server's block has rotted, the other one is away, and the chunk is to be recovered.
+async fn recovered_without_the_other() -> (Node, ChunkId) {
+    let (mut node, chunk) = settled(2, &[1, 2, 3]).await;
+    rot(&node, 1, chunk, 1);
+    node.disconnect(2);
+    let start = StartIntent { chunk, version: ChunkVersion(1), grant: None, kind: IntentKind::Recover };
+    node.apply(|w| {
+        w.apply(Command::StartIntent(start));
+    });
+    tokio::time::sleep(limits::LOSS_PATIENCE / 2).await;
+    assert!(node.chunk(chunk).intent.is_some(), "the other one may have it whole");
+    (node, chunk)
+}
+
+#[tokio::test(start_paused = true)]
+async fn p1_who_restarts_with_the_last_whole_copy_of_a_block_is_waited_for() {
+    let (mut node, chunk) = recovered_without_the_other().await;
+    node.connect(2, 2, &[]);
+    node.ready(chunk).await;
+    assert_eq!((cells(&node, 1, chunk), cells(&node, 2, chunk)), (WHOLE.to_vec(), WHOLE.to_vec()));
+    assert_eq!(servers(&node, chunk), [1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_who_stays_away_with_it_is_not_waited_for_without_end() {
+    let (node, chunk) = recovered_without_the_other().await;
+    tokio::time::sleep(limits::LOSS_PATIENCE / 2).await;
+    node.ready(chunk).await;
+    assert_eq!((cells(&node, 1, chunk)[1], servers(&node, chunk)), ((2, false), vec![1]));
 }
 
 #[tokio::test(start_paused = true)]

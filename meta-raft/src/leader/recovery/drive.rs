@@ -21,6 +21,8 @@ pub(super) struct Drive {
     chunk: ChunkId,
     pub(super) round: u64,
     pub(super) version: ChunkVersion,
+    /// When this leader took the Intent up.
+    begun: Instant,
     started: Instant,
     members: Vec<Member>,
     stage: Stage,
@@ -77,13 +79,13 @@ struct Answer {
 
 impl Drive {
     /// `None` if the chunk has no Intent any more.
-    pub(super) fn start(cx: &Cx<'_>, chunk: ChunkId, round: u64) -> Result<Option<Self>, Fatal> {
+    pub(super) fn start(cx: &Cx<'_>, chunk: ChunkId, round: u64, begun: Instant) -> Result<Option<Self>, Fatal> {
         let Some(row) = chunks::get(cx.tables, chunk)? else { return Ok(None) };
         let Some(intent) = &row.intent else { return Ok(None) };
         let member = |r: &Replica| Member { server: r.server, named: true, state: State::Unasked, answer: None };
         let members = row.replicas.iter().map(member).collect();
         let stage = Stage::Preparing { replacing: false };
-        Ok(Some(Self { chunk, round, version: intent.version, started: cx.now, members, stage }))
+        Ok(Some(Self { chunk, round, version: intent.version, begun, started: cx.now, members, stage }))
     }
 
     /// Whether the plan was made without this holder, or will be.
@@ -182,6 +184,12 @@ impl Drive {
         // M15: without a source that has all it acknowledged, a holder that is missing may have the only bytes that were synced.
         if !plan.trusted && self.members.iter().any(|m| missing(&m)) {
             warn!(chunk = %self.chunk, "no clean replica of this chunk answers; waiting for all of its holders");
+            return Ok(Step::Stuck);
+        }
+        // P1: who restarts may have the last whole copy of a block; for one that stays away nobody waits without end.
+        let may_come = |m: &Member| m.named && matches!(m.state, State::Unasked | State::Asked);
+        if plan.loses && cx.now < self.begun + limits::LOSS_PATIENCE && self.members.iter().any(may_come) {
+            warn!(chunk = %self.chunk, "a block is damaged on all holders that answer; waiting for the others");
             return Ok(Step::Stuck);
         }
         let least = classes::get(cx.tables, row.class)?.minimum().min(row.replicas.len());
