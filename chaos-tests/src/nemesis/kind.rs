@@ -223,6 +223,12 @@ impl Kind {
     pub fn complaints(self) -> &'static [&'static str] {
         match self {
             Self::FullFollower | Self::FullLeader | Self::FullChunkServer => &["No space left on device"],
+            // The disks go a moment before the processes do.
+            Self::PowerCutLeader
+            | Self::PowerCutFollower
+            | Self::PowerCutChunkServer
+            | Self::PowerCutAllChunkServers
+            | Self::PowerCutEverything => &["Input/output error"],
             Self::FailDiskLeader | Self::FailDiskFollower => &["Input/output error", "this metadata node must stop"],
             Self::FailDiskChunkServer => &[
                 "Input/output error",
@@ -237,12 +243,14 @@ impl Kind {
                 "a deletion failed",
                 // What was being made when the server ended has a name and no header.
                 "a file without a place has been moved to the quarantine",
+                // Another server was told to stop while the next one in its chain hung.
+                "some requests were not finished in time",
             ],
             Self::BitFlip => &[
                 "a block is damaged at rest and is not served",
                 "a damaged block was not served",
                 "a replica is damaged",
-                "a server has lost its replica",
+                "a block is damaged on all holders that answer; waiting for the others",
             ],
             _ => &[],
         }

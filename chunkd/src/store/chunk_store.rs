@@ -301,7 +301,10 @@ impl ChunkStore {
 
     /// V1: everything durable, then `version, complete` durable. Confirms if it is complete already (F2).
     pub async fn complete(&self, chunk: ChunkId, version: ChunkVersion) -> Result<(), Error> {
-        self.change(chunk, "complete", move |volume, replica| volume.complete(replica, version)).await
+        self.change(chunk, "complete", move |volume, replica| volume.complete(replica, version)).await?;
+        // R3: what the start has found on another disk was an earlier one.
+        self.volumes.iter().for_each(|volume| volume.suspects.regained(chunk));
+        Ok(())
     }
 
     /// R4: into the quarantine, durable. A replica above `up_to` is kept (`WrongVersion`); none there is success.

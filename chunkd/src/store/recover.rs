@@ -197,10 +197,15 @@ impl Volume {
             let mut tail = vec![0; (BLOCK_BYTES - kept) as usize];
             let read = open.file.read_at(&mut tail, DATA_AT + u64::from(length));
             let is_readable = self.is_readable(replica.chunk, block, read)?;
+            if let (false, Block::Written(sum)) = (is_readable, open.table.get(block)) {
+                // P1: the plan took it for whole. The next one knows better, and may have to wait for a holder that has it.
+                open.table.set(block, Block::Damaged(sum));
+                return Err(self.corrupt(replica.chunk, block));
+            }
             let (old, new) = (crc::crc(&tail), crc::of_zeros(BLOCK_BYTES - kept));
             // By linearity: damage in the part that stays remains detectable.
             let state = match open.table.get(block) {
-                Block::Written(sum) | Block::Damaged(sum) if !is_readable => Block::Damaged(sum),
+                Block::Damaged(sum) if !is_readable => Block::Damaged(sum),
                 Block::Written(sum) => Block::Written(crc::replace(sum, old, new, 0)),
                 Block::Damaged(sum) => Block::Damaged(crc::replace(sum, old, new, 0)),
                 Block::Hole => Block::Hole,
@@ -215,7 +220,7 @@ impl Volume {
         self.stepped(replica, &mut state, result, "cutting a chunk")
     }
 
-    /// P5: a block that cannot be read stays damaged, and the recovery goes on without it; it would begin again for ever.
+    /// P5: a block that is known to be damaged and cannot be read stays so, and the recovery goes on without it.
     fn is_readable(&self, chunk: ChunkId, block: u32, read: std::io::Result<usize>) -> Result<bool, Error> {
         match read.map_err(self.unreadable_block(chunk, block)) {
             Ok(_) => Ok(true),

@@ -201,7 +201,7 @@ impl Damages {
             tried.times = 0;
         }
         if self.hopeless.len() < limits::PAGE && self.hopeless.insert(chunk) {
-            tracing::error!(%chunk, %server, "a replica is damaged in blocks that no other has whole: whoever reads them gets EIO");
+            tracing::error!(%chunk, %server, "blocks are damaged on all replicas: whoever reads them gets EIO");
         }
     }
 }

@@ -102,8 +102,9 @@ impl Recovery {
     }
 
     /// A server has attached: what waited for it may go on.
-    pub(crate) fn server_attached(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {
+    pub(crate) fn server_attached(&mut self, cx: &mut Cx<'_>, server: ServerId) -> Result<(), Fatal> {
         self.stuck.clear();
+        self.active.values_mut().for_each(|drive| drive.attached(server));
         self.unpark(self.parked.keys().copied().collect());
         for chunk in self.active.keys().copied().collect::<Vec<_>>() {
             self.advance(cx, chunk)?;

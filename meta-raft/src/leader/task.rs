@@ -278,7 +278,7 @@ impl Loops<'_> {
         self.inventories.server_attached(cx.now, server);
         // Deletions go ahead of what recoveries want of the server.
         self.liveness.open_gate(cx, self.garbage, self.recovery, server)?;
-        self.recovery.server_attached(cx)
+        self.recovery.server_attached(cx, server)
     }
 
     fn detach_ended(&mut self, cx: &mut Cx<'_>) -> Result<(), Fatal> {

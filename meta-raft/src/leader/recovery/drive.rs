@@ -88,10 +88,21 @@ impl Drive {
         Ok(Some(Self { chunk, round, version: intent.version, begun, started: cx.now, members, stage }))
     }
 
-    /// Whether the plan was made without this holder, or will be.
+    /// Whether the plan was made without this holder.
     pub(super) fn leaves_out(&self, server: ServerId) -> bool {
         let out = |m: &Member| m.server == server && m.named && m.state == State::LeftOut;
-        self.members.iter().any(out)
+        !matches!(self.stage, Stage::Preparing { .. }) && self.members.iter().any(out)
+    }
+
+    /// A holder has a new stream: what it refused on the last one says nothing of what it would serve now, so it is asked again.
+    pub(super) fn attached(&mut self, server: ServerId) {
+        if matches!(self.stage, Stage::Preparing { .. })
+            && let Some(member) = self.member_mut(server)
+            && member.named
+            && member.state == State::LeftOut
+        {
+            member.state = State::Unasked;
+        }
     }
 
     pub(super) fn advance(&mut self, cx: &mut Cx<'_>) -> Result<Step, Fatal> {
@@ -187,7 +198,9 @@ impl Drive {
             return Ok(Step::Stuck);
         }
         // P1: who restarts may have the last whole copy of a block; for one that stays away nobody waits without end.
-        let may_come = |m: &Member| m.named && matches!(m.state, State::Unasked | State::Asked);
+        // A disk that hangs or is not mounted may come back as well.
+        let has_bytes = |m: &Member| m.state == State::Answered && m.answer.as_ref().is_some_and(|answer| answer.found);
+        let may_come = |m: &Member| m.named && !has_bytes(m);
         if plan.loses && cx.now < self.begun + limits::LOSS_PATIENCE && self.members.iter().any(may_come) {
             warn!(chunk = %self.chunk, "a block is damaged on all holders that answer; waiting for the others");
             return Ok(Step::Stuck);
