@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use caribou_meta_raft::raft::RaftNode;
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::findings::Findings;
 
@@ -39,14 +40,14 @@ impl Invariants {
         Arc::new(Self { findings, seen: Mutex::default() })
     }
 
-    /// Looks at a node for as long as it runs. Nothing else runs between a change and the look at it: there is one thread, and the node's
+    /// Looks at a node for as long as its machine has power: what it still syncs and applies afterwards has never been. Nothing else runs between a change and the look at it: there is one thread, and the node's
     /// state, its index and its role change without a pause in between.
-    pub fn watch(self: &Arc<Self>, id: u64, raft: &RaftNode) {
+    pub fn watch(self: &Arc<Self>, id: u64, raft: &RaftNode, over: CancellationToken) {
         let (mut applied, mut leader) = (raft.applied(), raft.leader());
         let (invariants, raft) = (Arc::clone(self), raft.downgrade());
         tokio::spawn(async move {
             loop {
-                let Some(node) = raft.upgrade() else { return };
+                let Some(node) = raft.upgrade().filter(|_| !over.is_cancelled()) else { return };
                 applied.borrow_and_update();
                 leader.borrow_and_update();
                 invariants.look(id, &node);

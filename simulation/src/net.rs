@@ -124,6 +124,11 @@ impl Net {
         }
     }
 
+    /// Cancelled when the host that is up now dies.
+    pub fn end_of(&self, host: &str) -> Option<CancellationToken> {
+        self.inner.lock().hosts.get(host).map(|host| host.life.over.clone())
+    }
+
     /// A host dies: its calls break, and nobody answers there any more.
     pub fn remove(&self, host: &str) {
         self.findings.note(|| format!("{host} is down"));

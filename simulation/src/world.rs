@@ -77,7 +77,8 @@ impl World {
         let host = &mut self.meta[index];
         if !host.is_up() {
             host.start(&self.net, &self.clock).await?;
-            self.invariants.watch(host.id, host.raft().context("it has just started")?);
+            let over = self.net.end_of(&host.address).context("it is up")?;
+            self.invariants.watch(host.id, host.raft().context("it has just started")?, over);
         }
         Ok(())
     }
