@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use caribou_cli::cmd::status::ClusterStatus;
 use caribou_cli::local::{self, LocalCluster, Options, Part};
 use rustix::process::Signal;
@@ -12,6 +12,9 @@ use rustix::process::Signal;
 use crate::args::Setting;
 use crate::nemesis::power;
 use crate::network::{Host, Network};
+
+/// How long a process may take to stand still.
+pub const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Prefix of every folder that a lab makes.
 const PREFIX: &str = "caribou-lab-";
@@ -191,6 +194,15 @@ impl Lab {
     pub fn cut_power(&mut self, nodes: &[(Part, usize)]) -> Result<()> {
         for (part, number) in nodes {
             self.cluster.signal(*part, *number, Signal::STOP)?;
+        }
+        // A thread in the middle of a system call stops at its end.
+        for (part, number) in nodes {
+            let process = self.cluster.layout().nodes(*part)[number - 1].process;
+            let end = Instant::now() + STOP_PATIENCE;
+            while process.is_some_and(|process| process.is_alive() && !process.is_paused()) {
+                ensure!(Instant::now() < end, "{} {number} goes on after SIGSTOP", part.name());
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
         for (part, number) in nodes {
             power::cut(&self.volume(*part, *number)?)?;

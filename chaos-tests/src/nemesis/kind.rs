@@ -223,12 +223,6 @@ impl Kind {
     pub fn complaints(self) -> &'static [&'static str] {
         match self {
             Self::FullFollower | Self::FullLeader | Self::FullChunkServer => &["No space left on device"],
-            // The disks go a moment before the processes do.
-            Self::PowerCutLeader
-            | Self::PowerCutFollower
-            | Self::PowerCutChunkServer
-            | Self::PowerCutAllChunkServers
-            | Self::PowerCutEverything => &["Input/output error"],
             Self::FailDiskLeader | Self::FailDiskFollower => &["Input/output error", "this metadata node must stop"],
             Self::FailDiskChunkServer => &[
                 "Input/output error",

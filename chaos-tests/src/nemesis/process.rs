@@ -8,9 +8,8 @@ use rand::RngExt as _;
 use rustix::process::Signal;
 
 use super::{Harm, Kind, Remedy, Server, Site, Whom};
+use crate::lab::STOP_PATIENCE;
 
-/// How long a process may take to stand still.
-const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often one is killed while it starts, and how old it gets each time, in milliseconds.
 const STARTS: usize = 5;
 const AGE_MS: std::ops::Range<u64> = 20..200;
