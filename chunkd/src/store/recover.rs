@@ -200,7 +200,9 @@ impl Volume {
             if let (false, Block::Written(sum)) = (is_readable, open.table.get(block)) {
                 // P1: the plan took it for whole. The next one knows better, and may have to wait for a holder that has it.
                 open.table.set(block, Block::Damaged(sum));
-                return Err(self.corrupt(replica.chunk, block));
+                let (chunk, disk) = (replica.chunk, self.disk.path());
+                tracing::warn!(chunk = chunk.0, block, disk, "a block cannot be read; its chunk is recovered anew");
+                return Err(Error::Corrupt { chunk, block, disk: disk.into() });
             }
             let (old, new) = (crc::crc(&tail), crc::of_zeros(BLOCK_BYTES - kept));
             // By linearity: damage in the part that stays remains detectable.
