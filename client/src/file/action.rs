@@ -85,6 +85,16 @@ impl Held {
     }
 }
 
+/// Why an epoch ends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Broken {
+    /// Who is suspected.
+    pub(crate) suspects: Vec<u64>,
+    /// A fragment that was refused because a block is damaged on a holder, or cannot be read there; if several were under way, maybe not the one
+    /// that goes to that block.
+    pub(crate) refused: Option<u64>,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// No grant.

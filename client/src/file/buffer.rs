@@ -1,14 +1,15 @@
 //! The buffer of one chunk: an interval map of the *latest* bytes that no acknowledged fsync covers yet (W5, ADR 0001.6). Pure.
 //!
 //! Each extent is dirty (not sent in this epoch), in flight, acknowledged by the whole chain, or synced (on the disks of all
-//! holders, but its length is not committed yet). Extents leave only by [`ChunkBuffer::release`] (synced *and* committed) or
-//! when their bytes cease to exist ([`ChunkBuffer::cut`]). After a broken stream everything that is left becomes dirty again;
+//! holders, but its length is not committed yet). Extents leave only by [`ChunkBuffer::release`] (synced *and* committed),
+//! when their bytes cease to exist ([`ChunkBuffer::cut`]), or given up with an error ([`ChunkBuffer::drop_flight`]). After a broken stream everything that is left becomes dirty again;
 //! history is never kept, so a resend cannot take a block back in time (P2).
 //!
 //! Writes are numbered per inode. `since` is the oldest write whose bytes an extent stands for (overwriting inherits it),
 //! `unsent` the oldest of those that was never sent in this epoch. Offsets are within the chunk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 use caribou_planted::{self as planted, Bug};
@@ -105,12 +106,24 @@ impl ChunkBuffer {
     /// The next fragment to send, at most 1 MiB, marked in flight as number `n`: the run around the oldest dirty bytes,
     /// ending at a block's end where it can. Unless `force`d, only whole fragments leave (or scattered ones, once they are many).
     pub(crate) fn take(&mut self, n: u64, force: bool) -> Option<(u32, Bytes)> {
+        self.take_within(n, force, 0..u32::MAX)
+    }
+
+    /// The same, of the block with the oldest dirty bytes only.
+    pub(crate) fn take_of_block(&mut self, n: u64) -> Option<(u32, Bytes)> {
+        let &(_, oldest) = self.dirty.first()?;
+        let start = oldest / BLOCK_BYTES * BLOCK_BYTES;
+        self.split(start);
+        self.take_within(n, true, start..start + BLOCK_BYTES)
+    }
+
+    fn take_within(&mut self, n: u64, force: bool, limits: Range<u32>) -> Option<(u32, Bytes)> {
         let &(_, oldest) = self.dirty.first()?;
         let mut start = oldest;
         for (&offset, extent) in self.extents.range(..oldest).rev() {
             let joins = matches!(extent.state, State::Dirty { .. }) && offset + extent.len() == start;
             let joins = joins && extent.told == self.extents[&oldest].told;
-            if !joins || oldest - offset >= MAX_FRAGMENT_BYTES {
+            if !joins || oldest - offset >= MAX_FRAGMENT_BYTES || offset < limits.start {
                 break;
             }
             start = offset;
@@ -134,7 +147,17 @@ impl ChunkBuffer {
         if run_end - start > MAX_FRAGMENT_BYTES {
             end = (start + MAX_FRAGMENT_BYTES) / BLOCK_BYTES * BLOCK_BYTES;
         }
+        end = end.min(limits.end);
         Some((start, self.mark_in_flight(start, end, n)))
+    }
+
+    /// Makes two of the extent that `at` lies within.
+    fn split(&mut self, at: u32) {
+        let across = self.extents.range(..at).next_back().filter(|(offset, extent)| **offset + extent.len() > at);
+        let Some((&offset, _)) = across else { return };
+        let extent = self.remove(offset);
+        self.put(offset, extent.part(0, at - offset));
+        self.put(at, extent.part(at - offset, extent.len()));
     }
 
     fn mark_in_flight(&mut self, start: u32, end: u32, n: u64) -> Bytes {
@@ -176,13 +199,14 @@ impl ChunkBuffer {
         }
     }
 
-    /// I2: what was taken as number `n` is in the metadata, and so committed and on disk.
-    pub(crate) fn drop_flight(&mut self, n: u64) {
+    /// What was taken as number `n`, and was not written over since, is in the metadata (I2), or can never be stored. False if there was nothing.
+    pub(crate) fn drop_flight(&mut self, n: u64) -> bool {
         let of_flight = |extent: &Extent| extent.state == State::InFlight(n);
         let gone: Vec<u32> = self.extents.iter().filter(|(_, e)| of_flight(e)).map(|(offset, _)| *offset).collect();
-        for offset in gone {
+        for &offset in &gone {
             self.remove(offset);
         }
+        !gone.is_empty()
     }
 
     /// W6: a sync that was sent after fragment `n` is acknowledged, and so are all fragments up to `n`.

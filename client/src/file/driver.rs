@@ -11,7 +11,7 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
 
-use super::action::{Action, Held};
+use super::action::{Action, Broken, Held};
 use super::inode::{Inode, State};
 use super::ports::own_caller;
 use super::write_state::{GiveUp, WriteState};
@@ -84,9 +84,22 @@ fn take(inode: &Arc<Inode>, first: Event, work: &mut Work) {
 
 fn handle(inode: u64, state: &mut State, event: Event) {
     match event {
-        Event::Acked { held, epoch, n, result } => match check_ack(&held, result) {
+        Event::Acked { held, epoch, n, result } => match check_ack(&held, n, result) {
             Ok(()) => state.write.acked(held.index, epoch, n),
-            Err(suspects) => state.write.broke(held.index, epoch, suspects),
+            Err(broken) => {
+                if let Some(lost) = state.write.broke(held.index, epoch, broken) {
+                    let (chunk, index, start, end) = (held.chunk, held.index, lost.start, lost.end);
+                    tracing::error!(
+                        inode,
+                        index,
+                        chunk,
+                        start,
+                        end,
+                        "bytes of a file are lost: the block that they go to is damaged"
+                    );
+                    state.sticky.record(errno::EIO);
+                }
+            }
         },
         Event::Granted { index, result: Ok(body) } => {
             // W9: before anything is sent, so that it is told with a length which this client did not know to be missing.
@@ -166,8 +179,8 @@ fn give_up(inode: u64, state: &mut State, index: Option<u32>, error: &Error) {
 }
 
 /// W3, W6: an acknowledgement counts if it is one, and if every holder still is the incarnation that the grant names.
-/// Else: who is suspected.
-fn check_ack(held: &Held, result: Result<WriteAck, LinkError>) -> Result<(), Vec<u64>> {
+/// Else: why the epoch ends.
+fn check_ack(held: &Held, n: u64, result: Result<WriteAck, LinkError>) -> Result<(), Broken> {
     let head = held.holders[0].server_id;
     let (chunk, version) = (held.chunk, held.version);
     match result {
@@ -178,15 +191,17 @@ fn check_ack(held: &Held, result: Result<WriteAck, LinkError>) -> Result<(), Vec
             }
             tracing::info!(chunk, version, "a chunk server has restarted since the grant");
             let others = held.holders.iter().zip(ack.incarnations.iter().map(Some).chain(std::iter::repeat(None)));
-            Err(others.filter(|(holder, got)| *got != Some(&holder.incarnation)).map(|(h, _)| h.server_id).collect())
+            let others = others.filter(|(holder, got)| *got != Some(&holder.incarnation));
+            Err(Broken { suspects: others.map(|(holder, _)| holder.server_id).collect(), refused: None })
         }
         Ok(ack) => {
             tracing::info!(chunk, version, status = ?ack.status(), detail = ack.detail, "a write was refused");
-            Err(if ack.failed_server == 0 { Vec::new() } else { vec![ack.failed_server] })
+            let suspects = if ack.failed_server == 0 { Vec::new() } else { vec![ack.failed_server] };
+            Err(Broken { suspects, refused: matches!(ack.status(), Status::Corrupt | Status::IoError).then_some(n) })
         }
         Err(error) => {
             tracing::info!(chunk, version, head, %error, "a write stream broke");
-            Err(vec![head])
+            Err(Broken { suspects: vec![head], refused: None })
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caribou_proto::cluster::v1::Holder;
-use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::ids::{BLOCK_BYTES, CHUNK_BYTES};
 use tokio::time::Instant;
 
 use super::action::{Action, Held, Phase, Want};
@@ -23,6 +23,9 @@ mod inline;
 pub(crate) const WINDOW_BYTES: u64 = 16 << 20;
 /// A chunk that is written to without pause is synced this many times `sync_after` after its oldest un-synced byte.
 const AGE_FACTOR: u32 = 5;
+/// Bytes that were refused so often in a row, since the block that they go to is damaged, are given up: the recoveries in between have found no
+/// copy that is whole, or one of a holder that damages it again each time.
+const REFUSALS: u32 = 3;
 /// While the file is open for writing, a grant without work is kept this many times `sync_after` (it holds back repair, R2).
 const KEEP_FACTOR: u32 = 10;
 
@@ -35,6 +38,17 @@ struct Flight {
     through: u64,
     sync: bool,
     acked: bool,
+}
+
+/// Since a holder has refused a fragment because of the block that it goes to: one fragment at a time, of one block, so that it shows which
+/// bytes cannot be stored.
+#[derive(Clone, Copy, Debug)]
+struct Careful {
+    /// Until all writes up to this one are synced.
+    until: u64,
+    block: u32,
+    /// How often bytes for this block were refused in a row.
+    times: u32,
 }
 
 /// See the head of this file.
@@ -57,6 +71,7 @@ pub(crate) struct WriteChunk {
     /// send, the leader is told.
     pub(crate) resend: Option<u64>,
     attempt: u32,
+    careful: Option<Careful>,
     suspects: Vec<u64>,
     /// Chunk and holders that have had all told bytes without a break since they acknowledged them.
     keepers: Option<(u64, Vec<Holder>)>,
@@ -99,6 +114,7 @@ impl WriteChunk {
             acked_end: 0,
             resend: None,
             attempt: 0,
+            careful: None,
             suspects: Vec::new(),
             keepers: None,
             spoilt: None,
@@ -261,7 +277,12 @@ impl WriteChunk {
         let mut sent = self.send_base(&held, out);
         while self.flying_bytes < WINDOW_BYTES {
             let force = self.buffer.oldest_unsent().is_some_and(|oldest| oldest <= flush);
-            let Some((offset, data)) = self.buffer.take(self.next_n, force) else { break };
+            let taken = match self.careful {
+                None => self.buffer.take(self.next_n, force),
+                Some(_) if self.flights.is_empty() => self.buffer.take_of_block(self.next_n),
+                Some(_) => None,
+            };
+            let Some((offset, data)) = taken else { break };
             sent = true;
             self.fly(&held, offset, data, false, out);
             self.last_sent = self.next_n - 1;
@@ -318,6 +339,9 @@ impl WriteChunk {
             if flight.len > 0 {
                 self.buffer.acked(flight.n, flight.offset, flight.len);
                 self.acked_end = self.acked_end.max(flight.offset + flight.len);
+                if let Some(careful) = self.careful.as_mut().filter(|c| c.block == flight.offset / BLOCK_BYTES) {
+                    careful.times = 0;
+                }
                 self.untold = true;
             }
             self.acked_through = self.acked_through.max(flight.through);
@@ -326,6 +350,7 @@ impl WriteChunk {
                 self.last_synced = flight.n;
                 self.durable_through = self.durable_through.max(flight.through);
                 self.oldest_unsynced = self.buffer.has_unsynced().then_some(self.last_write);
+                self.careful = self.careful.filter(|careful| careful.until > self.durable_through);
             }
         }
     }

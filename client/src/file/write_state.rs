@@ -5,6 +5,7 @@
 //! it; what is written later never delays it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use caribou_proto::ids::CHUNK_BYTES;
 use caribou_proto::meta::v1::{Grant, GrantState};
 use tokio::time::Instant;
 
-use super::action::{Action, Held, Phase, Want};
+use super::action::{Action, Broken, Held, Phase, Want};
 use super::write_chunk::WriteChunk;
 use crate::Error;
 use commit::Commit;
@@ -301,11 +302,11 @@ impl WriteState {
         }
     }
 
-    pub(crate) fn broke(&mut self, index: u32, epoch: u64, suspects: Vec<u64>) {
-        if let Some(chunk) = self.chunks.get_mut(&index) {
-            self.notes.push(Note::Moved(index));
-            chunk.broke(epoch, suspects, self.write);
-        }
+    /// The bytes within the chunk that are lost (W5: an error for every handle).
+    pub(crate) fn broke(&mut self, index: u32, epoch: u64, broken: Broken) -> Option<Range<u32>> {
+        let chunk = self.chunks.get_mut(&index)?;
+        self.notes.push(Note::Moved(index));
+        chunk.broke(epoch, broken, self.write)
     }
 
     /// The answer to taking a grant or to a report.

@@ -390,3 +390,75 @@ async fn a_resend_that_breaks_midway_is_begun_again_in_full() {
     assert_eq!(rig.world.calls("report_broken"), 2);
     assert_same(&rig.on_disk(file.inode()), &pattern(1, 200_000));
 }
+
+/// Nobody has the block whole: a write to a part of it can be stored nowhere. One to the whole block, or elsewhere, can.
+#[tokio::test(start_paused = true)]
+async fn what_no_holder_can_take_is_an_error_and_the_rest_is_written() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    let mut expected = pattern(1, 200_000).to_vec();
+    file.write(0, pattern(1, 200_000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    rig.world.inner.lock().servers.get_mut(&1).expect("there").damaged = Some(1);
+    file.write(70_000, pattern(2, 10)).await.expect("writes");
+    file.write(150_000, pattern(3, 10)).await.expect("writes");
+    assert_eq!(file.sync(false).await, Err(Error::Errno(libc::EIO)));
+    assert_eq!(file.sync(false).await, Ok(()), "told once");
+    expected[150_000..150_010].copy_from_slice(&pattern(3, 10));
+    assert_same(&rig.on_disk(file.inode()), &expected);
+    assert_same(&read_all(&file).await, &expected);
+    assert_eq!(rig.buffered(), 0);
+    file.write(60_000, pattern(4, 80_000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    expected[60_000..140_000].copy_from_slice(&pattern(4, 80_000));
+    assert_same(&rig.on_disk(file.inode()), &expected);
+}
+
+/// Of one long write only what goes to the damaged block is lost.
+#[tokio::test(start_paused = true)]
+async fn the_sound_blocks_of_a_write_are_stored() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 1_500_000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    rig.world.inner.lock().servers.get_mut(&1).expect("there").damaged = Some(20);
+    let start = 5 * 65_536;
+    file.write(start as u64, pattern(2, 1_000_000)).await.expect("writes");
+    assert_eq!(file.sync(false).await, Err(Error::Errno(libc::EIO)));
+    let mut expected = pattern(1, 1_500_000).to_vec();
+    expected[start..20 * 65_536].copy_from_slice(&pattern(2, 15 * 65_536));
+    assert_same(&rig.on_disk(file.inode()), &expected);
+    assert_eq!((file.sync(false).await, rig.buffered()), (Ok(()), 0));
+}
+
+/// The first refusal shows that some block is damaged, three more of the same bytes that no recovery has mended it.
+#[tokio::test(start_paused = true)]
+async fn bytes_are_given_up_after_three_recoveries_have_not_helped() {
+    for (refusals, outcome) in [(3, Ok(())), (4, Err(Error::Errno(libc::EIO)))] {
+        let rig = Rig::new();
+        let file = rig.create().await;
+        file.write(0, pattern(1, 200_000)).await.expect("writes");
+        file.sync(false).await.expect("syncs");
+        let fails = [Status::Corrupt, Status::IoError].repeat(refusals / 2 + 1).into_iter().take(refusals);
+        rig.world.inner.lock().servers.get_mut(&1).expect("there").fail_writes.extend(fails);
+        file.write(100, pattern(2, 10)).await.expect("writes");
+        assert_eq!(file.sync(false).await, outcome, "{refusals} refusals");
+        let mut expected = pattern(1, 200_000).to_vec();
+        if outcome.is_ok() {
+            expected[100..110].copy_from_slice(&pattern(2, 10));
+        }
+        assert_same(&rig.on_disk(file.inode()), &expected);
+        assert_eq!(rig.world.calls("report_broken"), 3, "those that have not helped, or the last of which has");
+    }
+}
+
+/// W2: a new chunk is made anew elsewhere, however often; it cannot be damaged everywhere.
+#[tokio::test(start_paused = true)]
+async fn bytes_of_a_new_chunk_are_not_given_up() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    rig.world.inner.lock().servers.get_mut(&1).expect("there").fail_writes.extend([Status::IoError; 9]);
+    file.write(0, pattern(1, 200_000)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    assert_same(&rig.on_disk(file.inode()), &pattern(1, 200_000));
+}

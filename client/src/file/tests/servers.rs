@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caribou_proto::chunk::v1::{ReadReply, ReadRequest, Status, WriteAck, WriteFragment};
+use caribou_proto::ids::BLOCK_BYTES;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
 use tokio::sync::mpsc;
@@ -134,6 +135,15 @@ impl Inner {
         }
         if replica.grant > fragment.grant {
             return Status::OldGrant;
+        }
+        if let Some(block) = server.damaged {
+            let (start, end) = (block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES);
+            let fragment = fragment.offset..fragment.offset + fragment.data.len() as u32;
+            if fragment.start <= start && fragment.end >= end {
+                server.damaged = None;
+            } else if fragment.start < end && fragment.end > start {
+                return Status::Corrupt;
+            }
         }
         replica.grant = fragment.grant;
         replica.memory.write(fragment.offset as usize, &fragment.data);

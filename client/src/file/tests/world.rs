@@ -98,6 +98,8 @@ pub(super) struct Server {
     /// Statuses that the next fragments, or reads, get.
     pub(super) fail_writes: VecDeque<Status>,
     pub(super) fail_reads: VecDeque<Status>,
+    /// This block of every chunk is damaged: only a write to all of it is taken, and mends it.
+    pub(super) damaged: Option<u32>,
     /// Reads are never answered.
     pub(super) silent: bool,
     pub(super) reads: u64,

@@ -1,22 +1,43 @@
 //! How a chunk's epochs begin and end: grants given, broken, lost, ended, cut (W2, W4, W5, W7, W9).
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use caribou_proto::cluster::v1::Holder;
+use caribou_proto::ids::BLOCK_BYTES;
 use caribou_proto::meta::v1::Grant;
 
-use super::super::action::{Held, Phase};
-use super::WriteChunk;
+use super::super::action::{Broken, Held, Phase};
+use super::{Careful, REFUSALS, WriteChunk};
 
 impl WriteChunk {
-    /// W4: the stream broke, or an acknowledgement was not what it should be.
-    pub(crate) fn broke(&mut self, epoch: u64, suspects: Vec<u64>, write: u64) {
+    /// W4: the stream broke, or an acknowledgement was not what it should be. The bytes within the chunk that are lost: nobody can take them.
+    pub(crate) fn broke(&mut self, epoch: u64, broken: Broken, write: u64) -> Option<Range<u32>> {
         if epoch != self.epoch || self.phase != Phase::Held {
-            return;
+            return None;
         }
         self.attempt += 1;
-        self.suspects = suspects;
+        let lost = broken.refused.and_then(|n| self.refused(n, write));
+        self.suspects = broken.suspects;
         self.end_epoch(write);
         self.phase = Phase::Broken;
+        lost
+    }
+
+    /// P5: else the chunk would be recovered again and again, and who waits for a sync would wait for ever.
+    fn refused(&mut self, n: u64, write: u64) -> Option<Range<u32>> {
+        // W2: a new chunk is made anew, elsewhere.
+        let flight = self.flights.iter().find(|flight| flight.n == n && flight.len > 0 && !self.is_new)?;
+        let (bytes, block) = (flight.offset..flight.offset + flight.len, flight.offset / BLOCK_BYTES);
+        let times = match self.careful {
+            // Who answers first need not be the one that was refused.
+            None => 0,
+            Some(careful) if careful.block == block => careful.times + 1,
+            Some(_) => 1,
+        };
+        let lost = times >= REFUSALS && self.buffer.drop_flight(n);
+        self.careful = Some(Careful { until: write, block, times: if lost { 0 } else { times } });
+        lost.then_some(bytes)
     }
 
     /// W9: the grant is no longer current (or the session that had it has ended, S4).
@@ -138,7 +159,7 @@ impl WriteChunk {
         self.attempt = 0;
         self.phase = Phase::Free;
         (self.recalled, self.draining, self.acked_end, self.untold) = (false, false, 0, false);
-        self.spoilt = None;
+        (self.spoilt, self.careful) = (None, None);
     }
 
     /// W9: the file was cut; this chunk's grant has ended with it.
