@@ -70,6 +70,13 @@ enum State {
     LeftOut,
 }
 
+impl Member {
+    /// A holder of the row that has not answered.
+    fn is_missing(&self) -> bool {
+        self.named && self.state != State::Answered
+    }
+}
+
 struct Answer {
     incarnation: Incarnation,
     found: bool,
@@ -130,6 +137,12 @@ impl Drive {
             let pause = cx.now >= self.started + limits::PARK_AFTER;
             return Ok(if pause { Step::Park(limits::PARKED) } else { Step::Stay });
         }
+        // Before anybody is joined: nobody clears away what a round that waits has joined.
+        if matches!(self.stage, Stage::Preparing { replacing: false })
+            && let Err(step) = self.decide(cx, row, intent)?
+        {
+            return Ok(step);
+        }
         if self.waits_for_replacements(cx, row)? {
             return Ok(Step::Stay);
         }
@@ -180,22 +193,21 @@ impl Drive {
         }
     }
 
-    /// All who can answer have answered.
-    fn plan(&mut self, cx: &mut Cx<'_>, row: &Chunk, intent: &Intent) -> Result<Step, Fatal> {
+    /// What is to be done, as far as it has been answered; else how the round goes on without a plan.
+    fn decide(&self, cx: &mut Cx<'_>, row: &Chunk, intent: &Intent) -> Result<Result<Plan, Step>, Fatal> {
         if let Some(step) = self.raise(cx, intent) {
-            return Ok(step);
+            return Ok(Err(step));
         }
         let answered = self.members.iter().filter(|m| m.state == State::Answered);
         let inputs: Vec<plan::Member> = answered.filter_map(|m| m.answer.as_ref()).map(|a| a.member.clone()).collect();
         let Some(plan) = plan::plan(&inputs, intent.cut) else {
             warn!(chunk = %self.chunk, "no holder has a replica of this chunk; waiting for the others");
-            return Ok(Step::Stuck);
+            return Ok(Err(Step::Stuck));
         };
-        let missing = |m: &&Member| m.named && m.state != State::Answered;
         // M15: without a source that has all it acknowledged, a holder that is missing may have the only bytes that were synced.
-        if !plan.trusted && self.members.iter().any(|m| missing(&m)) {
+        if !plan.trusted && self.members.iter().any(Member::is_missing) {
             warn!(chunk = %self.chunk, "no clean replica of this chunk answers; waiting for all of its holders");
-            return Ok(Step::Stuck);
+            return Ok(Err(Step::Stuck));
         }
         // P1: who restarts may have the last whole copy of a block; for one that stays away nobody waits without end.
         // A disk that hangs or is not mounted may come back as well.
@@ -203,16 +215,34 @@ impl Drive {
         let may_come = |m: &Member| m.named && !has_bytes(m);
         if plan.loses && cx.now < self.begun + limits::LOSS_PATIENCE && self.members.iter().any(may_come) {
             warn!(chunk = %self.chunk, "a block is damaged on all holders that answer; waiting for the others");
-            return Ok(Step::Stuck);
+            return Ok(Err(Step::Stuck));
         }
-        let least = classes::get(cx.tables, row.class)?.minimum().min(row.replicas.len());
-        if plan.fixes.len() < least {
+        // V6: a replacement cannot be made equal to damage, so none would help.
+        if plan.loses && plan.fixes.len() < Self::least(cx, row)? {
+            warn!(chunk = %self.chunk, "a block is damaged on all holders that answer, and they are too few; waiting for the others");
+            return Ok(Err(Step::Stuck));
+        }
+        Ok(Ok(plan))
+    }
+
+    /// V6: the holders without which there is no Ready.
+    fn least(cx: &Cx<'_>, row: &Chunk) -> Result<usize, Fatal> {
+        Ok(classes::get(cx.tables, row.class)?.minimum().min(row.replicas.len()))
+    }
+
+    /// All who can answer have answered.
+    fn plan(&mut self, cx: &mut Cx<'_>, row: &Chunk, intent: &Intent) -> Result<Step, Fatal> {
+        let plan = match self.decide(cx, row, intent)? {
+            Ok(plan) => plan,
+            Err(step) => return Ok(step),
+        };
+        if plan.fixes.len() < Self::least(cx, row)? {
             return Ok(Step::Park(limits::PARKED)); // V6
         }
         for server in &plan.left_out {
             error!(chunk = %self.chunk, %server, "a damaged block has no whole copy: this replica cannot be made equal");
         }
-        for server in self.members.iter().filter(missing).map(|m| m.server).collect::<Vec<_>>() {
+        for server in self.members.iter().filter(|m| m.is_missing()).map(|m| m.server).collect::<Vec<_>>() {
             let failed = self.member(server).is_some_and(|m| m.state == State::LeftOut);
             // ADR 7: from here on it gets no lease until it has attached anew and been told what it may not serve.
             if !failed && !cx.shut_out(server) {
@@ -311,7 +341,7 @@ impl Drive {
                 clean_source: plan.clean_source == Some(m.server),
             })
             .collect();
-        if holders.len() < classes::get(cx.tables, row.class)?.minimum().min(row.replicas.len()) {
+        if holders.len() < Self::least(cx, row)? {
             return Ok(Step::Park(limits::RETRY));
         }
         let ready = Ready { chunk: self.chunk, version: self.version, holders };

@@ -90,11 +90,14 @@ async fn v2_without_a_clean_source_all_holders_have_to_answer() {
     let mut node = Node::new(2);
     node.connect(1, 1, &[]);
     node.attached(1).await;
+    node.connect(3, 5, &[]);
+    node.attached(3).await;
     let (chunk, _) = broken(&node, &[1, 2]);
     node.disks.lock().replicas.get_mut(&(1, chunk)).unwrap().clean = false;
     node.disks.lock().replicas.get_mut(&(1, chunk)).unwrap().cells.insert(1, (5, false));
     tokio::time::sleep(Duration::from_secs(20)).await;
     assert!(node.chunk(chunk).intent.is_some(), "the other one may have what was synced");
+    assert!(node.replica(3, chunk).is_none(), "nobody would clear it away");
     node.disks.lock().replicas.get_mut(&(2, chunk)).unwrap().clean = false;
     node.connect(2, 3, &[]);
     node.ready(chunk).await;
