@@ -46,7 +46,6 @@ pub struct Args {
 pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     let mut verdict = Verdict::new("fsx");
     program::require_release(&args.program, release()?)?;
-    let _maps = MapLimit::raised(args.ops)?;
     let mut lab = Lab::up(setting, &Options::default()).await?;
     let mount = lab.mount(&[]).await?;
     let (place, folder) = (mount.clone(), lab.folder().to_owned());
@@ -71,38 +70,6 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     }
     lab.finish(!verdict.is_passed())?;
     Ok(verdict)
-}
-
-/// fsx never unmaps what it has read through a mapping: a long run comes to the kernel's limit of mappings of a process.
-struct MapLimit {
-    before: Option<u64>,
-}
-
-impl MapLimit {
-    const PATH: &str = "/proc/sys/vm/max_map_count";
-
-    /// Room for a mapping of every operation, if there is less; the limit is put back when this is dropped.
-    fn raised(ops: u64) -> Result<Self> {
-        let before: u64 = fs::read_to_string(Self::PATH)?.trim().parse().context(Self::PATH)?;
-        if before > ops {
-            return Ok(Self { before: None });
-        }
-        let room = ops + before;
-        fs::write(Self::PATH, room.to_string()).with_context(|| {
-            format!("{} is {before}, fsx needs {room} for {ops} operations: raise it, or take fewer --ops", Self::PATH)
-        })?;
-        Ok(Self { before: Some(before) })
-    }
-}
-
-impl Drop for MapLimit {
-    fn drop(&mut self) {
-        if let Some(before) = self.before
-            && let Err(error) = fs::write(Self::PATH, before.to_string())
-        {
-            tracing::warn!(%error, before, "{} could not be put back", Self::PATH);
-        }
-    }
 }
 
 /// The release that `fsx.toml` is for.

@@ -149,6 +149,7 @@ fn small_scale() -> scale::Args {
         folders: 50,
         in_flight: 256,
         time: Duration::from_secs(1),
+        warm: Duration::ZERO,
         kills: 0,
         cache_mib: 1,
         write_buffer_mib: 4,

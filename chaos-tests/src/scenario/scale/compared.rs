@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Result;
 use caribou_cli::bench::Figure;
 
-use super::kernel;
 use super::tree::Tree;
+use super::{Args, kernel};
 use crate::lab::Lab;
 use crate::report::{Verdict, distribution_ms};
 use crate::scenario::failover::{self, MAXIMUM_LIMIT_MS};
@@ -16,6 +16,8 @@ const RATE_SHARE: f64 = 0.7;
 /// The full cluster's median gap is at most so many times the small one's, and this more.
 const GAP_TIMES: f64 = 1.5;
 const GAP_MORE_MS: f64 = 50.0;
+/// Far from those that have warmed caches.
+const OTHER_DRAWS: u64 = 1 << 40;
 
 /// What one of them answered.
 pub(super) struct Compared {
@@ -31,8 +33,14 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    pub(super) async fn measure(tree: &mut Tree, cluster: &str, time: Duration, verdict: &mut Verdict) -> Result<Self> {
-        let rates = Self { stats: tree.measure_stats(time).await?, creates: tree.measure_creates(time).await? };
+    pub(super) async fn measure(tree: &mut Tree, cluster: &str, args: &Args, verdict: &mut Verdict) -> Result<Self> {
+        if !args.warm.is_zero() {
+            let warming = tree.measure_stats(args.warm, 0).await?;
+            let what = format!("{cluster}: stats before those that count, {} in flight", warming.threads);
+            verdict.figure(&what, words(&warming));
+        }
+        let stats = tree.measure_stats(args.time, OTHER_DRAWS).await?;
+        let rates = Self { stats, creates: tree.measure_creates(args.time).await? };
         for figure in [&rates.stats, &rates.creates] {
             verdict.figure(&format!("{cluster}: {}s, {} in flight", figure.workload, figure.threads), words(figure));
         }

@@ -27,7 +27,7 @@ pub(super) async fn run(setting: &Setting, args: &Args, small: &Compared, verdic
     check_memory(&lab, args, "after loading", verdict)?;
     compared::settle(&lab, FULL, verdict).await?;
     report_disk(&lab, args, verdict)?;
-    let rates = Rates::measure(&mut tree, FULL, args.time, verdict).await?;
+    let rates = Rates::measure(&mut tree, FULL, args, verdict).await?;
     check_memory(&lab, args, "after stats and creates", verdict)?;
     restarts(&mut lab, &tree, args, verdict).await?;
     let gaps = compared::gaps(&mut lab, FULL, args.kills, verdict).await?;

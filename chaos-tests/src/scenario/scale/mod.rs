@@ -56,6 +56,9 @@ pub struct Args {
     /// How long each rate is measured
     #[arg(long, default_value = "6s", value_parser = humantime::parse_duration)]
     pub time: Duration,
+    /// Stats for so long before they are measured, of other files: with a cache that holds the state, they find it warm
+    #[arg(long, default_value = "0s", value_parser = humantime::parse_duration)]
+    pub warm: Duration,
     /// How often each cluster's leader is killed; 0 leaves gaps, and the mount that they are felt on, out
     #[arg(long, default_value_t = 10)]
     pub kills: usize,
@@ -90,7 +93,7 @@ async fn small(setting: &Setting, args: &Args, verdict: &mut Verdict) -> Result<
     let mut lab = Lab::up(setting, &args.options()).await?;
     let (mut tree, _) = args.load(&lab, SMALL_FILES.min(args.inodes)).await?;
     compared::settle(&lab, SMALL, verdict).await?;
-    let rates = Rates::measure(&mut tree, SMALL, args.time, verdict).await?;
+    let rates = Rates::measure(&mut tree, SMALL, args, verdict).await?;
     let gaps = compared::gaps(&mut lab, SMALL, args.kills, verdict).await?;
     lab.finish(!verdict.is_passed())?;
     Ok(Compared { rates, gaps })

@@ -94,8 +94,8 @@ impl Tree {
         Ok(Loaded { creates, tenths: tenths.rates() })
     }
 
-    /// Stats of files anywhere in it, for so long.
-    pub(super) async fn measure_stats(&self, time: Duration) -> Result<Figure> {
+    /// Stats of files anywhere in it, for so long; which ones, is drawn from `first_draw` on.
+    pub(super) async fn measure_stats(&self, time: Duration, first_draw: u64) -> Result<Figure> {
         let tree = self.clone();
         calls::on_one_thread(async move || {
             let client = calls::connect(tree.meta.clone(), "scale").await?;
@@ -103,7 +103,7 @@ impl Tree {
             let asked = client.clone();
             let stat = move |draw| {
                 let (tree, client) = (tree.clone(), asked.clone());
-                async move { tree.stat(&client, drawn(draw, tree.files)).await }
+                async move { tree.stat(&client, drawn(first_draw + draw, tree.files)).await }
             };
             let figure = stats.measure(&Arc::default(), stat).await?;
             client.shutdown().await;
