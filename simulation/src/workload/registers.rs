@@ -1,14 +1,12 @@
 //! Blocks that all clients write and read, each time with a file of their own opening: whoever opens sees what was closed before (close to
 //! open), so each block is a register, and its history must have an order in which every read gives what was written last.
-//!
-//! Every value is written once, so that is decided in one pass over all operations (Gibbons and Korach, "Testing shared memories", 1997): the
-//! operations of one value must lie together, so no two values may both have to be there at one moment.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use caribou_client::{Error, Files};
+use caribou_histories::registers::{Event, Kind, NEVER, answer, contradiction};
 use caribou_proto::ids::CHUNK_BYTES;
 use caribou_proto::meta::v1::Create;
 use parking_lot::Mutex;
@@ -23,23 +21,6 @@ use crate::places::{Key, Unsynced};
 /// In a file that stays small, and in one that has two chunks.
 const PLACES: [(usize, u64); 4] = [(0, 0), (1, 0), (1, 70 << 10), (1, CHUNK_BYTES)];
 const FILES: usize = 2;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Write,
-    Read,
-}
-
-/// One operation; calls and answers are numbered in the order in which they happened.
-#[derive(Clone, Debug)]
-struct Event {
-    client: String,
-    kind: Kind,
-    value: u64,
-    called: u64,
-    /// `u64::MAX`: nobody knows the end.
-    answered: u64,
-}
 
 /// A write that no sync has covered yet.
 #[derive(Clone, Debug)]
@@ -122,7 +103,7 @@ impl Registers {
         let (called, written_at) = (self.now(), tokio::time::Instant::now());
         let place = || findings.places.get(self.key(register));
         let asked = place();
-        let event = Event { client: client.to_owned(), kind: Kind::Write, value, called, answered: u64::MAX };
+        let event = Event { client: number_of(client), kind: Kind::Write, value, called, answered: NEVER };
         {
             let mut state = self.state.lock();
             state.events.entry(register).or_default().push(event);
@@ -140,7 +121,7 @@ impl Registers {
         let answered = self.now();
         let mut state = self.state.lock();
         let events = state.events.entry(register).or_default();
-        events.iter_mut().filter(|event| event.value == value).for_each(|event| event.answered = answered);
+        answer(events, value, answered);
         if synced {
             self.synced(&mut state, client, inode);
         } else {
@@ -186,7 +167,7 @@ impl Registers {
             findings.violation(format!("P2: register {register} is mixed or another's: {parts}; {unsynced}"));
             return Ok(());
         };
-        let event = Event { client: client.to_owned(), kind: Kind::Read, value, called, answered: self.now() };
+        let event = Event { client: number_of(client), kind: Kind::Read, value, called, answered: self.now() };
         self.state.lock().events.entry(register).or_default().push(event);
         Ok(())
     }
@@ -243,12 +224,17 @@ impl Registers {
                 open.register == *register && findings.places.may_have_lost(self.key(*register), &open.bytes)
             };
             let lost: Vec<u64> = state.given_up.iter().filter(may_be_lost).map(|open| open.value).collect();
-            if let Some(why) = contradiction(events, &lost) {
+            if let Some(found) = contradiction(events, &lost) {
                 let unsynced = self.unsynced(&state, *register, findings);
-                findings.violation(format!("P2, close to open: register {register}: {why}; {unsynced}"));
+                findings.violation(format!("P2, close to open: register {register}: {found}; {unsynced}"));
             }
         }
     }
+}
+
+/// The number that a client's name ends in.
+fn number_of(client: &str) -> usize {
+    client.trim_start_matches(|letter: char| !letter.is_ascii_digit()).parse().unwrap_or_default()
 }
 
 /// Whether every word is that of one of the `others`, always the same one, or of a `lost` block, and some are of a lost one.
@@ -268,106 +254,9 @@ fn in_parts(bytes: &[u8]) -> String {
     parts.iter().map(|(unit, value)| format!("value {value} from byte {}", unit * 32)).collect::<Vec<_>>().join(", ")
 }
 
-/// The operations of one value.
-#[derive(Debug)]
-struct Cluster<'a> {
-    value: u64,
-    events: Vec<&'a Event>,
-    /// The first answer and the last call: if the answer came before, the value had to be there from then to that call.
-    first_answer: u64,
-    last_call: u64,
-}
-
-/// What has no order, if anything; `lost` values are not asked for.
-fn contradiction(events: &[Event], lost: &[u64]) -> Option<String> {
-    let start = Event { client: "nobody".to_owned(), kind: Kind::Write, value: 0, called: 0, answered: 0 };
-    let mut by_value: BTreeMap<u64, Vec<&Event>> = BTreeMap::from([(0, vec![&start])]);
-    for event in events {
-        by_value.entry(event.value).or_default().push(event);
-    }
-    let mut clusters = Vec::new();
-    for (value, events) in by_value {
-        let Some(write) = events.iter().find(|event| event.kind == Kind::Write) else {
-            return Some(format!("nobody has written {value}: {events:?}"));
-        };
-        if let Some(early) = events.iter().find(|event| event.answered < write.called) {
-            return Some(format!("{value} was read before it was written: {early:?}, {write:?}"));
-        }
-        // Of a client that died within its write nobody knows whether it happened, nor what of it was synced.
-        if lost.contains(&value) || write.answered == u64::MAX {
-            continue;
-        }
-        let first_answer = events.iter().map(|event| event.answered).min().unwrap_or(0);
-        let last_call = events.iter().map(|event| event.called).max().unwrap_or(0);
-        clusters.push(Cluster { value, events, first_answer, last_call });
-    }
-    let (mut lasting, brief): (Vec<Cluster<'_>>, Vec<Cluster<'_>>) =
-        clusters.into_iter().partition(|cluster| cluster.first_answer < cluster.last_call);
-    lasting.sort_by_key(|cluster| cluster.first_answer);
-    if let Some(pair) = lasting.windows(2).find(|pair| pair[0].last_call > pair[1].first_answer) {
-        return Some(format!("both had to be there at one moment: {}; {}", told(&pair[0]), told(&pair[1])));
-    }
-    brief.iter().find_map(|inner| {
-        let after = lasting.partition_point(|outer| outer.first_answer < inner.last_call);
-        let outer = after.checked_sub(1).map(|index| &lasting[index])?;
-        let is_within = inner.first_answer < outer.last_call;
-        is_within.then(|| format!("one was there before and after the other: {}; {}", told(outer), told(inner)))
-    })
-}
-
-fn told(cluster: &Cluster<'_>) -> String {
-    let mut text = format!("value {}", cluster.value);
-    for Event { client, kind, called, answered, .. } in &cluster.events {
-        text += &format!(" [{called}–{answered} {client} {kind:?}]");
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn event(kind: Kind, value: u64, called: u64, answered: u64) -> Event {
-        Event { client: "one".to_owned(), kind, value, called, answered }
-    }
-
-    fn write(value: u64, called: u64, answered: u64) -> Event {
-        event(Kind::Write, value, called, answered)
-    }
-
-    fn read(value: u64, called: u64, answered: u64) -> Event {
-        event(Kind::Read, value, called, answered)
-    }
-
-    #[test]
-    fn values_that_follow_each_other_have_an_order() {
-        let events = [read(0, 1, 2), write(1, 3, 6), read(0, 4, 5), read(1, 7, 8), write(2, 9, 12), read(2, 10, 11)];
-        assert_eq!(contradiction(&events, &[]), None);
-        // Two writes at one time: either may be the last.
-        let events = [write(1, 1, 4), write(2, 2, 3), read(1, 5, 6)];
-        assert_eq!(contradiction(&events, &[]), None);
-    }
-
-    #[test]
-    fn a_read_that_goes_back_is_found() {
-        let events = [write(1, 1, 2), write(2, 3, 4), read(2, 5, 6), read(1, 7, 8)];
-        assert!(contradiction(&events, &[]).is_some());
-        assert_eq!(contradiction(&events, &[2]), None, "if the second was lost");
-        let lost = [write(1, 1, 2), read(0, 3, 4)];
-        assert!(contradiction(&lost, &[]).is_some_and(|why| why.contains("value 1")), "an update that vanished");
-    }
-
-    #[test]
-    fn two_values_that_alternate_are_found() {
-        let events = [write(1, 1, 9), write(2, 2, 10), read(1, 3, 4), read(2, 5, 6), read(1, 7, 8)];
-        assert!(contradiction(&events, &[]).is_some());
-    }
-
-    #[test]
-    fn values_from_nowhere_and_from_the_future_are_found() {
-        assert!(contradiction(&[read(7, 1, 2)], &[]).is_some_and(|why| why.contains("nobody has written 7")));
-        assert!(contradiction(&[read(1, 1, 2), write(1, 3, 4)], &[]).is_some_and(|why| why.contains("before it was")));
-    }
 
     #[test]
     fn only_lost_values_explain_a_torn_block() {
@@ -378,12 +267,5 @@ mod tests {
         assert!(!is_torn(&mixed(2, 1), &[block(3)], &others), "neither of them is lost");
         assert!(!is_torn(&mixed(3, 1), &[], &others), "nothing is lost");
         assert!(!is_torn(&mixed(3, 9), &[block(3)], &others), "nobody has written that");
-    }
-
-    #[test]
-    fn a_write_that_was_never_answered_may_have_happened_or_not() {
-        let never = write(1, 1, u64::MAX);
-        assert_eq!(contradiction(&[never.clone(), read(0, 2, 3)], &[]), None);
-        assert_eq!(contradiction(&[never, read(1, 2, 3)], &[]), None);
     }
 }
