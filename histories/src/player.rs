@@ -70,8 +70,9 @@ async fn ask(meta: &MetaClient, parent: u64, op: Op) -> Result<Answer, Error> {
         Op::List => {
             let query = QueryOp::ReadDir(ReadDir { inode: parent, cookie: 0, limit: 1000, plus: false });
             let body = meta.query(&root(), query).await?;
-            let names = body.entries.iter().map(|entry| (number(&entry.name), entry.inode));
-            return Ok(Answer::Names(names.collect::<BTreeMap<_, _>>()));
+            let listed: Vec<(Name, u64)> =
+                body.entries.iter().map(|entry| (number(&entry.name), entry.inode)).collect();
+            return Ok(Answer::Names(each_once(&listed)?));
         }
     };
     let body = meta.mutate(&root(), mutation).await?;
@@ -86,6 +87,16 @@ async fn ask(meta: &MetaClient, parent: u64, op: Op) -> Result<Answer, Error> {
         Op::Link { .. } => file(&body),
         _ => Answer::Done,
     })
+}
+
+/// No name is listed twice.
+fn each_once(listed: &[(Name, u64)]) -> Result<BTreeMap<Name, u64>, Error> {
+    let names: BTreeMap<Name, u64> = listed.iter().copied().collect();
+    if names.len() == listed.len() {
+        Ok(names)
+    } else {
+        Err(Error::Fatal(format!("a listing has a name twice; numbers of names and their inodes: {listed:?}")))
+    }
 }
 
 fn file(body: &ReplyBody) -> Answer {
@@ -122,6 +133,16 @@ mod tests {
         assert!(ops.iter().all(|op| !matches!(op, Op::Link { inode, .. } if *inode != 7)));
         assert!(!(0..400).any(|_| matches!(next(&mut rng, &[]), Op::Link { .. })));
         assert!(ops.iter().all(|op| !matches!(op, Op::Rename { from, to, .. } if from == to)));
+    }
+
+    #[test]
+    fn a_listing_that_has_a_name_twice_is_no_answer() {
+        assert_eq!(each_once(&[(1, 10), (2, 10)]), Ok([(1, 10), (2, 10)].into()));
+        // Whether it has the same inode or another one.
+        for again in [10, 11] {
+            let error = each_once(&[(1, 10), (2, 10), (1, again)]).expect_err("n1 is there twice");
+            assert!(error.to_string().contains("a name twice"), "{error}");
+        }
     }
 
     #[test]
