@@ -51,16 +51,17 @@ impl Loads {
         let observer = lab.mount(&UNCACHED).await?;
         let universes = Universes::start(lab.cluster.meta_addresses(), seed).await?;
         universes.open_root().await?;
-        let write = |(mount, id): (&PathBuf, u64)| Worker::start(&Work::Write { dir: mount.clone(), id });
-        let share =
-            |(mount, number): (&PathBuf, u64)| Worker::start(&Work::Share { dir: mount.clone(), number, of: WRITERS });
+        let write = |(mount, id): (&PathBuf, u64)| Worker::start(&Work::Write { dir: mount.clone(), id, seed });
+        let share = |(mount, number): (&PathBuf, u64)| {
+            Worker::start(&Work::Share { dir: mount.clone(), number, of: WRITERS, seed })
+        };
         Ok(Self {
             universes,
             writers: mounts.iter().zip(0..).map(write).collect::<Result<_>>()?,
             sharing: mounts.iter().zip(0..).map(share).collect::<Result<_>>()?,
             reader: Worker::start(&Work::Read { dir: observer.clone(), writers: WRITERS, sharing: WRITERS, seed })?,
-            append: Worker::start(&Work::Append { dir: mounts[0].clone(), id: WRITERS })?,
-            storm: Worker::start(&Work::Storm { dir: mounts[1].clone(), id: WRITERS + 1 })?,
+            append: Worker::start(&Work::Append { dir: mounts[0].clone(), id: WRITERS, seed })?,
+            storm: Worker::start(&Work::Storm { dir: mounts[1].clone(), id: WRITERS + 1, seed })?,
             mounts,
             observer,
         })

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 
-use super::worker::{PAUSE_AFTER_ERROR, told};
+use super::worker::{PAUSE_AFTER_ERROR, choices, told};
 use crate::check::finding::Finding;
 
 const RECORD: usize = 64;
-const RECORDS_PER_SYNC: u64 = 8;
+/// Records between two syncs.
+const RECORDS_PER_SYNC: std::ops::RangeInclusive<u64> = 1..=15;
 
 /// What was appended.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -36,15 +38,16 @@ fn record(id: u64, number: u64) -> Vec<u8> {
     line
 }
 
-pub(super) fn append_until(stop: &AtomicBool, id: u64, path: PathBuf) -> Result<Appended> {
+pub(super) fn append_until(stop: &AtomicBool, id: u64, path: PathBuf, seed: u64) -> Result<Appended> {
     let made = OpenOptions::new().create(true).append(true).open(&path);
     let mut file = made.with_context(|| path.display().to_string())?;
     let mut log = Appended { id, path: path.clone(), ..Appended::default() };
-    let mut next = 0;
+    let (mut random, mut next) = (choices(seed, id), 0);
     while !stop.load(Ordering::Relaxed) {
-        match log.append_some(&mut file, next) {
+        let count = random.random_range(RECORDS_PER_SYNC);
+        match log.append_some(&mut file, next, count) {
             Ok(()) => {
-                next += RECORDS_PER_SYNC;
+                next += count;
                 println!("{next}");
             }
             Err(error) => {
@@ -61,13 +64,13 @@ pub(super) fn append_until(stop: &AtomicBool, id: u64, path: PathBuf) -> Result<
 }
 
 impl Appended {
-    fn append_some(&mut self, file: &mut File, first: u64) -> std::io::Result<()> {
-        for number in first..first + RECORDS_PER_SYNC {
+    fn append_some(&mut self, file: &mut File, first: u64, count: u64) -> std::io::Result<()> {
+        for number in first..first + count {
             self.sent = self.sent.max(number + 1);
             file.write_all(&record(self.id, number))?;
         }
         file.sync_all()?;
-        self.synced = first + RECORDS_PER_SYNC;
+        self.synced = first + count;
         Ok(())
     }
 
@@ -116,7 +119,7 @@ mod tests {
         let path = dir.path().join("appended7");
         let mut log = Appended { id: 7, path: path.clone(), ..Appended::default() };
         let mut file = OpenOptions::new().create(true).append(true).open(&path).expect("made");
-        log.append_some(&mut file, 0).expect("appended");
+        log.append_some(&mut file, 0, 8).expect("appended");
         assert_eq!(log.verify(&path), Vec::<String>::new());
         file.set_len(7 * RECORD as u64).expect("cut");
         assert_eq!(log.verify(&path).len(), 1);

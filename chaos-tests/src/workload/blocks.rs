@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
-use super::worker::{PAUSE_AFTER_ERROR, Work, Worker, open_again, open_or_make, told};
+use super::worker::{PAUSE_AFTER_ERROR, Work, Worker, choices, open_again, open_or_make, told};
 use crate::block::{self, BLOCK, Content};
 use crate::check::finding::Finding;
 use crate::ledger::FileLedger;
@@ -26,9 +26,9 @@ const WRITES_PER_SYNC: usize = 24;
 /// Ids of those who share a file, behind all others.
 const FIRST_SHARING: u64 = 1_000_000;
 
-/// Starts a writer of `written<id>` below `dir`.
+/// Starts a writer of `written<id>` below `dir`, which makes the same choices each time.
 pub fn writer(dir: &Path, id: u64) -> Result<Worker> {
-    Worker::start(&Work::Write { dir: dir.to_owned(), id })
+    Worker::start(&Work::Write { dir: dir.to_owned(), id, seed: 0 })
 }
 
 /// One writer's outcome.
@@ -66,10 +66,10 @@ impl Share {
     }
 }
 
-pub(super) fn write_until(stop: &AtomicBool, dir: &Path, share: &Share) -> Result<Written> {
+pub(super) fn write_until(stop: &AtomicBool, dir: &Path, share: &Share, seed: u64) -> Result<Written> {
     let (id, path) = (share.id, dir.join(&share.name));
     let mut file = open_or_make(&path).with_context(|| path.display().to_string())?;
-    let mut random = StdRng::seed_from_u64(id);
+    let mut random = choices(seed, id);
     let mut out = Written { id, path: path.clone(), ledger: FileLedger::default(), errors: Vec::new(), syncs: 0 };
     while !stop.load(Ordering::Relaxed) {
         let mut failures = Vec::new();

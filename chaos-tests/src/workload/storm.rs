@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use rand::{RngExt as _, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 
-use super::worker::{PAUSE_AFTER_ERROR, told};
+use super::worker::{PAUSE_AFTER_ERROR, choices, told};
 use crate::check::finding::Finding;
 
 /// From a few bytes to more than what is kept with the metadata.
@@ -33,9 +33,9 @@ pub struct Storm {
     pub errors: Vec<Finding>,
 }
 
-pub(super) fn storm_until(stop: &AtomicBool, id: u64, folder: PathBuf) -> Result<Storm> {
+pub(super) fn storm_until(stop: &AtomicBool, id: u64, folder: PathBuf, seed: u64) -> Result<Storm> {
     fs::create_dir(&folder).with_context(|| folder.display().to_string())?;
-    let mut random = StdRng::seed_from_u64(id);
+    let mut random = choices(seed, id);
     let mut storm = Storm { id, folder, ..Storm::default() };
     while !stop.load(Ordering::Relaxed) {
         match storm.step(&mut random) {
@@ -140,7 +140,7 @@ mod tests {
     #[test]
     fn files_that_changed_vanished_or_came_back_are_found() {
         let dir = tempfile::tempdir().expect("a folder");
-        let (mut random, folder) = (StdRng::seed_from_u64(3), dir.path().to_owned());
+        let (mut random, folder) = (choices(1, 3), dir.path().to_owned());
         let mut storm = Storm { id: 3, folder: folder.clone(), ..Storm::default() };
         for _ in 0..300 {
             storm.step(&mut random).expect("steps");

@@ -12,6 +12,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use serde::de::DeserializeOwned;
 
 use super::{append, blocks, storm};
@@ -25,21 +27,21 @@ const FUSE: rustix::fs::FsWord = 0x6573_5546;
 /// What an error begins with that came while the mount was away.
 pub const AWAY: &str = "away: ";
 
-/// What a worker process does.
+/// What a worker process does. A seed decides its choices, together with its id or number.
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum Work {
     /// Write and fsync blocks of one file
-    Write { dir: PathBuf, id: u64 },
+    Write { dir: PathBuf, id: u64, seed: u64 },
     /// The same with a file that others write too, each its own blocks: writer `number` of `of`
-    Share { dir: PathBuf, number: u64, of: u64 },
+    Share { dir: PathBuf, number: u64, of: u64, seed: u64 },
     /// Write blocks of one file, fsync the first alone, and leave the file open
     Control { path: PathBuf, id: u64, blocks: u64 },
     /// Read blocks of the writers' files, and of the one that `sharing` of them write together
     Read { dir: PathBuf, writers: u64, sharing: u64, seed: u64 },
     /// Append records to one file
-    Append { dir: PathBuf, id: u64 },
+    Append { dir: PathBuf, id: u64, seed: u64 },
     /// Make, sync, rename and remove small files in a folder
-    Storm { dir: PathBuf, id: u64 },
+    Storm { dir: PathBuf, id: u64, seed: u64 },
 }
 
 impl Work {
@@ -53,11 +55,11 @@ impl Work {
             told.store(true, Ordering::Relaxed);
         });
         let line = match self {
-            Self::Write { dir, id } => {
-                serde_json::to_string(&blocks::write_until(&stop, &dir, &blocks::Share::whole(id))?)?
+            Self::Write { dir, id, seed } => {
+                serde_json::to_string(&blocks::write_until(&stop, &dir, &blocks::Share::whole(id), seed)?)?
             }
-            Self::Share { dir, number, of } => {
-                serde_json::to_string(&blocks::write_until(&stop, &dir, &blocks::Share::part(number, of))?)?
+            Self::Share { dir, number, of, seed } => {
+                serde_json::to_string(&blocks::write_until(&stop, &dir, &blocks::Share::part(number, of), seed)?)?
             }
             Self::Control { path, id, blocks } => {
                 serde_json::to_string(&blocks::control_until(&stop, &path, id, blocks)?)?
@@ -65,11 +67,11 @@ impl Work {
             Self::Read { dir, writers, sharing, seed } => {
                 serde_json::to_string(&blocks::read_until(&stop, &dir, writers, sharing, seed))?
             }
-            Self::Append { dir, id } => {
-                serde_json::to_string(&append::append_until(&stop, id, dir.join(format!("appended{id}")))?)?
+            Self::Append { dir, id, seed } => {
+                serde_json::to_string(&append::append_until(&stop, id, dir.join(format!("appended{id}")), seed)?)?
             }
-            Self::Storm { dir, id } => {
-                serde_json::to_string(&storm::storm_until(&stop, id, dir.join(format!("storm{id}")))?)?
+            Self::Storm { dir, id, seed } => {
+                serde_json::to_string(&storm::storm_until(&stop, id, dir.join(format!("storm{id}")), seed)?)?
             }
         };
         println!("{line}");
@@ -78,12 +80,12 @@ impl Work {
 
     fn words(&self) -> Vec<String> {
         let (verb, path, numbers) = match self {
-            Self::Write { dir, id } => ("write", dir, vec![id]),
-            Self::Share { dir, number, of } => ("share", dir, vec![number, of]),
+            Self::Write { dir, id, seed } => ("write", dir, vec![id, seed]),
+            Self::Share { dir, number, of, seed } => ("share", dir, vec![number, of, seed]),
             Self::Control { path, id, blocks } => ("control", path, vec![id, blocks]),
             Self::Read { dir, writers, sharing, seed } => ("read", dir, vec![writers, sharing, seed]),
-            Self::Append { dir, id } => ("append", dir, vec![id]),
-            Self::Storm { dir, id } => ("storm", dir, vec![id]),
+            Self::Append { dir, id, seed } => ("append", dir, vec![id, seed]),
+            Self::Storm { dir, id, seed } => ("storm", dir, vec![id, seed]),
         };
         let words = [verb.to_owned(), path.display().to_string()].into_iter();
         let words = words.chain(numbers.into_iter().map(u64::to_string));
@@ -161,6 +163,11 @@ impl Drop for Worker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What a worker draws its choices from: others with each seed, and others than its fellows with the same.
+pub(super) fn choices(seed: u64, id: u64) -> StdRng {
+    StdRng::seed_from_u64(seed.wrapping_mul(1_000_003) ^ id)
 }
 
 /// An error that came just now, of a call that is named. While a mount is away, its folder shows what is below: then nothing that it says
