@@ -80,6 +80,7 @@ impl Loads {
         }
         counters.push(("records".to_owned(), of(&self.append)));
         counters.push(("files".to_owned(), of(&self.storm)));
+        counters.push(("reads".to_owned(), of(&self.reader)));
         counters
     }
 

@@ -1,12 +1,12 @@
 //! Writers of self-describing blocks through a mount, each with its ledger; and readers that must never see a block go back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
@@ -25,6 +25,8 @@ const HOT_PLACES: u64 = 64;
 const WRITES_PER_SYNC: usize = 24;
 /// Ids of those who share a file, behind all others.
 const FIRST_SHARING: u64 = 1_000_000;
+/// How often a reader says how far it has come.
+const TELL_EVERY: Duration = Duration::from_millis(100);
 
 /// Starts a writer of `written<id>` below `dir`, which makes the same choices each time.
 pub fn writer(dir: &Path, id: u64) -> Result<Worker> {
@@ -120,7 +122,7 @@ pub(super) fn control_until(stop: &AtomicBool, path: &Path, id: u64, blocks: u64
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct ReaderResult {
     pub reads: u64,
-    /// Blocks that went back from new to old, or were mixed (P2), and read errors.
+    /// Blocks that went back from new to old, vanished or were mixed (P2), and errors: nobody harms a reader's mount.
     pub violations: Vec<Finding>,
 }
 
@@ -129,40 +131,106 @@ pub(super) fn read_until(stop: &AtomicBool, dir: &Path, writers: u64, sharing: u
     let parts = (0..sharing).map(|number| Share::part(number, sharing));
     let shares: Vec<Share> = (0..writers).map(Share::whole).chain(parts).collect();
     let mut random = StdRng::seed_from_u64(seed);
-    let mut newest: BTreeMap<(u64, u64), u64> = BTreeMap::new();
-    let mut result = ReaderResult::default();
+    let (mut reader, mut told_at) = (Reader::default(), Instant::now());
+    let mut violations = Vec::new();
     while !stop.load(Ordering::Relaxed) {
         let share = &shares[random.random_range(0..shares.len())];
-        let id = share.id;
-        // Opened anew each time: close-to-open, and no page of this mount's kernel is older than the open.
-        let Ok(file) = File::open(dir.join(&share.name)) else { continue };
         let place = share.place(&mut random, HOT_PLACES);
+        if let Err(text) = reader.read(share, dir, place) {
+            violations.push(Finding::now(text));
+            std::thread::sleep(PAUSE_AFTER_ERROR);
+        }
+        if told_at.elapsed() >= TELL_EVERY {
+            println!("{}", reader.reads);
+            told_at = Instant::now();
+        }
+    }
+    ReaderResult { reads: reader.reads, violations }
+}
+
+/// What one reader knows.
+#[derive(Debug, Default)]
+struct Reader {
+    reads: u64,
+    /// The newest write that it has seen of each block, by the writer's id and the place.
+    newest: BTreeMap<(u64, u64), u64>,
+    /// Files that are there.
+    there: BTreeSet<String>,
+}
+
+impl Reader {
+    /// Reads one block; what is wrong with it.
+    fn read(&mut self, share: &Share, dir: &Path, place: u64) -> Result<(), String> {
+        let (id, name) = (share.id, &share.name);
+        // Opened anew each time: close-to-open, and no page of this mount's kernel is older than the open.
+        let file = match File::open(dir.join(name)) {
+            Ok(file) => file,
+            // Its writer has not made it yet.
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.there.contains(name) => return Ok(()),
+            Err(error) => return Err(format!("file {id}: open: {error}")),
+        };
+        if !self.there.contains(name) {
+            self.there.insert(name.clone());
+        }
+        let seen = self.newest.get(&(id, place)).copied().unwrap_or(0);
         let mut bytes = vec![0; BLOCK];
         match file.read_exact_at(&mut bytes, place * BLOCK as u64) {
             Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => continue,
-            Err(error) => {
-                result.found(format!("file {id} block {place}: read: {error}"));
-                continue;
+            // The file does not reach so far yet.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof && seen == 0 => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                return Err(format!(
+                    "file {id} has become shorter: it ended before block {place} after write {seen} (P2)"
+                ));
             }
+            Err(error) => return Err(format!("file {id} block {place}: read: {error}")),
         }
-        result.reads += 1;
-        let seen = newest.entry((id, place)).or_default();
+        self.reads += 1;
         match block::read(id, place, &bytes) {
-            Content::Write { sequence } if sequence >= *seen => *seen = sequence,
-            Content::Write { sequence } => {
-                result.found(format!("file {id} block {place} went back from write {seen} to {sequence} (P2)"));
+            Content::Write { sequence } if sequence >= seen => {
+                self.newest.insert((id, place), sequence);
+                Ok(())
             }
-            Content::Hole if *seen == 0 => {}
-            Content::Hole => result.found(format!("file {id} block {place} became a hole after write {seen} (P2)")),
-            Content::Mixed => result.found(format!("file {id} block {place} is mixed (P2)")),
+            Content::Write { sequence } => {
+                Err(format!("file {id} block {place} went back from write {seen} to {sequence} (P2)"))
+            }
+            Content::Hole if seen == 0 => Ok(()),
+            Content::Hole => Err(format!("file {id} block {place} became a hole after write {seen} (P2)")),
+            Content::Mixed => Err(format!("file {id} block {place} is mixed (P2)")),
         }
     }
-    result
 }
 
-impl ReaderResult {
-    fn found(&mut self, text: String) {
-        self.violations.push(Finding::now(text));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_goes_back_vanishes_or_is_mixed_is_found_by_a_reader() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (mut reader, share, place) = (Reader::default(), Share::whole(7), 3);
+        assert_eq!(reader.read(&share, dir.path(), place), Ok(()), "nobody has made it yet");
+        let path = dir.path().join(&share.name);
+        let file = open_or_make(&path).expect("made");
+        assert_eq!((reader.read(&share, dir.path(), place), reader.reads), (Ok(()), 0), "it is empty yet");
+        let write =
+            |sequence| file.write_all_at(&block::make(7, place, sequence), place * BLOCK as u64).expect("written");
+        for sequence in [1, 1, 4] {
+            write(sequence);
+            assert_eq!(reader.read(&share, dir.path(), place), Ok(()));
+        }
+        write(2);
+        let mut found = vec![reader.read(&share, dir.path(), place)];
+        file.write_all_at(b"mixed up", place * BLOCK as u64 + 100).expect("written");
+        found.push(reader.read(&share, dir.path(), place));
+        file.set_len(place * BLOCK as u64).expect("cut");
+        found.push(reader.read(&share, dir.path(), place));
+        file.set_len((place + 1) * BLOCK as u64).expect("made longer");
+        found.push(reader.read(&share, dir.path(), place));
+        std::fs::remove_file(&path).expect("removed");
+        found.push(reader.read(&share, dir.path(), place));
+        for (found, text) in found.into_iter().zip(["went back", "mixed", "shorter", "a hole", "open"]) {
+            assert!(found.as_ref().is_err_and(|found| found.contains(text)), "{text}: {found:?}");
+        }
     }
 }
