@@ -55,8 +55,8 @@ impl Examined {
         self
     }
 
-    fn with_control(mut self, planted: &'static str, found: Option<Finding>) -> Self {
-        self.controls.push((planted, found));
+    fn with_controls(mut self, planted: impl IntoIterator<Item = (&'static str, Option<Finding>)>) -> Self {
+        self.controls.extend(planted);
         self
     }
 }
@@ -106,7 +106,7 @@ fn linearizable(seen: &Seen) -> Examined {
     );
     let found = with_a_wrong_answer(&outcome.sample).and_then(|history| names::check(&history));
     let check = Examined::new("names are linearizable, each change exactly once", extent);
-    check.with(outcome.violations.iter().cloned()).with_control("a wrong answer in the longest history", found)
+    check.with(outcome.violations.iter().cloned()).with_controls([("a wrong answer in the longest history", found)])
 }
 
 /// The history with one lookup that found another file than was there.
@@ -145,11 +145,7 @@ async fn bytes(lab: &mut Lab, seen: Seen) -> Result<Examined> {
     let mount = lab.mount(&[]).await?;
     let place = mount.clone();
     let (seen, wrong, planted) = tokio::task::spawn_blocking(move || {
-        let wrong = seen.verify(&place);
-        let planted = seen.written.first().and_then(|file| {
-            let path = place.join(file.path.file_name().unwrap_or_default());
-            file.ledger.with_a_lost_write().verify(file.id, &path).into_iter().next()
-        });
+        let (wrong, planted) = (seen.verify(&place), seen.verify_planted(&place));
         (seen, wrong, planted)
     })
     .await?;
@@ -165,7 +161,7 @@ async fn bytes(lab: &mut Lab, seen: Seen) -> Result<Examined> {
     );
     let check = Examined::new("what was fsynced is there, nothing mixed, foreign or older than what was read", extent);
     let violations = wrong.into_iter().chain(seen.read.violations).chain(seen.appended.violations);
-    Ok(check.with(violations).with_control("a lost fsync in a ledger", planted))
+    Ok(check.with(violations).with_controls(planted))
 }
 
 /// The tree, its links, and every chunk's replicas.

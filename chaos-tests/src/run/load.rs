@@ -115,10 +115,28 @@ impl Seen {
 
     /// What another mount shows, compared with what was acknowledged.
     pub fn verify(&self, mount: &Path) -> Vec<Finding> {
-        let at = |path: &Path| mount.join(path.file_name().unwrap_or_default());
-        let blocks = self.written.iter().flat_map(|file| file.ledger.verify(file.id, &at(&file.path)));
-        let records = self.appended.verify(&at(&self.appended.path)).into_iter().map(Finding::from);
-        let files = self.storm.verify(&at(&self.storm.folder)).into_iter().map(Finding::from);
+        let blocks = self.written.iter().flat_map(|file| file.ledger.verify(file.id, &at(mount, &file.path)));
+        let records = self.appended.verify(&at(mount, &self.appended.path)).into_iter().map(Finding::from);
+        let files = self.storm.verify(&at(mount, &self.storm.folder)).into_iter().map(Finding::from);
         blocks.chain(records).chain(files).collect()
     }
+
+    /// The same as if more had been acknowledged than there ever was: what is planted, and what is found of it.
+    pub fn verify_planted(&self, mount: &Path) -> Vec<(&'static str, Option<Finding>)> {
+        let block = self.written.first().and_then(|file| {
+            file.ledger.with_a_lost_write().verify(file.id, &at(mount, &file.path)).into_iter().next()
+        });
+        let record = self.appended.with_a_lost_record().verify(&at(mount, &self.appended.path)).into_iter().next();
+        let file = self.storm.with_a_lost_file().verify(&at(mount, &self.storm.folder)).into_iter().next();
+        vec![
+            ("a lost fsync in a ledger", block),
+            ("a lost record of the log", record.map(Finding::from)),
+            ("a lost small file", file.map(Finding::from)),
+        ]
+    }
+}
+
+/// Where another mount shows what was written at `path`.
+fn at(mount: &Path, path: &Path) -> PathBuf {
+    mount.join(path.file_name().unwrap_or_default())
 }

@@ -18,7 +18,7 @@ const RECORD: usize = 64;
 const RECORDS_PER_SYNC: std::ops::RangeInclusive<u64> = 1..=15;
 
 /// What was appended.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Appended {
     pub id: u64,
     pub path: PathBuf,
@@ -83,6 +83,12 @@ impl Appended {
         Some((file, length / RECORD as u64))
     }
 
+    /// The same as if one record more than were ever sent had been synced: its file must not pass (a control).
+    pub fn with_a_lost_record(&self) -> Self {
+        let more = self.sent + 1;
+        Self { synced: more, sent: more, ..self.clone() }
+    }
+
     /// Compares the file with what was appended.
     pub fn verify(&self, path: &Path) -> Vec<String> {
         let mut bytes = Vec::new();
@@ -121,6 +127,7 @@ mod tests {
         let mut file = OpenOptions::new().create(true).append(true).open(&path).expect("made");
         log.append_some(&mut file, 0, 8).expect("appended");
         assert_eq!(log.verify(&path), Vec::<String>::new());
+        assert_eq!(log.with_a_lost_record().verify(&path).len(), 1);
         file.set_len(7 * RECORD as u64).expect("cut");
         assert_eq!(log.verify(&path).len(), 1);
         file.write_all(&record(7, 8)).expect("appended");

@@ -20,7 +20,7 @@ const SIZES: std::ops::Range<usize> = 1..40_000;
 const FILES: usize = 200;
 
 /// What must be in the folder.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Storm {
     pub id: u64,
     pub folder: PathBuf,
@@ -95,16 +95,27 @@ impl Storm {
         self.present.len()
     }
 
+    /// The same as if one file more had been made: its folder must not pass (a control).
+    pub fn with_a_lost_file(&self) -> Self {
+        let mut storm = self.clone();
+        storm.present.insert(storm.made, SIZES.start);
+        storm.made += 1;
+        storm
+    }
+
     /// Compares the folder with what must be in it.
     pub fn verify(&self, folder: &Path) -> Vec<String> {
         let mut wrong = Vec::new();
-        let mut found = BTreeSet::new();
+        let (mut found, mut names) = (BTreeSet::new(), BTreeSet::new());
         let entries = match fs::read_dir(folder).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
             Ok(entries) => entries,
             Err(error) => return vec![format!("{}: {error}", folder.display())],
         };
         for entry in entries {
             let name = entry.file_name().to_string_lossy().into_owned();
+            if !names.insert(name.clone()) {
+                wrong.push(format!("{}: {name} is listed twice", folder.display()));
+            }
             let number = name.trim_end_matches(".new").strip_prefix('f').and_then(|digits| digits.parse().ok());
             let Some(number) = number else {
                 wrong.push(format!("{}: nobody made {name}", folder.display()));
@@ -146,6 +157,10 @@ mod tests {
             storm.step(&mut random).expect("steps");
         }
         assert_eq!(storm.verify(&folder), Vec::<String>::new());
+        assert_eq!(
+            storm.with_a_lost_file().verify(&folder),
+            [format!("{}: f{} is gone", folder.display(), storm.made)]
+        );
         let gone: u64 = (0..storm.made).find(|number| !storm.present.contains_key(number)).expect("some were removed");
         let mut present = storm.present.keys().copied();
         let (first, second) = (present.next().expect("some"), present.next().expect("some"));
