@@ -18,6 +18,7 @@ use crate::check::{logs, tree};
 use crate::lab::Lab;
 use crate::nemesis::Kind;
 use crate::scenario::replicas;
+use crate::workload::registers::Fought;
 use crate::workload::worker::AWAY;
 
 /// How long nodes may take to be equal, and sessions of the dead to go.
@@ -77,6 +78,7 @@ pub async fn judge(
     let liveness = Examined::new("liveness", "everything is whole again once the faults are lifted (P5)");
     let mut checks = vec![liveness.with(healed.err())];
     checks.push(linearizable(&seen));
+    checks.push(registers(&seen));
     checks.push(errors(&seen, timeline));
     checks.push(bytes(lab, seen).await?);
     // Those whose mounts were killed are gone too after their time.
@@ -107,6 +109,24 @@ fn linearizable(seen: &Seen) -> Examined {
     let found = with_a_wrong_answer(&outcome.sample).and_then(|history| names::check(&history));
     let check = Examined::new("names are linearizable, each change exactly once", extent);
     check.with(outcome.violations.iter().cloned()).with_controls([("a wrong answer in the longest history", found)])
+}
+
+/// Blocks that mounts fight over.
+fn registers(seen: &Seen) -> Examined {
+    let fought = Fought::new(&seen.registers);
+    let extent = format!(
+        "{} operations of {} mounts on {} registers, {} unknown",
+        fought.operations(),
+        seen.registers.len(),
+        fought.registers(),
+        fought.unknown()
+    );
+    let check = Examined::new("registers: every read gives what was closed before (close to open)", extent);
+    let at_once = seen.registers.iter().flat_map(|history| history.violations.iter().cloned());
+    check
+        .with(at_once)
+        .with(fought.check())
+        .with_controls([("a read of a value of long ago", fought.with_a_stale_read())])
 }
 
 /// The history with one lookup that found another file than was there.

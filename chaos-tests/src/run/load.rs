@@ -9,11 +9,12 @@ use crate::check::finding::Finding;
 use crate::lab::Lab;
 use crate::workload::append::Appended;
 use crate::workload::blocks::{ReaderResult, Written};
+use crate::workload::registers::{self, History};
 use crate::workload::storm::Storm;
 use crate::workload::universe::{Outcome, Universes};
 use crate::workload::worker::{Work, Worker};
 
-/// Writers of blocks, one on each mount; and as many that write one file together.
+/// Writers of blocks, one on each mount; as many that write one file together; and as many that fight over registers.
 const WRITERS: u64 = 2;
 /// Readers take every page from the servers, whatever this kernel has cached.
 const UNCACHED: [&str; 2] = ["-o", "attr-timeout=0s,entry-timeout=0s"];
@@ -24,6 +25,7 @@ pub struct Loads {
     writers: Vec<Worker>,
     /// Those who write one file together.
     sharing: Vec<Worker>,
+    registers: Vec<Worker>,
     reader: Worker,
     append: Worker,
     storm: Worker,
@@ -37,6 +39,7 @@ pub struct Loads {
 pub struct Seen {
     pub universes: Outcome,
     pub written: Vec<Written>,
+    pub registers: Vec<History>,
     pub read: ReaderResult,
     pub appended: Appended,
     pub storm: Storm,
@@ -51,14 +54,20 @@ impl Loads {
         let observer = lab.mount(&UNCACHED).await?;
         let universes = Universes::start(lab.cluster.meta_addresses(), seed).await?;
         universes.open_root().await?;
+        let first = mounts[0].clone();
+        tokio::task::spawn_blocking(move || registers::make_files(&first)).await??;
         let write = |(mount, id): (&PathBuf, u64)| Worker::start(&Work::Write { dir: mount.clone(), id, seed });
         let share = |(mount, number): (&PathBuf, u64)| {
             Worker::start(&Work::Share { dir: mount.clone(), number, of: WRITERS, seed })
+        };
+        let fight = |(mount, number): (&PathBuf, u64)| {
+            Worker::start(&Work::Register { dir: mount.clone(), number, of: WRITERS, seed })
         };
         Ok(Self {
             universes,
             writers: mounts.iter().zip(0..).map(write).collect::<Result<_>>()?,
             sharing: mounts.iter().zip(0..).map(share).collect::<Result<_>>()?,
+            registers: mounts.iter().zip(0..).map(fight).collect::<Result<_>>()?,
             reader: Worker::start(&Work::Read { dir: observer.clone(), writers: WRITERS, sharing: WRITERS, seed })?,
             append: Worker::start(&Work::Append { dir: mounts[0].clone(), id: WRITERS, seed })?,
             storm: Worker::start(&Work::Storm { dir: mounts[1].clone(), id: WRITERS + 1, seed })?,
@@ -74,7 +83,8 @@ impl Loads {
             std::sync::Arc::new(move || progress.get())
         };
         let mut counters = vec![("names".to_owned(), self.universes.completions())];
-        for (name, workers) in [("fsyncs", &self.writers), ("shared", &self.sharing)] {
+        let together = [("fsyncs", &self.writers), ("shared", &self.sharing), ("registers", &self.registers)];
+        for (name, workers) in together {
             let each: Vec<Counter> = workers.iter().map(of).collect();
             counters.push((name.to_owned(), std::sync::Arc::new(move || each.iter().map(|c| c()).sum())));
         }
@@ -86,17 +96,18 @@ impl Loads {
 
     /// Ends all of them.
     pub async fn finish(mut self) -> Result<Seen> {
-        let writers = self.writers.iter_mut().chain(&mut self.sharing);
+        let writers = self.writers.iter_mut().chain(&mut self.sharing).chain(&mut self.registers);
         for worker in writers.chain([&mut self.reader, &mut self.append, &mut self.storm]) {
             worker.tell_to_stop();
         }
         let universes = self.universes.finish().await?;
-        let (reader, append, storm) = (self.reader, self.append, self.storm);
+        let (registers, reader, append, storm) = (self.registers, self.reader, self.append, self.storm);
         let writers: Vec<Worker> = self.writers.into_iter().chain(self.sharing).collect();
         tokio::task::spawn_blocking(move || {
             Ok(Seen {
                 universes,
                 written: writers.into_iter().map(Worker::finish).collect::<Result<_>>()?,
+                registers: registers.into_iter().map(Worker::finish).collect::<Result<_>>()?,
                 read: reader.finish()?,
                 appended: append.finish()?,
                 storm: storm.finish()?,
@@ -110,7 +121,8 @@ impl Seen {
     /// Errors that programs on mounts got.
     pub fn errors(&self) -> impl Iterator<Item = &Finding> {
         let written = self.written.iter().flat_map(|written| &written.errors);
-        written.chain(&self.appended.errors).chain(&self.storm.errors)
+        let registers = self.registers.iter().flat_map(|history| &history.errors);
+        written.chain(registers).chain(&self.appended.errors).chain(&self.storm.errors)
     }
 
     /// What another mount shows, compared with what was acknowledged.

@@ -2,6 +2,7 @@
 
 pub mod append;
 pub mod blocks;
+pub mod registers;
 pub mod storm;
 pub mod universe;
 pub mod worker;

@@ -16,7 +16,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde::de::DeserializeOwned;
 
-use super::{append, blocks, storm};
+use super::{append, blocks, registers, storm};
 use crate::check::finding::Finding;
 
 /// After an error, before the file is opened anew.
@@ -38,6 +38,8 @@ pub enum Work {
     Control { path: PathBuf, id: u64, blocks: u64 },
     /// Read blocks of the writers' files, and of the one that `sharing` of them write together
     Read { dir: PathBuf, writers: u64, sharing: u64, seed: u64 },
+    /// Write and read the few blocks that `of` of them fight over, this one being `number`
+    Register { dir: PathBuf, number: u64, of: u64, seed: u64 },
     /// Append records to one file
     Append { dir: PathBuf, id: u64, seed: u64 },
     /// Make, sync, rename and remove small files in a folder
@@ -67,6 +69,9 @@ impl Work {
             Self::Read { dir, writers, sharing, seed } => {
                 serde_json::to_string(&blocks::read_until(&stop, &dir, writers, sharing, seed))?
             }
+            Self::Register { dir, number, of, seed } => {
+                serde_json::to_string(&registers::fight_until(&stop, &dir, number, of, seed))?
+            }
             Self::Append { dir, id, seed } => {
                 serde_json::to_string(&append::append_until(&stop, id, dir.join(format!("appended{id}")), seed)?)?
             }
@@ -84,6 +89,7 @@ impl Work {
             Self::Share { dir, number, of, seed } => ("share", dir, vec![number, of, seed]),
             Self::Control { path, id, blocks } => ("control", path, vec![id, blocks]),
             Self::Read { dir, writers, sharing, seed } => ("read", dir, vec![writers, sharing, seed]),
+            Self::Register { dir, number, of, seed } => ("register", dir, vec![number, of, seed]),
             Self::Append { dir, id, seed } => ("append", dir, vec![id, seed]),
             Self::Storm { dir, id, seed } => ("storm", dir, vec![id, seed]),
         };
