@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use super::clock::Clocks;
 use super::still::Still;
-use super::{Kind, Server, Site, power, rot};
+use super::{Broken, Kind, Server, Site, power, rot};
 use crate::network::proxy::Proxy;
 use crate::network::{Host, Rule};
 
@@ -66,30 +66,36 @@ impl Harm {
     }
 
     /// Makes good what was done. Returns what shows that it took effect; nothing: it had none.
+    ///
+    /// # Errors
+    /// [`Broken`] once all of it has been tried; anything else at once.
     pub async fn lift(self, site: &mut Site<'_>) -> Result<Option<String>> {
         let mut evidence = Evidence::default();
+        let mut broken = Vec::new();
         for remedy in self.remedies {
-            remedy.apply(site, &mut evidence).await?;
+            if let Err(error) = remedy.apply(site, &mut evidence).await {
+                broken.push(Broken::told(error)?);
+            }
         }
         for server in self.servers {
             site.taken.remove(&server);
         }
-        Ok(evidence.told())
+        if broken.is_empty() { Ok(evidence.told()) } else { Err(Broken::promise(broken.join("; "))) }
     }
 }
 
 impl Remedy {
     async fn apply(self, site: &mut Site<'_>, evidence: &mut Evidence) -> Result<()> {
         match self {
-            Self::Start((part, number)) => site.lab.cluster.start(part, number).await?,
+            Self::Start(server) => start(site, server).await?,
             Self::Restart((part, number)) => {
                 site.lab.cluster.signal(part, number, Signal::KILL)?;
-                site.lab.cluster.start(part, number).await?;
+                start(site, (part, number)).await?;
             }
             Self::Revive((part, number)) => {
                 site.lab.cluster.signal(part, number, Signal::KILL)?;
                 power::remount(&site.lab.volume(part, number)?)?;
-                site.lab.cluster.start(part, number).await?;
+                start(site, (part, number)).await?;
             }
             Self::Continue((part, number)) => site.lab.cluster.signal(part, number, Signal::CONT)?,
             Self::Lift(rule) => evidence.add(rule.lift()?, "packets"),
@@ -107,7 +113,7 @@ impl Remedy {
             Self::Wait(time) => tokio::time::sleep(time).await,
             Self::Remove(path) => std::fs::remove_file(path)?,
             Self::Mount(path) => {
-                site.lab.mount_again(&path).await?;
+                site.lab.mount_again(&path).await.map_err(|error| Broken::by(&error))?;
                 site.mounts.push(path);
             }
             Self::ContinueMount(path) => {
@@ -123,6 +129,11 @@ impl Remedy {
         }
         Ok(())
     }
+}
+
+/// P5: a server comes up again, whatever it went through.
+async fn start(site: &mut Site<'_>, (part, number): Server) -> Result<()> {
+    site.lab.cluster.start(part, number).await.map_err(|error| Broken::by(&error))
 }
 
 impl Evidence {

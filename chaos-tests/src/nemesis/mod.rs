@@ -3,6 +3,7 @@
 //! [`Kind`] names what `caribou-chaos run` can inflict; the files have how it is done. Inflicting gives a [`Harm`], which knows how it is
 //! lifted. `kills` and `power` are also what scenarios use directly.
 
+mod broken;
 mod client;
 mod clock;
 mod disk;
@@ -26,6 +27,7 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 
+pub use broken::Broken;
 pub use harm::Harm;
 use harm::Remedy;
 pub use kind::{Class, Kind};

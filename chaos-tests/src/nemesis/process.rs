@@ -7,7 +7,7 @@ use caribou_cli::local::ProcessId;
 use rand::RngExt as _;
 use rustix::process::Signal;
 
-use super::{Harm, Kind, Remedy, Server, Site, Whom};
+use super::{Broken, Harm, Kind, Remedy, Server, Site, Whom};
 use crate::lab::STOP_PATIENCE;
 
 /// How often one is killed while it starts, and how old it gets each time, in milliseconds.
@@ -88,7 +88,9 @@ async fn kill_starting(site: &mut Site<'_>, (part, number): Server) -> Result<()
         site.lab.cluster.spawn(part, number)?;
         tokio::time::sleep(Duration::from_millis(site.rng.random_range(AGE_MS))).await;
         let process = site.lab.cluster.layout().nodes(part)[number - 1].process;
-        ensure!(process.is_some_and(ProcessId::is_alive), "{} {number} ended while it started", part.name());
+        if !process.is_some_and(ProcessId::is_alive) {
+            return Err(Broken::promise(format!("{} {number} ended by itself while it started", part.name())));
+        }
         signal(site, &[(part, number)], Signal::KILL)?;
     }
     Ok(())

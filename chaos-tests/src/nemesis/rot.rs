@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use caribou_cli::cmd::file::info;
 use caribou_cli::local::Part;
 use caribou_client::proto::ids::CHUNK_BYTES;
@@ -21,7 +21,7 @@ use rand::seq::IndexedRandom as _;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use super::{Harm, Kind, Remedy, Server, Site};
+use super::{Broken, Harm, Kind, Remedy, Server, Site};
 use crate::block::{self, BLOCK, Content};
 use crate::lab::Lab;
 use crate::network::Host;
@@ -168,7 +168,9 @@ impl Flip {
             if !self.is_there()? {
                 return Ok(0);
             }
-            ensure!(Instant::now() < end, "{}: nobody notices a flipped bit at {}", self.path.display(), self.offset);
+            if Instant::now() > end {
+                return Err(self.broken("is noticed by nobody"));
+            }
             self.read(lab).await?;
             tokio::time::sleep(LOOK).await;
         }
@@ -184,6 +186,10 @@ impl Flip {
             tokio::time::sleep(LOOK).await;
         }
         Ok(1)
+    }
+
+    fn broken(&self, how: &str) -> anyhow::Error {
+        Broken::promise(format!("{}: a flipped bit at {} {how}", self.path.display(), self.offset))
     }
 
     fn is_complained_of(&self) -> Result<bool> {
@@ -216,16 +222,8 @@ impl Flip {
         let read = read.await;
         client.shutdown().await;
         match read {
-            Ok(bytes) if block::read(self.file, self.place, &bytes) == Content::Mixed => {
-                bail!("{}: a flipped bit at {} was served", self.path.display(), self.offset)
-            }
-            Err(Error::Errno(libc::EIO)) => {
-                bail!(
-                    "{}: a flipped bit at {} is EIO, though another replica is sound",
-                    self.path.display(),
-                    self.offset
-                )
-            }
+            Ok(bytes) if block::read(self.file, self.place, &bytes) == Content::Mixed => Err(self.broken("was served")),
+            Err(Error::Errno(libc::EIO)) => Err(self.broken("is EIO, though another replica is sound")),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,6 @@
 //! The checks at the end of a run, each with what it has looked at.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,17 +12,22 @@ use super::load::Seen;
 use super::report::Check;
 use super::timeline::Timeline;
 use crate::check::finding::{Finding, Moment};
+use crate::check::logs::{self, Line};
 use crate::check::names::{self, Answer, Event};
 use crate::check::processes::Holding;
-use crate::check::{logs, tree};
+use crate::check::tree;
 use crate::lab::Lab;
 use crate::nemesis::Kind;
 use crate::scenario::replicas;
 use crate::workload::registers::Fought;
+use crate::workload::storm::Storm;
 use crate::workload::worker::AWAY;
 
 /// How long nodes may take to be equal, and sessions of the dead to go.
 const PATIENCE: Duration = Duration::from_secs(90);
+
+/// How long after its end a fault still explains an error or a complaint: what it did may be found only when somebody looks again.
+const AFTERMATH: Duration = Duration::from_secs(60);
 
 /// What each server's process holds.
 pub type Holdings = BTreeMap<String, Holding>;
@@ -70,17 +75,16 @@ fn in_vain(waited: Result<()>) -> Option<Finding> {
 pub async fn judge(
     lab: &mut Lab,
     seen: Seen,
-    healed: Result<(), Finding>,
+    broken: Vec<Finding>,
     observer: &Path,
     timeline: &Timeline,
     before: &Holdings,
 ) -> Result<Vec<Check>> {
-    let liveness = Examined::new("liveness", "everything is whole again once the faults are lifted (P5)");
-    let mut checks = vec![liveness.with(healed.err())];
-    checks.push(linearizable(&seen));
-    checks.push(registers(&seen));
-    checks.push(errors(&seen, timeline));
-    checks.push(bytes(lab, seen).await?);
+    let extent = "servers come up and end only when told to, everything is whole and all loads end once the faults are lifted (P5)";
+    let liveness = Examined::new("liveness", extent);
+    let liveness = liveness.with(broken).with(seen.stuck.iter().cloned());
+    let mut checks = vec![linearizable(&seen), registers(&seen), errors(&seen, timeline)];
+    checks.push(bytes(lab, seen).await);
     // Those whose mounts were killed are gone too after their time.
     let mounts = lab.cluster.layout().mounts.len();
     let sessions = lab.cluster.wait_for(PATIENCE, "sessions only of those who live", |s| s.clients.len() <= mounts);
@@ -88,11 +92,11 @@ pub async fn judge(
     checks.push(Examined::new("sessions", format!("{mounts} mounts, and nobody else")).with(sessions));
     let equal = in_vain(lab.wait_equal_states(PATIENCE).await);
     checks.push(Examined::new("states", "equal hashes on all metadata nodes").with(equal));
-    checks.push(whole(lab).await?);
+    checks.push(whole(lab).await);
     checks.push(leaks(lab, before));
     let scene = Scene::new(timeline, lab.cluster.dir(), Moment::now())?;
     checks.push(complaints(&scene, timeline));
-    lab.cluster.unmount(observer)?;
+    checks.insert(0, liveness.with(in_vain(lab.cluster.unmount(observer))));
     Ok(checks.into_iter().map(|examined| Check::of(examined, &scene)).collect())
 }
 
@@ -142,26 +146,39 @@ fn with_a_wrong_answer(history: &[Event]) -> Option<Vec<Event>> {
     Some(history)
 }
 
-/// Errors that a fault explains are none of Caribou's.
+/// Errors that a fault at that time explains are none of Caribou's.
 fn errors(seen: &Seen, timeline: &Timeline) -> Examined {
-    let had = |kinds: &[Kind]| timeline.bands.iter().any(|band| kinds.contains(&band.kind));
-    let killed = had(&[Kind::KillMount]);
-    let may_lose = killed || timeline.bands.iter().any(|band| band.kind.cuts_chunk_power());
-    let is_explained = |error: &str| {
-        let dead = ["Transport endpoint is not connected", "Software caused connection abort"];
-        (killed && (error.starts_with(AWAY) || dead.iter().any(|text| error.contains(text))))
-            || (may_lose && error.contains("Input/output error"))
+    let is_explained = |error: &Finding| {
+        let Some((from, to)) = error.when else { return false };
+        timeline.around(from, to, AFTERMATH).any(|band| explains(band.kind, &error.text))
     };
     let all: Vec<&Finding> = seen.errors().collect();
-    let unexplained: Vec<Finding> =
-        all.iter().filter(|error| !is_explained(&error.text)).map(|error| (*error).clone()).collect();
+    let unexplained: Vec<Finding> = all.iter().copied().filter(|error| !is_explained(error)).cloned().collect();
     let (count, explained) = (all.len(), all.len() - unexplained.len());
     let extent = format!("{count} errors that programs on mounts got, {explained} of them explained by faults");
     Examined::new("no unexplained error", extent).with(unexplained)
 }
 
+/// Whether a fault may be why a program got this error.
+fn explains(kind: Kind, error: &str) -> bool {
+    let dead = ["Transport endpoint is not connected", "Software caused connection abort"];
+    let killed = kind == Kind::KillMount;
+    (killed && (error.starts_with(AWAY) || dead.iter().any(|text| error.contains(text))))
+        || ((killed || kind.cuts_chunk_power()) && error.contains("Input/output error"))
+}
+
 /// What was acknowledged, through a mount that has cached nothing.
-async fn bytes(lab: &mut Lab, seen: Seen) -> Result<Examined> {
+async fn bytes(lab: &mut Lab, seen: Seen) -> Examined {
+    let name = "what was fsynced is there, nothing mixed, foreign or older than what was read";
+    compare(name, lab, seen).await.unwrap_or_else(|error| unseen(name, &error))
+}
+
+/// What could not be looked at, though everything should be whole.
+fn unseen(name: &'static str, error: &anyhow::Error) -> Examined {
+    Examined::new(name, "").with([Finding::now(format!("{error:#}"))])
+}
+
+async fn compare(name: &'static str, lab: &mut Lab, seen: Seen) -> Result<Examined> {
     let mount = lab.mount(&[]).await?;
     let place = mount.clone();
     let (seen, wrong, planted) = tokio::task::spawn_blocking(move || {
@@ -174,26 +191,29 @@ async fn bytes(lab: &mut Lab, seen: Seen) -> Result<Examined> {
     let extent = format!(
         "{blocks} fsynced blocks of {} writers, {} fsynced records, {} of {} small files that remain; {} blocks read meanwhile",
         seen.written.len(),
-        seen.appended.synced,
-        seen.storm.files(),
-        seen.storm.made,
-        seen.read.reads
+        seen.appended.as_ref().map_or(0, |appended| appended.synced),
+        seen.storm.as_ref().map_or(0, Storm::files),
+        seen.storm.as_ref().map_or(0, |storm| storm.made),
+        seen.read.as_ref().map_or(0, |read| read.reads)
     );
-    let check = Examined::new("what was fsynced is there, nothing mixed, foreign or older than what was read", extent);
-    let violations = wrong.into_iter().chain(seen.read.violations).chain(seen.appended.violations);
+    let check = Examined::new(name, extent);
+    let read = seen.read.into_iter().flat_map(|read| read.violations);
+    let appended = seen.appended.into_iter().flat_map(|appended| appended.violations);
+    let violations = wrong.into_iter().chain(read).chain(appended);
     Ok(check.with(violations).with_controls(planted))
 }
 
 /// The tree, its links, and every chunk's replicas.
-async fn whole(lab: &Lab) -> Result<Examined> {
+async fn whole(lab: &Lab) -> Examined {
     let name = "the tree is consistent, every chunk has equal replicas at its goal";
-    if let Err(error) = replicas::at_rest(lab).await {
-        return Ok(Examined::new(name, "").with([Finding::now(format!("{error:#}"))]));
-    }
-    let found = tree::check(&lab.cluster).await?;
-    let (chunks, differ) = replicas::differ(lab, &found.files).await?;
-    let extent = format!("{} inodes, {chunks} chunks", found.inodes);
-    Ok(Examined::new(name, extent).with(found.violations.into_iter().chain(differ).map(Finding::from)))
+    let look = async {
+        replicas::at_rest(lab).await?;
+        let found = tree::check(&lab.cluster).await?;
+        let (chunks, differ) = replicas::differ(lab, &found.files).await?;
+        let extent = format!("{} inodes, {chunks} chunks", found.inodes);
+        Ok(Examined::new(name, extent).with(found.violations.into_iter().chain(differ).map(Finding::from)))
+    };
+    look.await.unwrap_or_else(|error: anyhow::Error| unseen(name, &error))
 }
 
 fn leaks(lab: &Lab, before: &Holdings) -> Examined {
@@ -206,13 +226,14 @@ fn leaks(lab: &Lab, before: &Holdings) -> Examined {
 }
 
 fn complaints(scene: &Scene, timeline: &Timeline) -> Examined {
-    let explained: BTreeSet<&str> = timeline.bands.iter().flat_map(|band| band.kind.complaints()).copied().collect();
     // A leader that is told to stop finds a successor, unless something else is broken too.
     let alone = timeline.overlapping().all(|band| band.kind != Kind::StopLeader);
-    let is_explained = |line: &str| {
-        explained.iter().any(|complaint| line.contains(complaint))
-            || (!alone && line.contains("the leadership could not be handed over"))
+    let is_explained = |line: &Line| {
+        let mut faults = timeline.around(line.at, line.at, AFTERMATH);
+        faults.any(|band| band.kind.complaints().iter().any(|complaint| line.text.contains(complaint)))
+            || (!alone && line.text.contains("the leadership could not be handed over"))
     };
-    let found = logs::unexpected(scene.lines()).into_iter().filter(|complaint| !is_explained(&complaint.text));
-    Examined::new("no unlisted warning or error in any log", "logs of all servers and mounts").with(found)
+    let left: Vec<Line> = scene.lines().iter().filter(|line| !is_explained(line)).cloned().collect();
+    let extent = "logs of all servers and mounts";
+    Examined::new("no unlisted warning or error in any log", extent).with(logs::unexpected(&left))
 }

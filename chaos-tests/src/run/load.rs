@@ -1,8 +1,10 @@
 //! The loads of a run: clients of the library that fight over names, and processes that work through mounts.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use serde::de::DeserializeOwned;
 
 use super::timeline::Counter;
 use crate::check::finding::Finding;
@@ -40,9 +42,12 @@ pub struct Seen {
     pub universes: Outcome,
     pub written: Vec<Written>,
     pub registers: Vec<History>,
-    pub read: ReaderResult,
-    pub appended: Appended,
-    pub storm: Storm,
+    /// None of what is stuck.
+    pub read: Option<ReaderResult>,
+    pub appended: Option<Appended>,
+    pub storm: Option<Storm>,
+    /// Loads that did not end what they had begun.
+    pub stuck: Vec<Finding>,
 }
 
 impl Loads {
@@ -94,27 +99,42 @@ impl Loads {
         counters
     }
 
-    /// Ends all of them.
-    pub async fn finish(mut self) -> Result<Seen> {
+    /// Ends all of them. One that does not end within `patience`, now that nothing is broken, is stuck (P5).
+    pub async fn finish(mut self, patience: Duration) -> Result<Seen> {
+        let end = Instant::now() + patience;
         let writers = self.writers.iter_mut().chain(&mut self.sharing).chain(&mut self.registers);
         for worker in writers.chain([&mut self.reader, &mut self.append, &mut self.storm]) {
             worker.tell_to_stop();
         }
-        let universes = self.universes.finish().await?;
+        let universes = self.universes.finish(patience).await?;
         let (registers, reader, append, storm) = (self.registers, self.reader, self.append, self.storm);
         let writers: Vec<Worker> = self.writers.into_iter().chain(self.sharing).collect();
         tokio::task::spawn_blocking(move || {
-            Ok(Seen {
-                universes,
-                written: writers.into_iter().map(Worker::finish).collect::<Result<_>>()?,
-                registers: registers.into_iter().map(Worker::finish).collect::<Result<_>>()?,
-                read: reader.finish()?,
-                appended: append.finish()?,
-                storm: storm.finish()?,
-            })
+            let mut stuck = Vec::new();
+            let mut written = Vec::new();
+            for worker in writers {
+                written.extend(ended("a writer of blocks", worker, end, &mut stuck)?);
+            }
+            let mut fought = Vec::new();
+            for worker in registers {
+                fought.extend(ended("who fights over registers", worker, end, &mut stuck)?);
+            }
+            let read = ended("the reader", reader, end, &mut stuck)?;
+            let appended = ended("the writer of records", append, end, &mut stuck)?;
+            let storm = ended("the maker of small files", storm, end, &mut stuck)?;
+            Ok(Seen { universes, written, registers: fought, read, appended, storm, stuck })
         })
         .await?
     }
+}
+
+/// What a worker has seen, if it ends in time.
+fn ended<T: DeserializeOwned>(who: &str, worker: Worker, end: Instant, stuck: &mut Vec<Finding>) -> Result<Option<T>> {
+    let seen = worker.finish_until(end)?;
+    if seen.is_none() {
+        stuck.push(Finding::now(format!("{who} does not end what it has begun (P5)")));
+    }
+    Ok(seen)
 }
 
 impl Seen {
@@ -122,15 +142,17 @@ impl Seen {
     pub fn errors(&self) -> impl Iterator<Item = &Finding> {
         let written = self.written.iter().flat_map(|written| &written.errors);
         let registers = self.registers.iter().flat_map(|history| &history.errors);
-        written.chain(registers).chain(&self.appended.errors).chain(&self.storm.errors)
+        let appended = self.appended.iter().flat_map(|appended| &appended.errors);
+        let files = self.storm.iter().flat_map(|storm| &storm.errors);
+        written.chain(registers).chain(appended).chain(files)
     }
 
     /// What another mount shows, compared with what was acknowledged.
     pub fn verify(&self, mount: &Path) -> Vec<Finding> {
         let blocks = self.written.iter().flat_map(|file| file.ledger.verify(file.id, &at(mount, &file.path)));
-        let records = self.appended.verify(&at(mount, &self.appended.path)).into_iter().map(Finding::from);
-        let files = self.storm.verify(&at(mount, &self.storm.folder)).into_iter().map(Finding::from);
-        blocks.chain(records).chain(files).collect()
+        let records = self.appended.iter().flat_map(|appended| appended.verify(&at(mount, &appended.path)));
+        let files = self.storm.iter().flat_map(|storm| storm.verify(&at(mount, &storm.folder)));
+        blocks.chain(records.chain(files).map(Finding::from)).collect()
     }
 
     /// The same as if more had been acknowledged than there ever was: what is planted, and what is found of it.
@@ -138,8 +160,12 @@ impl Seen {
         let block = self.written.first().and_then(|file| {
             file.ledger.with_a_lost_write().verify(file.id, &at(mount, &file.path)).into_iter().next()
         });
-        let record = self.appended.with_a_lost_record().verify(&at(mount, &self.appended.path)).into_iter().next();
-        let file = self.storm.with_a_lost_file().verify(&at(mount, &self.storm.folder)).into_iter().next();
+        let record = self.appended.as_ref().and_then(|appended| {
+            appended.with_a_lost_record().verify(&at(mount, &appended.path)).into_iter().next()
+        });
+        let file = self.storm.as_ref().and_then(|storm| {
+            storm.with_a_lost_file().verify(&at(mount, &storm.folder)).into_iter().next()
+        });
         vec![
             ("a lost fsync in a ledger", block),
             ("a lost record of the log", record.map(Finding::from)),

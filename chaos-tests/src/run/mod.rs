@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use caribou_cli::local::Options;
+use caribou_cli::local::{self, Options, Part, ProcessId};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 
@@ -28,7 +28,7 @@ pub use report::{Outcome, Report};
 use crate::args::Setting;
 use crate::check::finding::Finding;
 use crate::lab::Lab;
-use crate::nemesis::{self, Harm, Kind, Site};
+use crate::nemesis::{self, Broken, Harm, Kind, Site};
 use crate::scenario::healed;
 use load::Loads;
 use profile::{Room, Schedule};
@@ -37,6 +37,11 @@ use timeline::{Band, Recorder};
 
 /// How long the loads work before the first fault and after the last.
 const CALM: Duration = Duration::from_secs(5);
+/// Lines of the log of one that has ended by itself.
+const TAIL_LINES: usize = 10;
+/// How long a load may take to end what it has begun, once everything is whole again.
+const FINISH_PATIENCE: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Decides faults, their order and times, and what the loads do
@@ -83,19 +88,22 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Report> {
         taken: BTreeSet::new(),
         mounts: loads.mounts.clone(),
         lasting: Vec::new(),
+        broken: Vec::new(),
     };
     storm.inflict(&mut lab, &recorder, Duration::from_secs_f64(args.minutes * 60.0)).await?;
+    storm.look_for_the_dead(&lab);
+    let mut broken = storm.broken;
     let faults_until_ms = recorder.now_ms();
     let healing = Instant::now();
-    let healed = heal(&mut lab).await.map_err(|error| Finding::now(format!("{error:#}")));
+    broken.extend(heal(&mut lab).await.err().map(|error| Finding::now(format!("{error:#}"))));
     let healed_ms = recorder.now_ms();
     println!("healed after {:.1} s", healing.elapsed().as_secs_f64());
     tokio::time::sleep(CALM).await;
     let windows = Windows { calm_until_ms, faults_until_ms, healed_ms, end_ms: recorder.now_ms() };
     let timeline = recorder.finish();
     let observer = loads.observer.clone();
-    let seen = loads.finish().await?;
-    let checks = judge::judge(&mut lab, seen, healed, &observer, &timeline, &before).await?;
+    let seen = loads.finish(FINISH_PATIENCE).await?;
+    let checks = judge::judge(&mut lab, seen, broken, &observer, &timeline, &before).await?;
     let report = Report::new(args, windows, timeline, checks);
     report.write(&args.report)?;
     lab.finish(report.outcome() == Outcome::Violated)?;
@@ -121,13 +129,15 @@ async fn heal(lab: &mut Lab) -> Result<()> {
     healed(lab).await
 }
 
-/// Inflicts faults, one or two at a time, beside those that last.
+/// Inflicts faults, one or two at a time, beside those that last, until a promise is broken by one.
 struct Faults {
     rng: StdRng,
     schedule: Schedule,
     taken: BTreeSet<nemesis::Server>,
     mounts: Vec<PathBuf>,
     lasting: Vec<Lasting>,
+    /// What was found meanwhile.
+    broken: Vec<Finding>,
 }
 
 /// A fault that outlasts others.
@@ -140,7 +150,7 @@ struct Lasting {
 impl Faults {
     async fn inflict(&mut self, lab: &mut Lab, recorder: &Recorder, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
-        while Instant::now() < end {
+        while Instant::now() < end && self.broken.is_empty() {
             let left = end.saturating_duration_since(Instant::now());
             let room = Room { left, lasting: !self.lasting.is_empty() };
             let blow = self.schedule.next(&mut self.rng, room);
@@ -149,8 +159,8 @@ impl Faults {
             let mut told = Vec::new();
             for kind in blow.kinds {
                 let from_ms = recorder.now_ms();
-                let harm = nemesis::inflict(kind, &mut self.site(lab)).await.with_context(|| kind.name())?;
-                let Some(harm) = harm else { continue };
+                let harm = nemesis::inflict(kind, &mut self.site(lab)).await.with_context(|| kind.name());
+                let Some(harm) = self.noted(harm)? else { continue };
                 let lasts = kind.lasts().unwrap_or(blow.lasts);
                 told.push(format!("{:.1} s of {}", lasts.as_secs_f64(), harm.told()));
                 match kind.lasts() {
@@ -170,6 +180,7 @@ impl Faults {
                 self.lift(harm, from_ms, lab, recorder).await?;
             }
             self.lift_lasting(Instant::now(), lab, recorder).await?;
+            self.look_for_the_dead(lab);
         }
         let last = self.lasting.iter().map(|lasting| lasting.until).max();
         if let Some(last) = last {
@@ -190,9 +201,35 @@ impl Faults {
 
     async fn lift(&mut self, harm: Harm, from_ms: u64, lab: &mut Lab, recorder: &Recorder) -> Result<()> {
         let (kind, victims) = (harm.kind, harm.victims.clone());
-        let effect = harm.lift(&mut self.site(lab)).await.with_context(|| kind.name())?;
+        let effect = harm.lift(&mut self.site(lab)).await.with_context(|| kind.name());
+        let effect = self.noted(effect)?;
         recorder.band(Band { kind, victims, from_ms, to_ms: recorder.now_ms(), effect });
         Ok(())
+    }
+
+    /// What it gave; nothing if it found a broken promise, which is noted.
+    fn noted<T>(&mut self, result: Result<Option<T>>) -> Result<Option<T>> {
+        result.or_else(|error| {
+            self.broken.push(Finding::now(Broken::told(error)?));
+            Ok(None)
+        })
+    }
+
+    /// Whoever is gone, though no fault has it, has ended by itself.
+    fn look_for_the_dead(&mut self, lab: &Lab) {
+        let layout = lab.cluster.layout();
+        let servers = [Part::Meta, Part::Chunk].into_iter().flat_map(|part| {
+            layout.nodes(part).iter().map(move |node| ((part, node.number), node.process, &node.log))
+        });
+        let free = servers.filter(|(server, ..)| !self.taken.contains(server));
+        let dead = free.filter(|(_, process, _)| !process.is_some_and(ProcessId::is_alive));
+        let servers = dead.map(|((part, number), _, log)| (format!("{}{number}", part.name()), log));
+        let mounts = layout.mounts.iter().filter(|mount| !mount.process.is_some_and(ProcessId::is_alive));
+        let mounts = mounts.map(|mount| (mount.path.display().to_string(), &mount.log));
+        for (who, log) in servers.chain(mounts) {
+            let end = local::tail(log, TAIL_LINES);
+            self.broken.push(Finding::now(format!("{who} has ended by itself; the end of its log:\n{end}")));
+        }
     }
 
     fn site<'a>(&'a mut self, lab: &'a mut Lab) -> Site<'a> {

@@ -18,6 +18,8 @@ use crate::report::Verdict;
 const FLOOR: f64 = 1.0;
 /// And that all loads have to reach together on average under faults.
 const FLOOR_UNDER_FAULTS: f64 = 5.0;
+/// And each of them.
+const FLOOR_OF_EACH: f64 = 0.1;
 /// Violations of one check that are shown one by one.
 pub(super) const SHOWN: usize = 20;
 /// Those of them that the terminal shows with operations, faults and lines of logs.
@@ -245,6 +247,9 @@ fn load_check(windows: &Windows, timeline: &Timeline) -> Check {
                 check.invalid.push(format!("{name}: {rate:.1} completions a second {when} the faults"));
             }
         }
+        if under < FLOOR_OF_EACH {
+            check.invalid.push(format!("{name}: {under:.2} completions a second under faults"));
+        }
     }
     if together < FLOOR_UNDER_FAULTS {
         check.invalid.push(format!("all loads together: {together:.1} completions a second under faults"));
@@ -252,7 +257,9 @@ fn load_check(windows: &Windows, timeline: &Timeline) -> Check {
     check.extent = format!("before, under and after the faults: {}", extents.join("; "));
     let without: Vec<String> =
         timeline.bands.iter().filter(|band| band.effect.is_none()).map(|band| band.kind.name()).collect();
-    if !without.is_empty() && without.len() * 4 > timeline.bands.len() {
+    if without.len() == timeline.bands.len() {
+        check.invalid.push("no fault took effect".to_owned());
+    } else if without.len() * 4 > timeline.bands.len() {
         check.invalid.push(format!("faults without effect: {}", without.join(", ")));
     }
     check
@@ -315,6 +322,8 @@ mod tests {
         let good = Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![Check::new("a", "all")]);
         assert_eq!((good.outcome(), good.injections(), good.overlapping), (Outcome::Passed, 2, 2));
         assert!(good.command.ends_with("--only kill-leader --plain"), "{}", good.command);
+        let calm = Timeline { bands: vec![], ..timeline(vec![5; 40]) };
+        assert_eq!(Report::new(&args(), WINDOWS, calm, vec![]).outcome(), Outcome::Invalid, "no fault proves nothing");
         let idle = Report::new(&args(), WINDOWS, timeline([vec![5; 30], vec![0; 10]].concat()), vec![]);
         assert_eq!(idle.outcome(), Outcome::Invalid);
         let blind = Examined { controls: vec![("a lost block", None)], ..Examined::new("a", "all") };

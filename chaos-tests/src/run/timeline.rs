@@ -123,6 +123,12 @@ async fn watch_leaders(started: Instant, shared: Arc<Mutex<Timeline>>, meta: Vec
 }
 
 impl Timeline {
+    /// Faults that were under way at some moment in between, or had ended shortly before.
+    pub fn around(&self, from: Moment, to: Moment, aftermath: Duration) -> impl Iterator<Item = &Band> {
+        let at = |ms: u64| Moment(self.started_us).later(Duration::from_millis(ms));
+        self.bands.iter().filter(move |band| at(band.from_ms) <= to && at(band.to_ms).later(aftermath) >= from)
+    }
+
     /// Faults that others were under way with.
     pub fn overlapping(&self) -> impl Iterator<Item = &Band> {
         let bands = self.bands.iter().enumerate();
@@ -161,6 +167,24 @@ impl Track {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fault_is_around_from_its_beginning_until_some_time_after_its_end() {
+        let band = |from_ms, to_ms| Band {
+            kind: Kind::KillLeader,
+            victims: String::new(),
+            from_ms,
+            to_ms,
+            effect: None,
+        };
+        let timeline = Timeline { started_us: 1_000_000, bands: vec![band(1000, 2000)], ..Timeline::default() };
+        let is_around = |from_ms: u64, to_ms: u64| {
+            let at = |ms: u64| Moment(1_000_000 + ms * 1000);
+            timeline.around(at(from_ms), at(to_ms), Duration::from_secs(3)).count() == 1
+        };
+        assert!(is_around(1500, 1500) && is_around(900, 1000) && is_around(5000, 6000));
+        assert!(!is_around(800, 999) && !is_around(5001, 6000));
+    }
 
     #[test]
     fn rates_and_gaps_are_those_of_the_window() {

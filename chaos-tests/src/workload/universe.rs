@@ -49,6 +49,12 @@ pub struct Outcome {
     pub longest_check: Duration,
 }
 
+impl Shared {
+    fn found(&self, finding: Finding) {
+        self.outcome.lock().violations.push(finding);
+    }
+}
+
 impl Universes {
     pub async fn start(meta: Vec<String>, seed: u64) -> Result<Self> {
         let mut clients = Vec::new();
@@ -75,12 +81,21 @@ impl Universes {
         Arc::new(move || shared.completions.load(Ordering::Relaxed))
     }
 
-    /// Ends the round under way and the sessions.
-    pub async fn finish(self) -> Result<Outcome> {
+    /// Ends the round under way and the sessions. A client that is stuck then is a violation.
+    pub async fn finish(self, patience: Duration) -> Result<Outcome> {
         self.stop.send_replace(true);
-        self.task.await.context("a round panicked")??;
-        for client in &self.shared.clients {
-            client.shutdown().await;
+        let end = async {
+            self.task.await.context("a round panicked")??;
+            for client in &self.shared.clients {
+                client.shutdown().await;
+            }
+            Ok::<_, anyhow::Error>(())
+        };
+        match tokio::time::timeout(patience, end).await {
+            Ok(ended) => ended?,
+            Err(_) => self.shared.found(Finding::now(format!(
+                "liveness: the clients of the universes do not end what they have begun within {patience:?} (P5)"
+            ))),
         }
         Ok(self.shared.outcome.lock().clone())
     }
@@ -93,7 +108,13 @@ async fn rounds(shared: Arc<Shared>, stop: watch::Receiver<bool>, seed: u64) -> 
         }
         let name = format!("universe-{seed}-{round}");
         let folder = Mkdir { parent: 1, name: name.into(), mode: 0o755 };
-        let made = shared.clients[0].meta().mutate(&Caller::default(), mutation::Op::Mkdir(folder)).await?;
+        let made = match shared.clients[0].meta().mutate(&Caller::default(), mutation::Op::Mkdir(folder)).await {
+            Ok(made) => made,
+            Err(error) => {
+                shared.found(Finding::now(format!("the folder of universe {round} cannot be made: {error}")));
+                break;
+            }
+        };
         let folder = made.attr.context("a folder has attributes")?.inode;
         let (clock, seen) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
         let players = shared.clients.iter().enumerate().map(|(number, client)| {
@@ -168,8 +189,7 @@ impl Player {
                 }
                 Err(error) => {
                     let text = format!("client {} of the universes: \"{op}\" failed: {error}", self.number);
-                    let finding = Finding::between(called_at, answered_at, text);
-                    self.shared.outcome.lock().violations.push(finding);
+                    self.shared.found(Finding::between(called_at, answered_at, text));
                     Answer::Unknown { inode: None }
                 }
             };

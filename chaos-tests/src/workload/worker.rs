@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rand::SeedableRng as _;
@@ -22,6 +22,10 @@ use crate::check::finding::Finding;
 /// After an error, before the file is opened anew.
 pub(super) const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
+/// Between two looks at whether a worker has ended.
+const LOOK: Duration = Duration::from_millis(10);
+/// How long a killed worker is waited for.
+const DEATH_PATIENCE: Duration = Duration::from_secs(5);
 /// The type of a FUSE file system (`FUSE_SUPER_MAGIC`).
 const FUSE: rustix::fs::FsWord = 0x6573_5546;
 /// What an error begins with that came while the mount was away.
@@ -151,6 +155,18 @@ impl Worker {
         let status = self.child.wait()?;
         serde_json::from_str(&line).with_context(|| format!("a worker ended with {status} and said \"{line}\""))
     }
+
+    /// The same. None: it is still at work then.
+    pub fn finish_until<T: DeserializeOwned>(mut self, end: Instant) -> Result<Option<T>> {
+        self.tell_to_stop();
+        while !self.output.as_ref().is_none_or(JoinHandle::is_finished) {
+            if Instant::now() >= end {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK);
+        }
+        self.finish().map(Some)
+    }
 }
 
 /// How far a worker has come.
@@ -165,9 +181,12 @@ impl Progress {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // Fails when it has ended, which is what we want.
+        // Fails when it has ended, which is what we want. One that waits for its mount within the kernel goes only with the mount.
         let _ = self.child.kill();
-        let _ = self.child.wait();
+        let end = Instant::now() + DEATH_PATIENCE;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(LOOK);
+        }
     }
 }
 

@@ -217,8 +217,7 @@ impl LocalCluster {
         let found = std::fs::canonicalize(path).map_err(|e| {
             usage(format!("the mount point {} cannot be used ({e}): make the folder first", path.display()))
         })?;
-        let number = self.layout.mounts.len() + 1;
-        let log = self.dir.join(format!("mount{number}.log"));
+        let log = self.free_mount_log();
         let mut args = vec!["--meta".to_owned(), self.meta_addresses().join(","), found.display().to_string()];
         args.extend_from_slice(options);
         let process = self.starter.start(through, &self.binaries.path("caribou-mount"), &args, &log)?;
@@ -236,6 +235,13 @@ impl LocalCluster {
             tokio::time::sleep(POLL).await;
         }
         Ok(())
+    }
+
+    /// The first that no mount writes to: one that comes back while the others stay goes on in its own.
+    fn free_mount_log(&self) -> PathBuf {
+        let mut named = (1..).map(|number| self.dir.join(format!("mount{number}.log")));
+        let is_free = |log: &PathBuf| self.layout.mounts.iter().all(|mount| mount.log != *log);
+        named.find(is_free).expect("there are more numbers than mounts")
     }
 
     /// Takes a mount off the list.
