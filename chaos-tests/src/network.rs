@@ -39,7 +39,7 @@ pub struct Host {
     ip: String,
 }
 
-/// A rule at a host for what arrives there, which counts.
+/// A rule at a host for what arrives there or leaves it, which counts.
 #[derive(Debug)]
 pub struct Rule {
     host: Host,
@@ -49,6 +49,8 @@ pub struct Rule {
 
 /// Packets that go on to be received.
 const INPUT: &str = "input";
+/// Packets that its programs send.
+const OUTPUT: &str = "output";
 /// Packets that come in, before it is decided where they go.
 const ENTRY: &str = "entry";
 
@@ -85,6 +87,7 @@ impl Network {
         run(ip(&["-n", &name, "link", "set", "lo", "up"]))?;
         run(host.command("nft", &["add", "table", "inet", "chaos"]))?;
         host.add_chain(INPUT, "{ type filter hook input priority 0; }")?;
+        host.add_chain(OUTPUT, "{ type filter hook output priority 0; }")?;
         Ok(host)
     }
 }
@@ -123,12 +126,23 @@ impl Host {
 
     /// Drops a share of what arrives from an address (in percent).
     pub fn drop_from(&self, ip: &str, percent: u32) -> Result<Rule> {
+        self.drop_some(INPUT, &["ip", "saddr", ip], percent)
+    }
+
+    /// Drops a share of what is sent to some addresses.
+    pub fn drop_to(&self, ips: &[String], percent: u32) -> Result<Rule> {
+        let all = format!("{{ {} }}", ips.join(", "));
+        self.drop_some(OUTPUT, &["ip", "daddr", &all], percent)
+    }
+
+    fn drop_some(&self, chain: &'static str, which: &[&str], percent: u32) -> Result<Rule> {
         let percent = percent.to_string();
-        let mut words = vec!["ip", "saddr", ip];
+        let mut words = which.to_vec();
         if percent != "100" {
             words.extend(["numgen", "random", "mod", "100", "<", &percent]);
         }
-        self.add_rule(INPUT, &[&words[..], &["counter", "drop"]].concat())
+        words.extend(["counter", "drop"]);
+        self.add_rule(chain, &words)
     }
 
     /// Whoever connects to the server from now on comes to another port of this host, and connections that there are end.

@@ -62,7 +62,7 @@ pub enum Kind {
     Ring,
     /// Servers are cut off one after the other, and come back one after the other, in another order.
     SwizzleClog,
-    /// Everybody loses a share of what arrives.
+    /// A share of all packets is lost, from whomever and to whomever.
     Loss,
     NarrowLeader,
     NarrowChunkServer,

@@ -39,6 +39,8 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
                 for client in &clients {
                     wires.drop(&here, client, percent)?;
                 }
+                // What clients are sent is lost where it leaves: they have no rules of their own.
+                wires.0.push(Remedy::Lift(here.drop_to(&clients, percent)?));
             }
         }
         Kind::CutPair => {
