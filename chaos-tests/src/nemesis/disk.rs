@@ -39,8 +39,17 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
             harm.with((kind != Kind::FullChunkServer).then_some(Remedy::Restart(victim)))
         }
         Kind::FailDiskLeader | Kind::FailDiskFollower | Kind::FailDiskChunkServer => {
-            power::fail(&site.lab.volume(victim.0, victim.1)?)?;
-            harm.with([Remedy::Revive(victim)])
+            let volume = site.lab.volume(victim.0, victim.1)?;
+            let mut harm = harm.with([Remedy::Revive(victim)]);
+            // A disk that fails has written what it was given, or not.
+            if site.rng.random() {
+                power::fail(&volume)?;
+                harm.victims.push_str(", everything written");
+            } else {
+                power::cut(&volume)?;
+                harm.victims.push_str(", un-synced bytes lost");
+            }
+            harm
         }
         Kind::SlowDiskLeader | Kind::SlowDiskFollower | Kind::SlowDiskChunkServer => {
             harm.with([stand_still(site, victim, Rhythm::SLOW)?])

@@ -83,7 +83,7 @@ pub enum Kind {
     FullFollower,
     FullLeader,
     FullChunkServer,
-    /// The disk of a server that goes on fails: every call is EIO.
+    /// The disk of a server that goes on fails: every call is EIO. What was not synced is lost, or not.
     FailDiskLeader,
     FailDiskFollower,
     FailDiskChunkServer,
@@ -230,6 +230,8 @@ impl Kind {
                 "a server has lost its replica",
                 "a replica is damaged",
                 "a deletion failed",
+                // The name of what was being made was synced with others, its header was not.
+                "a file without a place has been moved to the quarantine",
             ],
             Self::HungDiskChunkServer => &[
                 "the disk has failed and is not used any more",

@@ -45,7 +45,7 @@ pub fn cut(volume: &Path) -> Result<()> {
     shut_down(volume, NO_LOG_FLUSH).with_context(|| format!("the power of {} cannot be cut", volume.display()))
 }
 
-/// From now on every call is EIO. What was written before is there after a [`remount`].
+/// From now on every call is EIO. What was written before is there after a [`remount`]; after a [`cut`] only what was synced.
 pub fn fail(volume: &Path) -> Result<()> {
     shut_down(volume, WRITE_ALL).with_context(|| format!("the disk of {} cannot be made to fail", volume.display()))
 }
