@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 /// How long a process stands still that is to outlast its session (30 s, counted in steps) and everything else that is timed.
-const FREEZE: Duration = Duration::from_secs(40);
+const FREEZE: Duration = Duration::from_secs(80);
 /// How long a disk hangs that is to outlast a chunk server's `store.disk_deadline` (10 s).
 const HANG: Duration = Duration::from_secs(13);
 

@@ -180,8 +180,10 @@ mod tests {
             let room = Room { left: Duration::from_secs(left), lasting };
             (0..100).map(|_| schedule.next(&mut rng, room)).collect()
         };
-        assert!(blows(60, false).iter().any(|blow| lasting(blow) == 1));
-        assert!(blows(60, false).iter().all(|blow| lasting(blow) <= 1));
-        assert!(blows(5, false).iter().chain(&blows(60, true)).all(|blow| lasting(blow) == 0));
+        let has = |blows: &[Blow], kind: Kind| blows.iter().any(|blow| blow.kinds.contains(&kind));
+        assert!(has(&blows(100, false), Kind::FreezeLeader) && !has(&blows(60, false), Kind::FreezeLeader));
+        assert!(has(&blows(60, false), Kind::HungDiskLeader));
+        assert!(blows(100, false).iter().all(|blow| lasting(blow) <= 1));
+        assert!(blows(5, false).iter().chain(&blows(100, true)).all(|blow| lasting(blow) == 0));
     }
 }
