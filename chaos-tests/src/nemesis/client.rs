@@ -4,9 +4,9 @@ use anyhow::Result;
 use rand::RngExt as _;
 use rustix::process::Signal;
 
-use super::{Harm, Kind, Remedy, Site};
+use super::{Harm, Kind, Remedy, Site, process};
 
-pub(super) fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
+pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
     if site.mounts.is_empty() {
         return Ok(None);
     }
@@ -18,6 +18,8 @@ pub(super) fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
         return Ok(Some(harm.with([Remedy::Mount(path)])));
     }
     site.lab.cluster.signal_mount(&path, Signal::STOP)?;
+    let mount = site.lab.cluster.layout().mounts.iter().find(|mount| mount.path == path);
+    process::stand_still(mount.and_then(|mount| mount.process), &harm.victims).await?;
     // A pause is long enough to be felt; a freeze has to outlast the session.
     let outlasted = (kind == Kind::FreezeMount).then(|| Remedy::Outlasted(path.clone()));
     Ok(Some(harm.with(outlasted).with([Remedy::ContinueMount(path)])))

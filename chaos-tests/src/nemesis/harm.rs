@@ -43,6 +43,8 @@ pub(super) enum Remedy {
     ContinueMount(PathBuf),
     /// Nothing to be lifted: the mount's session has to be gone by now.
     Outlasted(PathBuf),
+    /// Nothing to be lifted: so much of that was seen when it was inflicted.
+    Seen(u64, &'static str),
 }
 
 /// What shows that a fault took effect: how many of what.
@@ -126,6 +128,7 @@ impl Remedy {
                 let is_known = status.clients.iter().any(|client| client.name.ends_with(&name));
                 evidence.add(u64::from(status.leader().is_some() && !is_known), "sessions expired");
             }
+            Self::Seen(count, what) => evidence.add(count, what),
         }
         Ok(())
     }

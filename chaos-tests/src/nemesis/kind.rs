@@ -24,7 +24,7 @@ pub enum Kind {
     /// SIGTERM: they end in order.
     StopLeader,
     StopChunkServer,
-    /// The leader is killed, started and killed again while it starts.
+    /// The leader is killed, started and killed again when it has hardly begun.
     RestartStorm,
     /// The same with more time between start and death, so that each dies in another part of its start.
     KillStartingFollower,

@@ -62,7 +62,7 @@ pub async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
         },
         Class::Disk if kind == Kind::BitFlip => rot::inflict(site).await,
         Class::Disk => disk::inflict(kind, site).await,
-        Class::Client => client::inflict(kind, site),
+        Class::Client => client::inflict(kind, site).await,
     }
 }
 

@@ -1,8 +1,10 @@
 //! Processes that are killed, also while they start, stopped in order, and paused.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use caribou_cli::cmd::status::ClusterStatus;
 use caribou_cli::local::ProcessId;
 use rand::RngExt as _;
 use rustix::process::Signal;
@@ -12,7 +14,12 @@ use crate::lab::STOP_PATIENCE;
 
 /// How often one is killed while it starts, and how old it gets each time, in milliseconds.
 const STARTS: usize = 5;
-const AGE_MS: std::ops::Range<u64> = 20..200;
+const AGE_MS: Range<u64> = 20..200;
+/// The same for a leader that dies before it has looked at its files.
+const STORM_STARTS: usize = 3;
+const STORM_AGE_MS: Range<u64> = 1..20;
+/// How long it may take until everybody knows who leads after a hand-over.
+const HANDED_OVER: Duration = Duration::from_secs(5);
 
 pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
     let whom = match kind {
@@ -46,24 +53,19 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
             Ok(Some(harm.with(victims.into_iter().map(Remedy::Continue))))
         }
         Kind::TransferLeader => {
-            // It may fail, if the others cannot be reached: then there was no hand-over to survive.
-            let (part, number) = victims[0];
-            let address = site.lab.cluster.layout().nodes(part)[number - 1].address.clone();
-            let handed_over = caribou_cli::admin::transfer_leader(&address, 0).await;
             site.taken.remove(&victims[0]);
-            Ok(handed_over.is_ok().then_some(harm))
+            let mut handed_over = Harm::new(kind, Vec::new());
+            handed_over.victims = harm.victims;
+            Ok(hand_over(site, victims[0]).await.map(|seen| handed_over.with([seen])))
         }
         Kind::RestartStorm => {
-            for _ in 0..3 {
-                signal(site, &victims, Signal::KILL)?;
-                site.lab.cluster.spawn(victims[0].0, victims[0].1)?;
-            }
             signal(site, &victims, Signal::KILL)?;
+            kill_starting(site, victims[0], STORM_STARTS, STORM_AGE_MS).await?;
             Ok(Some(harm.with(victims.into_iter().map(Remedy::Start))))
         }
         Kind::KillStartingFollower | Kind::KillStartingChunkServer => {
             signal(site, &victims, Signal::KILL)?;
-            kill_starting(site, victims[0]).await?;
+            kill_starting(site, victims[0], STARTS, AGE_MS).await?;
             Ok(Some(harm.with(victims.into_iter().map(Remedy::Start))))
         }
         Kind::StopLeader | Kind::StopChunkServer => {
@@ -82,11 +84,29 @@ fn signal(site: &mut Site<'_>, victims: &[Server], signal: Signal) -> Result<()>
     victims.iter().try_for_each(|(part, number)| site.lab.cluster.signal(*part, *number, signal))
 }
 
+/// The leader lets another node lead. None: it may fail, if the others cannot be reached; then there was no hand-over to survive.
+async fn hand_over(site: &Site<'_>, (part, number): Server) -> Option<Remedy> {
+    let cluster = &site.lab.cluster;
+    let leads_on = |status: &ClusterStatus, term: u64| {
+        status.leader().is_some_and(|leader| leader.term > term && leader.node_id != number as u64)
+    };
+    let term = cluster.status().await.leader()?.term;
+    let address = cluster.layout().nodes(part)[number - 1].address.clone();
+    caribou_cli::admin::transfer_leader(&address, 0).await.ok()?;
+    let end = Instant::now() + HANDED_OVER;
+    let mut seen = leads_on(&cluster.status().await, term);
+    while !seen && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        seen = leads_on(&cluster.status().await, term);
+    }
+    Some(Remedy::Seen(u64::from(seen), "hand-overs to another node in a higher term"))
+}
+
 /// Starts and kills it again and again. One that ends by itself, whatever was cut short before, has failed to start.
-async fn kill_starting(site: &mut Site<'_>, (part, number): Server) -> Result<()> {
-    for _ in 0..STARTS {
+async fn kill_starting(site: &mut Site<'_>, (part, number): Server, times: usize, age_ms: Range<u64>) -> Result<()> {
+    for _ in 0..times {
         site.lab.cluster.spawn(part, number)?;
-        tokio::time::sleep(Duration::from_millis(site.rng.random_range(AGE_MS))).await;
+        tokio::time::sleep(Duration::from_millis(site.rng.random_range(age_ms.clone()))).await;
         let process = site.lab.cluster.layout().nodes(part)[number - 1].process;
         if !process.is_some_and(ProcessId::is_alive) {
             return Err(Broken::promise(format!("{} {number} ended by itself while it started", part.name())));
@@ -96,16 +116,22 @@ async fn kill_starting(site: &mut Site<'_>, (part, number): Server) -> Result<()
     Ok(())
 }
 
-/// Returns when all of them stand still: a thread in the middle of a system call stops at its end.
+/// Returns when all of them stand still.
 async fn pause(site: &mut Site<'_>, victims: &[Server]) -> Result<()> {
     signal(site, victims, Signal::STOP)?;
     for (part, number) in victims {
         let process = site.lab.cluster.layout().nodes(*part)[number - 1].process;
-        let end = Instant::now() + STOP_PATIENCE;
-        while !process.is_some_and(ProcessId::is_paused) {
-            ensure!(Instant::now() < end, "{} {number} goes on after SIGSTOP", part.name());
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        stand_still(process, &format!("{} {number}", part.name())).await?;
+    }
+    Ok(())
+}
+
+/// Waits until a process that was told to stand still does: a thread in the middle of a system call stops at its end.
+pub(super) async fn stand_still(process: Option<ProcessId>, name: &str) -> Result<()> {
+    let end = Instant::now() + STOP_PATIENCE;
+    while !process.is_some_and(ProcessId::is_paused) {
+        ensure!(Instant::now() < end, "{name} goes on after SIGSTOP");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     Ok(())
 }
