@@ -16,6 +16,7 @@ const HANG: Duration = Duration::from_secs(13);
 pub enum Kind {
     KillLeader,
     KillFollower,
+    /// The leader and as many followers as it takes.
     KillMajority,
     KillAllMeta,
     KillChunkServer,
@@ -48,7 +49,7 @@ pub enum Kind {
     DeafLeader,
     /// The leader hears everybody, and nobody hears it.
     MuteLeader,
-    /// The leader and one follower do not hear each other; the third hears both.
+    /// The leader and one follower do not hear each other; the others hear both.
     CutPair,
     /// No client reaches the leader.
     ClientsFromLeader,

@@ -25,7 +25,7 @@ use anyhow::{Context, Result};
 use caribou_cli::local::Part;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom as _;
+use rand::seq::{IndexedRandom as _, SliceRandom as _};
 
 pub use broken::Broken;
 pub use harm::Harm;
@@ -83,6 +83,19 @@ impl Site<'_> {
         free.collect::<Vec<_>>().choose(self.rng).copied()
     }
 
+    /// The leader, and so many followers that the others are no majority.
+    async fn majority(&mut self) -> Option<Vec<Server>> {
+        let leader = self.leader().await?;
+        let all = self.all(Part::Meta);
+        let followers = all.len() / 2;
+        let free = all.into_iter().filter(|server| *server != leader && !self.taken.contains(server));
+        let mut free: Vec<Server> = free.collect();
+        free.shuffle(self.rng);
+        free.truncate(followers);
+        free.insert(0, leader);
+        (free.len() > followers).then_some(free)
+    }
+
     fn chunk_server(&mut self) -> Option<Server> {
         let free = self.all(Part::Chunk).into_iter().filter(|server| !self.taken.contains(server));
         free.collect::<Vec<_>>().choose(self.rng).copied()
@@ -104,6 +117,7 @@ impl Site<'_> {
         let victims = match whom {
             Whom::Leader => vec![self.leader().await?],
             Whom::Follower => vec![self.follower().await?],
+            Whom::Majority => self.majority().await?,
             Whom::LeaderAndFollower => vec![self.leader().await?, self.follower().await?],
             Whom::ChunkServer => vec![self.chunk_server()?],
             Whom::AnyServer => vec![self.any_server()?],
@@ -127,6 +141,7 @@ impl Site<'_> {
 enum Whom {
     Leader,
     Follower,
+    Majority,
     LeaderAndFollower,
     ChunkServer,
     AnyServer,

@@ -30,7 +30,7 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
         | Kind::RestartStorm
         | Kind::TransferLeader => Whom::Leader,
         Kind::KillFollower | Kind::PauseFollower | Kind::KillStartingFollower => Whom::Follower,
-        Kind::KillMajority => Whom::LeaderAndFollower,
+        Kind::KillMajority => Whom::Majority,
         Kind::KillAllMeta | Kind::PauseAllMeta => Whom::AllMeta,
         Kind::KillChunkServer
         | Kind::StopChunkServer

@@ -59,10 +59,10 @@ pub struct Args {
     #[arg(long)]
     pub plain: bool,
     /// Metadata nodes: 3 or 5
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = meta_nodes)]
     pub meta: usize,
     /// Chunk servers, at least 3
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = chunk_servers)]
     pub chunk: usize,
     /// Where the report goes: a page, and JSON beside it
     #[arg(long, default_value = "caribou-chaos.html")]
@@ -108,6 +108,20 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Report> {
     report.write(&args.report)?;
     lab.finish(report.outcome() == Outcome::Violated)?;
     Ok(report)
+}
+
+fn meta_nodes(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count @ (3 | 5)) => Ok(count),
+        _ => Err("a run has 3 or 5 metadata nodes: fewer bear no fault, and 4 no more than 3".to_owned()),
+    }
+}
+
+fn chunk_servers(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count @ 3..) => Ok(count),
+        _ => Err("a run has at least 3 chunk servers: two copies of each chunk, and a place for a third".to_owned()),
+    }
 }
 
 fn kinds(args: &Args) -> Result<Vec<Kind>> {
@@ -234,5 +248,20 @@ impl Faults {
 
     fn site<'a>(&'a mut self, lab: &'a mut Lab) -> Site<'a> {
         Site { lab, rng: &mut self.rng, taken: &mut self.taken, mounts: &mut self.mounts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_clusters_that_bear_a_fault_are_broken() {
+        assert_eq!((meta_nodes("3"), meta_nodes("5")), (Ok(3), Ok(5)));
+        assert_eq!((chunk_servers("3"), chunk_servers("7")), (Ok(3), Ok(7)));
+        for text in ["0", "1", "2", "4", "7", "-3", "three"] {
+            assert!(meta_nodes(text).is_err_and(|error| error.contains("3 or 5 metadata nodes")), "{text}");
+        }
+        assert!(chunk_servers("2").is_err_and(|error| error.contains("at least 3 chunk servers")));
     }
 }
