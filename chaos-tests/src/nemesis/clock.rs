@@ -7,8 +7,6 @@
 //!
 //! What shows that it took effect: lines of logs that were written at the wrong time.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +14,7 @@ use anyhow::{Context, Result};
 use rand::RngExt as _;
 use rustix::process::Signal;
 
-use super::{Harm, Kind, Remedy, Server, Site, Whom};
+use super::{Harm, Kind, Remedy, Server, Site, Whom, said_since};
 
 /// How far it jumps, and from when on a time in a log is none of this hour.
 const JUMP: Duration = Duration::from_secs(3600);
@@ -117,16 +115,12 @@ impl Clocks {
 }
 
 fn lines_at_wrong_times(log: &Path, from: u64) -> Result<u64> {
-    let mut file = File::open(log).with_context(|| log.display().to_string())?;
-    file.seek(SeekFrom::Start(from))?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
     let now = SystemTime::now();
     let is_wrong = |line: &&str| {
         let time = line.split(' ').next().and_then(|word| humantime::parse_rfc3339(word).ok());
         time.is_some_and(|time| now.duration_since(time).unwrap_or_else(|ahead| ahead.duration()) > WRONG)
     };
-    Ok(String::from_utf8_lossy(&bytes).lines().filter(is_wrong).count() as u64)
+    Ok(said_since(log, from)?.lines().filter(is_wrong).count() as u64)
 }
 
 #[cfg(test)]

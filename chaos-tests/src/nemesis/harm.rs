@@ -7,6 +7,7 @@ use anyhow::Result;
 use rustix::process::Signal;
 
 use super::clock::Clocks;
+use super::damage::Damage;
 use super::still::Still;
 use super::{Broken, Kind, Server, Site, power, rot};
 use crate::network::proxy::Proxy;
@@ -36,6 +37,7 @@ pub(super) enum Remedy {
     Connect(Proxy),
     Move(Still),
     Mend(rot::Flip),
+    Repair(Damage),
     SetRight(Clocks),
     Wait(Duration),
     Remove(PathBuf),
@@ -110,6 +112,10 @@ impl Remedy {
             Self::Mend(flip) => {
                 let found = flip.mended(site.lab).await?;
                 evidence.add(found, "damaged blocks found");
+            }
+            Self::Repair(damage) => {
+                let told = damage.repaired(site).await?;
+                evidence.add(told, "lines of its log about the damage");
             }
             Self::SetRight(clocks) => evidence.add(clocks.set_right(site).await?, "lines of logs an hour off"),
             Self::Wait(time) => tokio::time::sleep(time).await,

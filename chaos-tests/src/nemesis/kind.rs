@@ -97,6 +97,10 @@ pub enum Kind {
     HungDiskChunkServer,
     /// One bit of one replica, while the others are sound.
     BitFlip,
+    /// One bit of a follower's tables flips while it is down, or of what names them, or of its checkpoint.
+    RotStateFollower,
+    /// One bit of its Raft log.
+    RotLogFollower,
     /// A mount's process dies with what it had not synced.
     KillMount,
     PauseMount,
@@ -181,7 +185,9 @@ impl Kind {
             | Self::SlowDiskChunkServer
             | Self::HungDiskLeader
             | Self::HungDiskChunkServer
-            | Self::BitFlip => Class::Disk,
+            | Self::BitFlip
+            | Self::RotStateFollower
+            | Self::RotLogFollower => Class::Disk,
             Self::KillMount | Self::PauseMount | Self::FreezeMount => Class::Client,
         }
     }
@@ -249,6 +255,8 @@ impl Kind {
                 "a replica is damaged",
                 "a block is damaged on all holders that answer; waiting for the others",
             ],
+            // RocksDB's word. What a node says that does not even start has no level.
+            Self::RotStateFollower => &["Corruption", "this metadata node must stop"],
             _ => &[],
         }
     }

@@ -6,6 +6,7 @@
 mod broken;
 mod client;
 mod clock;
+mod damage;
 mod disk;
 mod harm;
 pub mod kills;
@@ -19,7 +20,9 @@ mod rot;
 mod still;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use caribou_cli::local::Part;
@@ -60,10 +63,22 @@ pub async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
             }
             _ => lines::inflict(kind, site).await,
         },
-        Class::Disk if kind == Kind::BitFlip => rot::inflict(site).await,
-        Class::Disk => disk::inflict(kind, site).await,
+        Class::Disk => match kind {
+            Kind::BitFlip => rot::inflict(site).await,
+            Kind::RotStateFollower | Kind::RotLogFollower => damage::inflict(kind, site).await,
+            _ => disk::inflict(kind, site).await,
+        },
         Class::Client => client::inflict(kind, site).await,
     }
+}
+
+/// What has been written to a log behind its first `from` bytes.
+fn said_since(log: &Path, from: u64) -> Result<String> {
+    let mut file = File::open(log).with_context(|| log.display().to_string())?;
+    file.seek(SeekFrom::Start(from))?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 impl Site<'_> {
