@@ -9,6 +9,9 @@ use serde::Serialize;
 const FREEZE: Duration = Duration::from_secs(80);
 /// How long a disk hangs that is to outlast a chunk server's `store.disk_deadline` (10 s).
 const HANG: Duration = Duration::from_secs(13);
+/// How long a server whose disk is an old one is left alone: as a rule it has by then what it lacks, of which the others have to vouch for
+/// theirs for half a minute.
+const STALE: Duration = Duration::from_secs(40);
 
 /// What can be done to a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize)]
@@ -97,6 +100,8 @@ pub enum Kind {
     HungDiskChunkServer,
     /// One bit of one replica, while the others are sound.
     BitFlip,
+    /// A chunk server's disk is again what it was some seconds ago.
+    OldImageChunkServer,
     /// One bit of a follower's tables flips while it is down, or of what names them, or of its checkpoint.
     RotStateFollower,
     /// One bit of its Raft log.
@@ -186,6 +191,7 @@ impl Kind {
             | Self::HungDiskLeader
             | Self::HungDiskChunkServer
             | Self::BitFlip
+            | Self::OldImageChunkServer
             | Self::RotStateFollower
             | Self::RotLogFollower => Class::Disk,
             Self::KillMount | Self::PauseMount | Self::FreezeMount => Class::Client,
@@ -209,6 +215,7 @@ impl Kind {
                 | Self::PowerCutAllChunkServers
                 | Self::PowerCutEverything
                 | Self::FailDiskChunkServer
+                | Self::OldImageChunkServer
         )
     }
 
@@ -222,6 +229,7 @@ impl Kind {
         match self {
             Self::FreezeLeader | Self::FreezeChunkServer | Self::FreezeMount => Some(FREEZE),
             Self::HungDiskLeader | Self::HungDiskChunkServer => Some(HANG),
+            Self::OldImageChunkServer => Some(STALE),
             _ => None,
         }
     }
@@ -254,6 +262,18 @@ impl Kind {
                 "a damaged block was not served",
                 "a replica is damaged",
                 "a block is damaged on all holders that answer; waiting for the others",
+            ],
+            Self::OldImageChunkServer => &[
+                // Of the seconds that are missing.
+                "replicas that the cluster counts on are not here",
+                "a server has lost its replica",
+                // Until another holder has been attached for half a minute.
+                "a replica is damaged or missing, and no other is known to be there",
+                // The disk stood still while it was copied, for longer than a server bears if there was much, and the server ended in the middle
+                // of making a file.
+                "the disk has failed and is not used any more",
+                "a deletion failed",
+                "a file without a place has been moved to the quarantine",
             ],
             // RocksDB's word. What a node says that does not even start has no level.
             Self::RotStateFollower => &["Corruption", "this metadata node must stop"],

@@ -9,6 +9,7 @@ mod clock;
 mod damage;
 mod disk;
 mod harm;
+mod image;
 pub mod kills;
 mod kind;
 mod lines;
@@ -65,6 +66,7 @@ pub async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
         },
         Class::Disk => match kind {
             Kind::BitFlip => rot::inflict(site).await,
+            Kind::OldImageChunkServer => image::inflict(site).await,
             Kind::RotStateFollower | Kind::RotLogFollower => damage::inflict(kind, site).await,
             _ => disk::inflict(kind, site).await,
         },

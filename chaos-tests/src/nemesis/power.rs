@@ -1,6 +1,6 @@
 //! Power cuts without a device mapper: a node's data lie on a loop-mounted ext4, which the file system's shutdown ioctl stops dead.
 //! Every write that was not fsynced is then lost, everything later fails, as after a real power cut. The same call, after everything was
-//! written, is a disk that fails; and a frozen file system is one that hangs.
+//! written, is a disk that fails; a frozen file system is one that hangs, and can be copied, to be put back later.
 #![allow(unsafe_code)]
 
 use std::fs::{File, OpenOptions};
@@ -21,6 +21,11 @@ const FITHAW: libc::c_ulong = 0xC004_5878;
 
 fn image_of(volume: &Path) -> PathBuf {
     volume.with_extension("img")
+}
+
+/// An image that was kept.
+fn kept_of(volume: &Path) -> PathBuf {
+    volume.with_extension("img.kept")
 }
 
 /// Makes a volume and mounts it at `volume`.
@@ -75,11 +80,36 @@ fn control(volume: &Path, request: libc::c_ulong, argument: &mut u32) -> Result<
     if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error().into()) }
 }
 
+/// Copies the image of a frozen volume: what would be there after a power cut at this moment.
+pub fn keep(volume: &Path) -> Result<()> {
+    run(Command::new("cp").args(["--sparse=always", "--reflink=auto"]).arg(image_of(volume)).arg(kept_of(volume)))
+}
+
+/// Mounts the image that was kept in the place of the newer one, which is gone then. The volume's processes must be gone.
+pub fn put_back(volume: &Path) -> Result<()> {
+    // Nothing is written any more to what is thrown away.
+    cut(volume)?;
+    unmount(volume)?;
+    let kept = kept_of(volume);
+    std::fs::rename(&kept, image_of(volume)).with_context(|| kept.display().to_string())?;
+    mount(volume)
+}
+
+/// Removes the image that was kept.
+pub fn forget(volume: &Path) -> Result<()> {
+    let kept = kept_of(volume);
+    std::fs::remove_file(&kept).with_context(|| kept.display().to_string())
+}
+
 /// Mounts the volume again, as after a reboot (its journal is replayed). Its processes must be gone.
 pub fn remount(volume: &Path) -> Result<()> {
-    rustix::mount::unmount(volume, rustix::mount::UnmountFlags::empty())
-        .with_context(|| format!("umount {}", volume.display()))?;
+    unmount(volume)?;
     mount(volume)
+}
+
+fn unmount(volume: &Path) -> Result<()> {
+    rustix::mount::unmount(volume, rustix::mount::UnmountFlags::empty())
+        .with_context(|| format!("umount {}", volume.display()))
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -5,13 +5,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use caribou_cli::cmd::file::info;
-use caribou_cli::local::Part;
+use caribou_cli::local::{Layout, Part};
 use caribou_client::proto::ids::CHUNK_BYTES;
 use caribou_client::proto::meta::v1::Caller;
 use caribou_client::{Client, ClientConfig, Error};
@@ -29,6 +30,12 @@ use crate::network::proxy::{Line, Proxy};
 
 /// Where data begin in a replica's file (docs/on-disk-format.md).
 const DATA_OFFSET: u64 = 64 << 10;
+/// Where its header has its copies, and what they say.
+const HEADERS: [u64; 3] = [0, 4096, 8192];
+const HEADER_BYTES: usize = 56;
+const STATE: usize = 10;
+const COMPLETE: u8 = 2;
+const VERSION: Range<usize> = 48..56;
 /// What a server says of a block that does not match its checksum.
 const COMPLAINT: &str = "a block is damaged at rest and is not served";
 /// How long it may take until it is found, and until the replica is sound again.
@@ -105,7 +112,11 @@ async fn chunks(site: &Site<'_>, client: &Client) -> Vec<Chunk> {
         for chunk in info.chunks.iter().filter(|chunk| chunk.state == "ready" && chunk.replicas.len() > 1) {
             let numbers = chunk.replicas.iter().filter_map(|replica| number(&replica.address));
             let holders: Vec<Server> = numbers.map(|number| (Part::Chunk, number)).collect();
-            if !holders.iter().any(|holder| site.taken.contains(holder)) {
+            // A server may not have noticed yet what it has lost together with its disk.
+            let is_there = |holder: &Server| {
+                replica(site.lab.cluster.layout(), *holder, &chunk.chunk).is_some_and(|path| has(&path, chunk.version))
+            };
+            if holders.iter().all(|holder| !site.taken.contains(holder) && is_there(holder)) {
                 found.push(Chunk { file, inode: info.inode, index: chunk.index, id: chunk.chunk.clone(), holders });
             }
         }
@@ -113,12 +124,27 @@ async fn chunks(site: &Site<'_>, client: &Client) -> Vec<Chunk> {
     found
 }
 
+/// Where a server has its replica of a chunk.
+fn replica(layout: &Layout, (part, number): Server, id: &str) -> Option<PathBuf> {
+    let data = layout.nodes(part)[number - 1].data.first()?;
+    Some(data.join("chunks").join(&id[id.len() - 2..]).join(format!("{id}.chunk")))
+}
+
+/// Whether a replica is there, complete in this version. Older copies of its header have no higher ones.
+fn has(path: &Path, version: u64) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    HEADERS.into_iter().any(|at| {
+        let mut header = [0; HEADER_BYTES];
+        let is_read = file.read_exact_at(&mut header, at).is_ok();
+        is_read && header[STATE] == COMPLETE && header[VERSION] == version.to_le_bytes()
+    })
+}
+
 /// Flips a bit of what is stored. None: nothing is.
 fn flip(site: &mut Site<'_>, chunk: &Chunk, (part, number): Server) -> Result<Option<Flip>> {
     let node = &site.lab.cluster.layout().nodes(part)[number - 1];
-    let data = node.data.first().context("a chunk server has a data folder")?;
-    let folder = &chunk.id[chunk.id.len() - 2..];
-    let path = data.join("chunks").join(folder).join(format!("{}.chunk", chunk.id));
+    let path = replica(site.lab.cluster.layout(), (part, number), &chunk.id);
+    let path = path.context("a chunk server has a data folder")?;
     let file = match OpenOptions::new().read(true).write(true).open(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.with_context(|| path.display().to_string())?,
@@ -226,5 +252,24 @@ impl Flip {
             Err(Error::Errno(libc::EIO)) => Err(self.broken("is EIO, though another replica is sound")),
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_counts_in_its_version_only_and_when_it_is_complete() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("0000000000000005.chunk");
+        assert!(!has(&path, 3));
+        let mut bytes = vec![0; 3 * 4096];
+        for (at, version, state) in [(0, 3_u64, COMPLETE), (4096, 4, 1), (8192, 2, COMPLETE)] {
+            bytes[at + STATE] = state;
+            bytes[at + VERSION.start..at + VERSION.end].copy_from_slice(&version.to_le_bytes());
+        }
+        std::fs::write(&path, bytes).expect("written");
+        assert!(has(&path, 3) && !has(&path, 4) && !has(&path, 5));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use caribou_cli::local::Part;
@@ -25,6 +25,8 @@ use crate::workload::worker::AWAY;
 
 /// How long nodes may take to be equal, and sessions of the dead to go.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Between two looks.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long after its end a fault still explains an error or a complaint: what it did may be found only when somebody looks again.
 const AFTERMATH: Duration = Duration::from_secs(60);
@@ -92,7 +94,7 @@ pub async fn judge(
     checks.push(Examined::new("sessions", format!("{mounts} mounts, and nobody else")).with(sessions));
     let equal = in_vain(lab.wait_equal_states(PATIENCE).await);
     checks.push(Examined::new("states", "equal hashes on all metadata nodes").with(equal));
-    checks.push(whole(lab).await);
+    checks.push(whole(lab, timeline).await);
     checks.push(leaks(lab, before));
     let scene = Scene::new(timeline, lab.cluster.dir(), Moment::now())?;
     checks.push(complaints(&scene, timeline));
@@ -203,8 +205,21 @@ async fn compare(name: &'static str, lab: &mut Lab, seen: Seen) -> Result<Examin
     Ok(check.with(violations).with_controls(planted))
 }
 
-/// The tree, its links, and every chunk's replicas.
-async fn whole(lab: &Lab) -> Examined {
+/// The tree, its links, and every chunk's replicas. What a server lacks that got an old disk is copied only once the others can vouch for
+/// theirs, half a minute after a leader's election.
+async fn whole(lab: &Lab, timeline: &Timeline) -> Examined {
+    let waits = timeline.bands.iter().any(|band| band.kind == Kind::OldImageChunkServer);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let examined = whole_now(lab).await;
+        if examined.findings.is_empty() || !waits || Instant::now() >= end {
+            return examined;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+async fn whole_now(lab: &Lab) -> Examined {
     let name = "the tree is consistent, every chunk has equal replicas at its goal";
     let look = async {
         replicas::at_rest(lab).await?;

@@ -164,8 +164,8 @@ mod tests {
         }
         let seen = |kind: &Kind| blows.iter().any(|blow| blow.kinds.contains(kind));
         let missing: Vec<String> = Kind::all().iter().filter(|kind| !seen(kind)).map(|kind| kind.name()).collect();
-        // Mounts are not killed near power cuts, nor near disks that fail.
-        assert!(missing.len() <= 4, "{missing:?}");
+        // Mounts are not killed near power cuts, nor near disks that fail or go back: one or the other is missing.
+        assert!(missing.len() <= 5, "{missing:?}");
         let mut same = Schedule::new(Profile::Everything.kinds(true));
         let mut rng = StdRng::seed_from_u64(1);
         assert_eq!(same.next(&mut rng, room), blows[0]);
