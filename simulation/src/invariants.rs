@@ -1,6 +1,6 @@
 //! What is true of the metadata nodes at every moment, checked whenever one of them has applied something or leads.
 //!
-//! - Election safety: a term has one leader.
+//! - Election safety: a term has one leader; all nodes that know of one in a term know of the same.
 //! - Log matching and state-machine safety: nodes that have applied the same index have the same state, whoever led, restarts included.
 //! - Leader completeness: a leader that is ready has applied everything that any node had applied when it became ready.
 //! - Terms of a node never go back, not over a crash either (a lost vote would).
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use caribou_meta_raft::raft::RaftNode;
+use caribou_proto::ids::NodeId;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,9 @@ use crate::findings::Findings;
 struct Seen {
     /// Per index: the state's hash, and who had it first.
     states: BTreeMap<u64, (u64, u64)>,
-    /// Per term.
+    /// Per term, whoever any node takes for its leader.
+    elected: BTreeMap<u64, NodeId>,
+    /// Per term, who was ready to lead it.
     leaders: BTreeMap<u64, u64>,
     /// Per node.
     terms: BTreeMap<u64, u64>,
@@ -88,6 +91,11 @@ impl Invariants {
             let before = seen.terms.insert(id, leader.term).unwrap_or(0);
             self.findings
                 .check(before <= leader.term, || format!("node {id} went back from term {before} to {}", leader.term));
+        }
+        if let Some(known) = leader.leader_id {
+            let (term, first) = (leader.term, *seen.elected.entry(leader.term).or_insert(known));
+            self.findings
+                .check(first == known, || format!("election safety: {first} and {known} were elected in term {term}"));
         }
         if leader.ready {
             let (term, applied) = (leader.term, seen.applied);

@@ -15,7 +15,7 @@ use crate::world::{PATIENCE, World};
 /// Sessions of killed clients end only now, recoveries and copies follow.
 const REST_PATIENCE: Duration = Duration::from_secs(150);
 /// Reads for comparison have this length; clients write in the first and the last so many bytes of a chunk only.
-const EDGE_BYTES: u32 = 64 << 10;
+const EDGE_BYTES: u32 = 128 << 10;
 
 /// See the module. In this order, because each needs the one before.
 pub async fn check(world: &World) {
@@ -107,7 +107,9 @@ async fn equal_replicas(world: &World, view: &StateView) {
                 }
             }
             let are_equal = copies.windows(2).all(|pair| pair[0].data == pair[1].data);
-            world.findings.check(are_equal, || format!("the replicas of chunk {id} differ in the 64 KiB at {offset}"));
+            world.findings.check(are_equal, || {
+                format!("the replicas of chunk {id} differ in the {} KiB at {offset}", EDGE_BYTES >> 10)
+            });
         }
     }
 }

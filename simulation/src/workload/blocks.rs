@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use caribou_client::{Error, Files, OpenFile};
@@ -48,8 +47,8 @@ pub struct FileModel {
     blocks: Mutex<Blocks>,
     /// Blocks that are ever written.
     count: u64,
-    /// Its writer is gone with what it had not synced.
-    orphaned: AtomicBool,
+    /// When its writer was last taken for gone, with what it had not synced until then.
+    orphaned_at: Mutex<Option<Instant>>,
 }
 
 /// How large a file becomes.
@@ -108,8 +107,8 @@ impl Writer {
         };
         let created = files.create(&caller(), create).await?;
         let count = if size == Size::Small { STRETCH } else { STRETCH * STARTS.len() as u64 };
-        let (inode, orphaned) = (created.attr.inode, AtomicBool::new(false));
-        let model = FileModel { inode, blocks: Mutex::default(), count, orphaned };
+        let inode = created.attr.inode;
+        let model = FileModel { inode, blocks: Mutex::default(), count, orphaned_at: Mutex::default() };
         Ok(Self { model: Arc::new(model), file: created.file, writes: 0, rng })
     }
 
@@ -187,9 +186,9 @@ impl FileModel {
         known.unsynced = known.latest_at.map(|written_at| Unsynced { written_at, places });
     }
 
-    /// The writer is gone.
+    /// The writer is gone, or may be taken for gone; what it writes when it is back counts as before (W5).
     pub fn orphan(&self) {
-        self.orphaned.store(true, Ordering::Relaxed);
+        *self.orphaned_at.lock() = Some(Instant::now());
     }
 
     /// The chunk that a block is in.
@@ -199,9 +198,11 @@ impl FileModel {
 
     /// P2: what somebody has seen does not go back, unless its writer is gone and all of its holders have lost power. What must be read at least.
     fn still_there(&self, block: u64, known: &Written, findings: &Findings) -> u64 {
-        let may_be_lost =
-            known.unsynced.as_ref().is_some_and(|bytes| findings.places.may_have_lost(self.key(block), bytes));
-        if may_be_lost && self.orphaned.load(Ordering::Relaxed) { 0 } else { known.seen }
+        let orphaned_at = *self.orphaned_at.lock();
+        let is_orphaned = |bytes: &&Unsynced| orphaned_at.is_some_and(|at| bytes.written_at <= at);
+        let orphaned = known.unsynced.as_ref().filter(is_orphaned);
+        let may_be_lost = orphaned.is_some_and(|bytes| findings.places.may_have_lost(self.key(block), bytes));
+        if may_be_lost { 0 } else { known.seen }
     }
 
     fn known(&self, block: u64) -> Written {
