@@ -23,6 +23,8 @@ pub fn sentences() -> Vec<&'static str> {
          still cache.",
         "Both delete later what is unlinked. MooseFS's chunk servers begin minutes after a turn; Caribou's move replicas to a quarantine \
          within seconds, which falls into the rows that follow. MooseFS's trash, a day as shipped, is off, so that a turn leaves nothing.",
+        "Caribou's mount raises the kernel's read-ahead of its mount to 8 MiB (as root); MooseFS's leaves it at the kernel's 128 KiB and reads ahead \
+         by itself. MooseFS runs in a network namespace of its own, on a dummy device; Caribou on loopback.",
         "MooseFS keeps access times (as shipped: at the first access to a new file), which its synced master syncs; Caribou keeps none.",
         "Caribou keeps files of up to 16 KiB with their attributes on its metadata nodes (three copies, synced when they are closed); the rows \
          of 4 KiB files and most of the tree's files are such, and read cold they may come from the leader's memory. MooseFS keeps all of them in \
@@ -49,7 +51,7 @@ pub fn note(group: Group) -> Option<&'static str> {
         Group::OneCopy | Group::ThreeCopies => None,
         Group::Programs => Some(
             "Times of whole programs, less is better; hardly any syncs but SQLite, so the local disk's are mostly those of its page cache. \
-                 `git commit` is init, add and commit. The copy's checksums are compared with the archive's.",
+                 `git commit` is init, add and commit. `rm -rf` removes the tree, its copy and the repository. The copy's checksums are compared with the archive's.",
         ),
     }
 }

@@ -9,7 +9,7 @@ use crate::heartbeat::{self, Heartbeats};
 use crate::recover;
 use crate::server::ChunkServer;
 use caribou_proto::chunk::v1::{FromServer, ToServer, to_server};
-use caribou_proto::ids::ChunkId;
+use caribou_proto::ids::{ChunkId, ChunkVersion};
 use futures::StreamExt;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -114,7 +114,9 @@ impl Stream {
                 None
             }
             Some(to_server::Body::Inventory(inventory)) => {
-                let chunks: Vec<ChunkId> = inventory.chunks.into_iter().map(ChunkId).collect();
+                // A leader of an older release names no versions.
+                let versions = inventory.versions.into_iter().chain(std::iter::repeat(0)).map(ChunkVersion);
+                let chunks: Vec<_> = inventory.chunks.into_iter().map(ChunkId).zip(versions).collect();
                 server.store.expect(inventory.first, &chunks);
                 None
             }

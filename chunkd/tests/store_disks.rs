@@ -11,7 +11,7 @@ use caribou_chunkd::store::disk::{Disk, OpenMode, Space};
 use caribou_chunkd::store::file::FileDisk;
 use caribou_chunkd::store::memory::MemoryDisk;
 use caribou_chunkd::store::{ChunkStore, ClusterIdentity, Error, OpenError, OpenOptions};
-use caribou_proto::ids::{ChunkId, Incarnation, ServerId};
+use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation, ServerId};
 use store_support::*;
 
 // F3
@@ -243,7 +243,7 @@ async fn what_was_on_a_replaced_disk_is_told_as_lost() {
     let store = try_open(vec![disks[0].clone(), memory()], 2).await.unwrap();
     assert!((1..8).contains(&gone), "both disks were used: {gone}");
     assert!(store.lost_chunks().is_empty(), "nothing here says so");
-    let all: Vec<ChunkId> = (1..=8).map(id).collect();
+    let all: Vec<_> = (1..=8).map(|n| (id(n), ChunkVersion(1))).collect();
     store.expect(true, &all[..4]);
     store.expect(false, &all[4..]);
     let lost = store.lost_chunks();
@@ -254,6 +254,15 @@ async fn what_was_on_a_replaced_disk_is_told_as_lost() {
     assert_eq!(store.lost_chunks(), lost[1..]);
     store.expect(true, &[]);
     assert!(store.lost_chunks().is_empty(), "the cluster has other copies by now");
+    let versions = [(id(again), ChunkVersion(1)), (lost[1], ChunkVersion(0))];
+    store.expect(true, &versions);
+    assert_eq!(
+        store.lost_chunks(),
+        lost[1..2],
+        "one is here as it should be, and an older leader says nothing of versions"
+    );
+    store.expect(true, &[(id(again), ChunkVersion(2))]);
+    assert_eq!(store.lost_chunks(), [id(again)], "V5: what is here is an old one");
 }
 
 // R4: what a scan cannot place is kept and shown.

@@ -61,10 +61,6 @@ impl Fs {
     }
 
     pub(crate) async fn getxattr(&self, caller: Caller, inode: u64, name: Bytes) -> Result<Bytes, Error> {
-        if name == CAPABILITY {
-            return Err(Error::Errno(libc::ENODATA));
-        }
-        supported(&name)?;
         Ok(self.client.meta().query(&caller, QueryOp::GetXattr(GetXattr { inode, name })).await?.bytes)
     }
 
@@ -90,6 +86,14 @@ impl Fs {
     }
 }
 
+/// What asking for an attribute that no file ever has comes to: that needs no call, and no change of threads.
+pub(crate) fn never_there(name: &[u8]) -> Option<i32> {
+    if name == CAPABILITY {
+        return Some(libc::ENODATA);
+    }
+    name.starts_with(ACL_PREFIX).then_some(libc::EOPNOTSUPP)
+}
+
 fn supported(name: &[u8]) -> Result<(), Error> {
-    if name == CAPABILITY || name.starts_with(ACL_PREFIX) { Err(Error::Errno(libc::EOPNOTSUPP)) } else { Ok(()) }
+    if never_there(name).is_some() { Err(Error::Errno(libc::EOPNOTSUPP)) } else { Ok(()) }
 }

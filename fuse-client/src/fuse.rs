@@ -11,6 +11,7 @@ use caribou_client::proto::meta::v1::{Create, Rename, SetAttr, SetXattr};
 use fuser::*;
 
 use crate::adapter::{Adapter, GENERATION, bytes, xattr};
+use crate::attributes::never_there;
 use crate::convert::{MODE_BITS, access_of_flags, file_attr, file_type, time_to_set};
 use crate::fs::Write;
 
@@ -373,6 +374,9 @@ impl Filesystem for Adapter {
     }
 
     fn getxattr(&self, request: &Request, inode: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if let Some(errno) = never_there(name.as_bytes()) {
+            return reply.error(Errno::from_i32(errno));
+        }
         let (fs, caller, name) = (self.fs.clone(), self.caller(request), bytes(name));
         let work = async move { fs.getxattr(caller, inode.0, name).await };
         self.answer(request, reply, work, move |reply, value| xattr(reply, &value, size));

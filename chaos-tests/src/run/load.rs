@@ -160,12 +160,14 @@ impl Seen {
         let block = self.written.first().and_then(|file| {
             file.ledger.with_a_lost_write().verify(file.id, &at(mount, &file.path)).into_iter().next()
         });
-        let record = self.appended.as_ref().and_then(|appended| {
-            appended.with_a_lost_record().verify(&at(mount, &appended.path)).into_iter().next()
-        });
-        let file = self.storm.as_ref().and_then(|storm| {
-            storm.with_a_lost_file().verify(&at(mount, &storm.folder)).into_iter().next()
-        });
+        let record = self
+            .appended
+            .as_ref()
+            .and_then(|appended| appended.with_a_lost_record().verify(&at(mount, &appended.path)).into_iter().next());
+        let file = self
+            .storm
+            .as_ref()
+            .and_then(|storm| storm.with_a_lost_file().verify(&at(mount, &storm.folder)).into_iter().next());
         vec![
             ("a lost fsync in a ledger", block),
             ("a lost record of the log", record.map(Finding::from)),

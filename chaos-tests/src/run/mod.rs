@@ -232,9 +232,9 @@ impl Faults {
     /// Whoever is gone, though no fault has it, has ended by itself.
     fn look_for_the_dead(&mut self, lab: &Lab) {
         let layout = lab.cluster.layout();
-        let servers = [Part::Meta, Part::Chunk].into_iter().flat_map(|part| {
-            layout.nodes(part).iter().map(move |node| ((part, node.number), node.process, &node.log))
-        });
+        let servers = [Part::Meta, Part::Chunk]
+            .into_iter()
+            .flat_map(|part| layout.nodes(part).iter().map(move |node| ((part, node.number), node.process, &node.log)));
         let free = servers.filter(|(server, ..)| !self.taken.contains(server));
         let dead = free.filter(|(_, process, _)| !process.is_some_and(ProcessId::is_alive));
         let servers = dead.map(|((part, number), _, log)| (format!("{}{number}", part.name()), log));

@@ -170,13 +170,8 @@ mod tests {
 
     #[test]
     fn a_fault_is_around_from_its_beginning_until_some_time_after_its_end() {
-        let band = |from_ms, to_ms| Band {
-            kind: Kind::KillLeader,
-            victims: String::new(),
-            from_ms,
-            to_ms,
-            effect: None,
-        };
+        let band =
+            |from_ms, to_ms| Band { kind: Kind::KillLeader, victims: String::new(), from_ms, to_ms, effect: None };
         let timeline = Timeline { started_us: 1_000_000, bands: vec![band(1000, 2000)], ..Timeline::default() };
         let is_around = |from_ms: u64, to_ms: u64| {
             let at = |ms: u64| Moment(1_000_000 + ms * 1000);

@@ -2,7 +2,7 @@
 //!
 //! Never blocks a task of the runtime: only the disks' threads touch a disk or a lock that is held across I/O.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -53,8 +53,8 @@ pub struct ChunkStore {
     deadline: Duration,
     /// Held while a new replica is given a place.
     pub(super) placing: Mutex<()>,
-    /// R4: what the leader counts on and no folder has.
-    pub(super) missing: Mutex<BTreeSet<ChunkId>>,
+    /// R4: what the leader counts on and no folder has at that version.
+    pub(super) missing: Mutex<BTreeMap<ChunkId, ChunkVersion>>,
     closed: AtomicBool,
 }
 

@@ -1,9 +1,9 @@
 //! What this server tells the leader of replicas that are not as they should be (R3, R4): those that it has to give up, since they are on a
-//! failed disk, cannot be opened, or are not there although the cluster counts on them; and those that are here with damaged blocks.
+//! failed disk, cannot be opened, or are not there, or only at an old version (V5), although the cluster counts on them; and those that are here with damaged blocks.
 
 use std::sync::Arc;
 
-use caribou_proto::ids::ChunkId;
+use caribou_proto::ids::{ChunkId, ChunkVersion};
 
 use super::chunk_store::ChunkStore;
 use super::volume::Volume;
@@ -12,16 +12,25 @@ use super::volume::Volume;
 const MISSING: usize = 10_000;
 
 impl ChunkStore {
-    /// R4: the leader counts on replicas of these chunks here. `first`: what it said before is out of date.
-    pub fn expect(&self, first: bool, chunks: &[ChunkId]) {
+    /// R4, V5: the leader counts on replicas of these chunks here, complete at these versions. `first`: what it said before is out of date.
+    pub fn expect(&self, first: bool, chunks: &[(ChunkId, ChunkVersion)]) {
         let mut missing = self.missing.lock();
         if first {
             missing.clear();
         }
         let before = missing.len();
-        missing.extend(chunks.iter().filter(|chunk| self.find(**chunk).is_none()).take(MISSING.saturating_sub(before)));
+        let lacking = chunks.iter().copied().filter(|(chunk, version)| self.lacks(*chunk, *version));
+        missing.extend(lacking.take(MISSING.saturating_sub(before)));
         if missing.len() > before {
             tracing::error!(replicas = missing.len() - before, "replicas that the cluster counts on are not here");
+        }
+    }
+
+    /// One that is being made has no version yet; whoever makes it finds out.
+    fn lacks(&self, chunk: ChunkId, version: ChunkVersion) -> bool {
+        match self.find(chunk) {
+            Some((_, replica)) => replica.info().is_some_and(|info| info.completed < version),
+            None => true,
         }
     }
 
@@ -35,8 +44,8 @@ impl ChunkStore {
             }
         };
         let mut missing = self.missing.lock();
-        missing.retain(|chunk| self.find(*chunk).is_none());
-        let mut all: Vec<ChunkId> = missing.iter().copied().collect();
+        missing.retain(|chunk, version| self.lacks(*chunk, *version));
+        let mut all: Vec<ChunkId> = missing.keys().copied().collect();
         drop(missing);
         for volume in &self.volumes {
             let failed = volume.check().is_err();

@@ -1,7 +1,8 @@
 //! Compares what the state says of a server's replicas with what the server has (R4): the leader tells it, page by page, which chunks it counts
-//! on there, and the server says in its heartbeats which of them are missing (R3, `lost`).
+//! on there and at which versions, and the server says in its heartbeats which of them it lacks (R3, `lost`).
 //!
-//! Nothing else would notice a disk that was replaced by an empty one while its server was stopped: its chunks would stay one copy short.
+//! Nothing else would notice a disk that was replaced by an empty one, or by an old image of itself (V5), while its server was stopped: chunks that
+//! nobody writes would stay one copy short, and an old copy would count as one.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -57,12 +58,13 @@ impl Inventories {
         };
         self.last = Some(server);
         let page = server_chunks::page(cx.tables, server, walk.after, limits::PAGE)?;
-        let mut told = Inventory { first: walk.after.is_none(), chunks: Vec::new() };
+        let mut told = Inventory { first: walk.after.is_none(), ..Inventory::default() };
         for chunk in &page {
             // Under a grant or an Intent a replica may be on its way; whoever works on the chunk finds out.
             let row = chunks::existing(cx.tables, *chunk)?;
             if !row.new && row.grant.is_none() && row.intent.is_none() {
                 told.chunks.push(chunk.0);
+                told.versions.push(row.version.0);
             }
         }
         if !cx.links.tell(server, to_server::Body::Inventory(told)) {
@@ -123,6 +125,34 @@ mod tests {
         })
         .await;
         assert_eq!(node.chunk(kept).version.0, 1, "nothing was wrong with it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn v5_what_an_old_disk_has_is_copied_again() {
+        let (mut node, session) = attached(2).await;
+        let (_, chunk) = node.file(session, "old", &[1]);
+        settled().await;
+        let old = node.disks.lock().replicas[&(2, chunk)].clone();
+        // The chunk goes on to another version, and is left alone.
+        node.disconnect(2);
+        node.disks.lock().replicas.remove(&(2, chunk));
+        node.connect(2, 2, &[]);
+        node.until("it went on", |n| n.chunk(chunk).version.0 > 1 && n.chunk(chunk).intent.is_none()).await;
+        let version = node.chunk(chunk).version;
+        node.until("two copies", |n| n.chunk(chunk).replicas.len() == 2 && n.chunk(chunk).intent.is_none()).await;
+        settled().await;
+        node.disconnect(2);
+        node.disks.lock().replicas.insert((2, chunk), old);
+        node.connect(2, 3, &[]);
+        node.until("the old copy is replaced", |n| {
+            let row = n.chunk(chunk);
+            let copy = n.replica(2, chunk);
+            row.version > version
+                && row.intent.is_none()
+                && row.replicas.len() == 2
+                && copy.is_some_and(|c| c.completed == row.version.0)
+        })
+        .await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -322,7 +322,11 @@ async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarnation: u64,
         let mut beat = tokio::time::interval(Duration::from_millis(250));
         let mut stamp = 0;
         let mut held: Vec<WireCommand> = Vec::new();
-        let mut lost: Vec<u64> = Vec::new();
+        let mut lost: Vec<(u64, u64)> = Vec::new();
+        let lacks = |(chunk, version): &(u64, u64)| {
+            let disks = disks.lock();
+            disks.replicas.get(&(server, ChunkId(*chunk))).is_none_or(|replica| replica.completed < *version)
+        };
         let mut look = tokio::time::interval(Duration::from_millis(10));
         loop {
             tokio::select! {
@@ -349,21 +353,21 @@ async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarnation: u64,
                         disks.told.push((server, "lease".to_owned()));
                     }
                     Some(to_server::Body::Inventory(inventory)) => {
-                        let mut disks = disks.lock();
-                        disks.told.push((server, format!("inventory of {}", inventory.chunks.len())));
+                        disks.lock().told.push((server, format!("inventory of {}", inventory.chunks.len())));
                         if inventory.first {
                             lost.clear();
                         }
-                        lost.extend(inventory.chunks.iter().filter(|c| !disks.replicas.contains_key(&(server, ChunkId(**c)))));
+                        lost.extend(inventory.chunks.into_iter().zip(inventory.versions).filter(lacks));
                     }
                     Some(_) => {}
                     None => break,
                 },
                 _ = beat.tick() => {
                     stamp += 1;
-                    lost.retain(|chunk| !disks.lock().replicas.contains_key(&(server, ChunkId(*chunk))));
+                    lost.retain(lacks);
+                    let lost_chunks = lost.iter().map(|(chunk, _)| *chunk).collect();
                     let damaged_chunks = damaged(&disks, server);
-                    let heartbeat = Heartbeat { stamp, disks: vec![disk()], lost_chunks: lost.clone(), damaged_chunks };
+                    let heartbeat = Heartbeat { stamp, disks: vec![disk()], lost_chunks, damaged_chunks };
                     if sender.send(from_server(from_server::Body::Heartbeat(heartbeat))).await.is_err() {
                         break;
                     }
