@@ -11,7 +11,7 @@ use caribou_chunkd::store::disk::{Disk, OpenMode, Space};
 use caribou_chunkd::store::file::FileDisk;
 use caribou_chunkd::store::memory::MemoryDisk;
 use caribou_chunkd::store::{ChunkStore, ClusterIdentity, Error, OpenError, OpenOptions};
-use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation, ServerId};
+use caribou_proto::ids::{ChunkVersion, Incarnation, ServerId};
 use store_support::*;
 
 // F3

@@ -14,14 +14,15 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use caribou_cli::local::ProcessId;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rustix::process::Signal;
 
-use super::{Harm, Kind, Remedy, Server, Site, Whom, said_since};
+use super::harm::start;
+use super::{Broken, Harm, Kind, Remedy, Server, Site, Whom, said_since};
 
 /// The parts of a segment of the Raft log (docs/on-disk-format.md).
 const FIRST_FRAME_AT: usize = 4096;
@@ -96,14 +97,17 @@ impl Damage {
         let said = said_since(&self.log, self.log_bytes)?;
         let complaints = said.lines().filter(|line| WORDS.iter().any(|word| line.contains(word))).count();
         let place = format!("{} is damaged at byte {}", self.path.display(), self.offset);
-        ensure!(complaints > 0 || !has_ended, "{place}, and its node has ended without a word");
+        if has_ended && complaints == 0 {
+            return Err(Broken::promise(format!("{place}, and its node has ended without a word")));
+        }
         // Each frame is read before anything else is done.
-        let is_taken = self.kind == Kind::RotLogFollower && said.contains(OPENED);
-        ensure!(!is_taken, "{place}, and its node has taken the log for a sound one");
+        if self.kind == Kind::RotLogFollower && said.contains(OPENED) {
+            return Err(Broken::promise(format!("{place}, and its node has taken the log for a sound one")));
+        }
         if there(&self.path, self.offset)? == Some(self.byte) {
             flip(&self.path, self.offset, self.bit)?;
         }
-        site.lab.cluster.start(part, number).await?;
+        start(site, self.server).await?;
         Ok(complaints as u64)
     }
 }

@@ -141,7 +141,7 @@ impl Remedy {
 }
 
 /// P5: a server comes up again, whatever it went through.
-async fn start(site: &mut Site<'_>, (part, number): Server) -> Result<()> {
+pub(super) async fn start(site: &mut Site<'_>, (part, number): Server) -> Result<()> {
     site.lab.cluster.start(part, number).await.map_err(|error| Broken::by(&error))
 }
 

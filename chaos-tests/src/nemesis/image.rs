@@ -17,6 +17,7 @@ use caribou_cli::local::Part;
 use rand::RngExt as _;
 use rustix::process::Signal;
 
+use super::harm::start;
 use super::{Harm, Kind, Remedy, Server, Site, Whom, power};
 use crate::lab::Lab;
 
@@ -69,7 +70,7 @@ async fn keep(site: &mut Site<'_>, (part, number): Server) -> Result<Replicas> {
     power::thaw(&volume)?;
     let kept = kept??;
     site.lab.cluster.signal(part, number, Signal::KILL)?;
-    site.lab.cluster.start(part, number).await?;
+    start(site, (part, number)).await?;
     Ok(kept)
 }
 
@@ -85,7 +86,7 @@ async fn put_back(site: &mut Site<'_>, (part, number): Server, before: &Replicas
     site.lab.cluster.signal(part, number, Signal::KILL)?;
     let newer = replicas(&volume)?;
     power::put_back(&volume)?;
-    site.lab.cluster.start(part, number).await?;
+    start(site, (part, number)).await?;
     Ok(changed(before, &newer))
 }
 
