@@ -197,7 +197,7 @@ async fn chaos(smoke: &mut Smoke<'_>) -> Result<()> {
     }
     let folder = tempfile::tempdir()?;
     let args = run::Args {
-        seed: 1,
+        seed: 2,
         minutes: 1.0,
         profile: run::Profile::Smoke,
         only: Vec::new(),
