@@ -7,8 +7,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use caribou_proto::chunk::v1::Delete;
 use caribou_proto::chunk::v1::command::Body;
+use caribou_proto::chunk::v1::{CommandResult, Delete, Status};
 use caribou_proto::ids::{ChunkId, ChunkVersion, ServerId};
 use tokio::time::Instant;
 
@@ -168,19 +168,25 @@ impl Collector {
     }
 
     /// The server has answered a Delete; what it refused is sent again by the next scan.
-    pub(crate) fn deleted(&mut self, server: ServerId, chunk: ChunkId, version: ChunkVersion, ok: bool) {
+    pub(crate) fn deleted(
+        &mut self,
+        server: ServerId,
+        (chunk, version): (ChunkId, ChunkVersion),
+        result: &CommandResult,
+    ) {
         let Some(queue) = self.servers.get_mut(&server) else { return };
         // A Delete of a higher version may have been sent since.
         if queue.in_flight.get(&chunk) == Some(&version) {
             queue.in_flight.remove(&chunk);
         }
-        if ok {
+        if result.status() == Status::Ok {
             let done = queue.done.entry(chunk).or_insert(version);
             *done = version.max(*done);
         } else {
             // A disk that has failed refuses them all: one line until the next scan says it.
             if queue.refused.is_empty() {
-                tracing::warn!(%server, %chunk, %version, "a deletion failed; it is tried again");
+                let (status, detail) = (result.status(), &result.detail);
+                tracing::warn!(%server, %chunk, %version, ?status, detail, "a deletion failed; it is tried again");
             }
             queue.refused.insert(chunk, version);
         }
@@ -214,6 +220,10 @@ impl Collector {
 mod tests {
     use super::*;
 
+    fn answer(status: Status) -> CommandResult {
+        CommandResult { status: status as i32, ..CommandResult::default() }
+    }
+
     #[test]
     fn a_higher_version_is_another_deletion() {
         let (server, chunk) = (ServerId(1), ChunkId(5));
@@ -224,9 +234,9 @@ mod tests {
         assert!(!queue.is_known(chunk, ChunkVersion(3)), "what is being confirmed is the older one");
         queue.in_flight.insert(chunk, ChunkVersion(3));
         collector.servers.insert(server, queue);
-        collector.deleted(server, chunk, ChunkVersion(2), true);
+        collector.deleted(server, (chunk, ChunkVersion(2)), &answer(Status::Ok));
         assert!(collector.is_deleting(server, chunk), "R2: no copy is made there yet");
-        collector.deleted(server, chunk, ChunkVersion(3), true);
+        collector.deleted(server, (chunk, ChunkVersion(3)), &answer(Status::Ok));
         assert!(!collector.is_deleting(server, chunk));
     }
 
@@ -237,7 +247,7 @@ mod tests {
         let mut queue = Queue::new(Instant::now());
         queue.in_flight.insert(chunk, ChunkVersion(2));
         collector.servers.insert(server, queue);
-        collector.deleted(server, chunk, ChunkVersion(2), false);
+        collector.deleted(server, (chunk, ChunkVersion(2)), &answer(Status::IoError));
         let queue = &collector.servers[&server];
         assert!(queue.is_known(chunk, ChunkVersion(2)), "new garbage does not send it again");
         assert!(!queue.is_known(chunk, ChunkVersion(3)));

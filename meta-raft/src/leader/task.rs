@@ -315,8 +315,7 @@ impl Loops<'_> {
             Purpose::Recovery { chunk, round } => self.recovery.result(cx, (chunk, round), server, result),
             Purpose::Repair { chunk, round } => self.repair.result(cx, self.recovery, (chunk, round), result),
             Purpose::Delete { chunk, version } => {
-                let ok = result.status() == caribou_proto::chunk::v1::Status::Ok;
-                self.garbage.deleted(server, chunk, version, ok);
+                self.garbage.deleted(server, (chunk, version), &result);
                 Ok(())
             }
         }

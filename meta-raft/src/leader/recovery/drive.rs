@@ -177,13 +177,14 @@ impl Drive {
         Ok(self.members.iter().any(|m| !m.named && m.state == State::Asked))
     }
 
-    /// Servers for replacements. One that is still to delete its copy of this version, since it had lost it (R3), would delete the new one.
+    /// Servers for replacements. One that has still to delete what it had (R3, R4) would delete the new one, or, once it has heard of this
+    /// version, refuse the deletion of the older one for ever.
     fn candidates(&self, cx: &Cx<'_>, wanted: usize, mut except: Vec<ServerId>) -> Result<Vec<ServerId>, Fatal> {
         loop {
             let found = cx.shared.placement.lock().next(wanted, &except);
             let before = except.len();
             for server in &found {
-                if garbage::get(cx.tables, *server, self.chunk)?.is_some_and(|version| version >= self.version) {
+                if garbage::get(cx.tables, *server, self.chunk)?.is_some() {
                     except.push(*server);
                 }
             }

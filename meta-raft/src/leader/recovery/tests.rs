@@ -236,6 +236,37 @@ async fn r3_a_server_that_lost_its_copy_gets_another_only_after_its_deletion() {
     assert_eq!(node.replica(2, chunk).unwrap().cells, Replica::whole(1, &[1, 2]).cells);
 }
 
+/// Seed 1 of `run --profile smoke`: what it had heard of by the join that was given up it would not delete by the older deletion.
+#[tokio::test(start_paused = true)]
+async fn r4_a_server_with_a_deletion_to_come_is_not_joined() {
+    let mut node = Node::new(2);
+    for server in 1..=3 {
+        node.connect(server, 1, &[]);
+        node.attached(server).await;
+    }
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", &[1, 2]);
+    let breaks = |node: &Node| {
+        let mut grant = None;
+        node.apply(|w| grant = Some(w.take(session, inode, 0)));
+        node.apply(|w| assert_eq!(w.report(session, inode, &grant.unwrap()), GrantState::Pending));
+    };
+    node.disconnect(2);
+    breaks(&node);
+    node.ready(chunk).await;
+    assert_eq!(holders(&node, chunk), [1, 3]);
+    node.disks.lock().mute.extend([(2, "delete"), (2, "fix")]);
+    node.connect(2, 2, &[]);
+    node.until("it is told to delete", |n| n.told().contains(&(2, "delete 2".to_owned()))).await;
+    node.disconnect(3);
+    breaks(&node);
+    node.ready(chunk).await;
+    assert_eq!(holders(&node, chunk), [1], "V6: there is nobody else");
+    node.disks.lock().mute.clear();
+    node.until("two copies again", |n| holders(n, chunk) == [1, 2] && n.chunk(chunk).intent.is_none()).await;
+    assert_eq!(node.replica(2, chunk).unwrap().cells, Replica::whole(1, &[1, 2]).cells);
+}
+
 /// The Ready of a recovery that was under way names the holder as it was before it lost its power.
 #[tokio::test(start_paused = true)]
 async fn v3_a_holder_that_comes_back_dirty_after_its_fix_is_recovered_again() {
