@@ -20,8 +20,6 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, done: &RepairDone) -> OpResult<Reply> {
         garbage::put(op.txn, replaced, edit.id, edit.row.version)?;
         op.effects.push(Effect::Garbage(replaced));
     }
-    // The copy has overwritten whatever was to be deleted there.
-    garbage::delete(op.txn, done.server, edit.id)?;
     edit.row.replicas.push(Replica { server: done.server, incarnation: done.incarnation });
     if edit.row.replicas.len() < classes::get(op.txn, edit.row.class)?.goal() {
         op.effects.push(Effect::BelowGoal(edit.id));
@@ -45,6 +43,10 @@ fn objection(tables: &dyn Tables, row: &Chunk, done: &RepairDone) -> Result<Opti
     }
     if !servers::is_up_as(tables, done.server, done.incarnation)? {
         return Ok(Some("the server is not up in this incarnation"));
+    }
+    // R4: a Delete of the copy may be on its way, and stays so until the row is gone.
+    if garbage::get(tables, done.server, done.chunk)?.is_some() {
+        return Ok(Some("the copy is to be deleted"));
     }
     match done.replaces {
         Some(replaced) if row.replica(replaced).is_none() => Ok(Some("what it replaces is not a holder")),

@@ -403,19 +403,21 @@ fn r2_a_repair_counts_only_if_nothing_was_granted_since() {
     assert_eq!(w.repair(chunk, 3, Some(2)), Reply::Done);
     assert_eq!(w.chunk(chunk).version, ChunkVersion(1));
     assert_eq!(garbage::get(&w.tables, ServerId(2), chunk).unwrap(), Some(ChunkVersion(1)));
-    // The way back: the copy overwrites what was to be deleted.
+    // The way back: not before its deletion has been carried out.
     w.register(2, 2);
     w.down(1, 1);
     let row = w.chunk(chunk);
-    let back = crate::fsm::command::RepairDone {
+    let back = Command::RepairDone(crate::fsm::command::RepairDone {
         chunk,
         version: row.version,
         last_grant: Some(row.last_grant),
         server: ServerId(2),
         incarnation: Incarnation(2),
         replaces: Some(ServerId(1)),
-    };
-    assert_eq!(w.apply(Command::RepairDone(back)), Reply::Done);
+    });
+    assert_eq!(w.apply(back.clone()), Reply::Refused("the copy is to be deleted"), "R4");
+    w.apply(Command::GarbageDone { server: ServerId(2), chunks: vec![(chunk, ChunkVersion(1))] });
+    assert_eq!(w.apply(back), Reply::Done);
     assert_eq!(garbage::get(&w.tables, ServerId(2), chunk).unwrap(), None);
 }
 
