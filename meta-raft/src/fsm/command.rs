@@ -48,6 +48,8 @@ pub enum Command {
     ReplicaLost { chunk: ChunkId, version: ChunkVersion, server: ServerId },
     /// R4: the server has moved these to its quarantine.
     GarbageDone { server: ServerId, chunks: Vec<(ChunkId, ChunkVersion)> },
+    /// R4: the server has a replica that nobody counts on.
+    StrayFound(StrayFound),
 }
 
 impl Command {
@@ -64,9 +66,8 @@ impl Command {
             },
             ExpireSession { .. } | ForgetSessions { .. } | PurgeOrphans { .. } => false,
             Cancel { .. } | OpenSession { .. } | AddIdle { .. } | InitCluster(_) | RegisterServer(_) => true,
-            ServerDown { .. } | StartIntent(_) | Ready(_) | RepairDone(_) | ReplicaLost { .. } | GarbageDone { .. } => {
-                true
-            }
+            ServerDown { .. } | StartIntent(_) | Ready(_) | RepairDone(_) => true,
+            ReplicaLost { .. } | GarbageDone { .. } | StrayFound(_) => true,
         }
     }
 }
@@ -303,4 +304,22 @@ pub struct RepairDone {
     pub incarnation: Incarnation,
     /// A down holder whose replica this copy replaces; it becomes garbage.
     pub replaces: Option<ServerId>,
+}
+
+/// R4; refused if the chunk's row is another one than was seen, names the server, or is at work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StrayFound {
+    pub server: ServerId,
+    pub chunk: ChunkId,
+    /// Of the replica, as the server says.
+    pub version: ChunkVersion,
+    /// S6: the version of the chunk's row; `None`: it has none (any more).
+    pub row_version: Option<ChunkVersion>,
+}
+
+impl StrayFound {
+    /// Versions up to this one are to be deleted. A chunk with a row has been prepared nowhere beyond the row's while it is at rest.
+    pub fn up_to(&self) -> ChunkVersion {
+        self.row_version.unwrap_or(self.version)
+    }
 }

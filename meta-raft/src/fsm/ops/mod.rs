@@ -37,6 +37,7 @@ mod server_down;
 mod setattr;
 mod setxattr;
 mod start_intent;
+mod stray_found;
 mod symlink;
 mod take_grant;
 mod unlink;
@@ -121,5 +122,6 @@ fn apply_command(op: &mut Op<'_, '_>, command: &Command) -> OpResult<Reply> {
         Command::RepairDone(done) => repair_done::apply(op, done),
         Command::ReplicaLost { chunk, version, server } => replica_lost::apply(op, *chunk, *version, *server),
         Command::GarbageDone { server, chunks } => garbage_done::apply(op, *server, chunks),
+        Command::StrayFound(stray) => stray_found::apply(op, stray),
     }
 }

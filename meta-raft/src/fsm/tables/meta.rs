@@ -98,6 +98,13 @@ pub(crate) fn next_chunk(txn: &mut Txn<'_>) -> Result<ChunkId, Fatal> {
     Ok(ChunkId::new(generation, next(txn, Counter::ChunkId)?))
 }
 
+/// F1: whether a chunk of the present generation has been given this id.
+pub fn is_given(tables: &dyn Tables, id: ChunkId) -> Result<bool, Fatal> {
+    let Some(Cluster { generation, .. }) = cluster(tables)? else { return Ok(false) };
+    let last = ChunkId::new(generation, counter(tables, Counter::ChunkId)?);
+    Ok(ChunkId::new(generation, 0) < id && id <= last)
+}
+
 /// F3: generation and counter.
 pub(crate) fn next_grant(txn: &mut Txn<'_>) -> Result<GrantId, Fatal> {
     let generation = existing_cluster(txn)?.generation;

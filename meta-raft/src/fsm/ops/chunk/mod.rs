@@ -20,6 +20,8 @@ mod inline_tests;
 #[cfg(test)]
 mod random;
 #[cfg(test)]
+mod stray_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(crate) mod world;

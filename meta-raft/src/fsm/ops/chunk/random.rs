@@ -1,15 +1,18 @@
-//! Random histories of chunk records: the invariants hold after each, and a second replica that takes them in other batches is equal.
+//! Random histories of chunk records: the invariants hold after each, no Delete that may be on its way names a holder's replica (R4), and a
+//! second replica that takes the records in other batches is equal.
+
+use std::collections::BTreeMap;
 
 use caribou_proto::ids::{ChunkId, ChunkVersion, InodeId, ServerId, SessionId};
 use proptest::prelude::*;
 
 use super::world::{SERVERS, World, end, release, written};
 use crate::fsm::Batch;
-use crate::fsm::command::{Command, IntentKind, StartIntent, WrittenChunk};
+use crate::fsm::command::{Command, IntentKind, StartIntent, StrayFound, WrittenChunk};
 use crate::fsm::error::Errno;
-use crate::fsm::reply::{GrantReply, GrantState};
+use crate::fsm::reply::{GrantReply, GrantState, Reply};
 use crate::fsm::tables::memory::MemoryTables;
-use crate::fsm::tables::{chunks, garbage, inodes, servers};
+use crate::fsm::tables::{chunks, garbage, inodes, meta, servers};
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -25,6 +28,7 @@ enum Act {
     Repair { chunk: usize, server: u64, replace: bool },
     Lost { chunk: usize, server: u64 },
     Collect { server: u64 },
+    Stray { chunk: usize, server: u64, version: u64, row: Option<u64> },
     Restart { server: u64 },
     Down { server: u64 },
     Expire { who: usize },
@@ -51,6 +55,8 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(chunk, server, replace)| Act::Repair { chunk, server, replace }),
         1 => (chunk, server.clone()).prop_map(|(chunk, server)| Act::Lost { chunk, server }),
         1 => server.clone().prop_map(|server| Act::Collect { server }),
+        3 => (0..8usize, server.clone(), 1..5u64, prop::option::of(0..2u64))
+            .prop_map(|(chunk, server, version, row)| Act::Stray { chunk, server, version, row }),
         1 => server.clone().prop_map(|server| Act::Restart { server }),
         1 => server.prop_map(|server| Act::Down { server }),
         1 => who.prop_map(|who| Act::Expire { who }),
@@ -64,6 +70,8 @@ struct History {
     files: Vec<InodeId>,
     /// The last grants that anybody got, with their inodes.
     grants: Vec<(InodeId, GrantReply)>,
+    /// Deletions that servers have been told and have not confirmed, by the highest version.
+    told: BTreeMap<(ServerId, ChunkId), ChunkVersion>,
 }
 
 impl History {
@@ -71,7 +79,7 @@ impl History {
         let mut world = World::new(2);
         let sessions = [world.open(1), world.open(2)];
         let files = vec![world.create(sessions[0], "a", &[1, 2]).0, world.create(sessions[1], "b", &[]).0];
-        Self { world, sessions, opened: 2, files, grants: Vec::new() }
+        Self { world, sessions, opened: 2, files, grants: Vec::new(), told: BTreeMap::new() }
     }
 
     fn some_chunk(&self, number: usize) -> Option<ChunkId> {
@@ -88,6 +96,7 @@ impl History {
         let before: Vec<_> = self.files.iter().map(|inode| self.world.inline(*inode)).collect();
         let lengths: Vec<_> = self.files.iter().map(|inode| self.length(*inode)).collect();
         self.carry_out(act);
+        self.tell_deletions(act);
         for (file, before) in before.into_iter().enumerate() {
             let (inode, after) = (self.files[file], self.world.inline(self.files[file]));
             let moved = after.is_none() && chunks::of_file(&self.world.tables, inode, 0).unwrap().is_some();
@@ -105,6 +114,22 @@ impl History {
                 _ => before,
             };
             assert_eq!(after, expected, "inline data of file {file} after {act:?}");
+        }
+    }
+
+    /// R4: the garbage is told at once. Whatever a server has to delete of a chunk whose holder it is, is older than what it is named for.
+    fn tell_deletions(&mut self, act: &Act) {
+        for server in (1..=SERVERS).map(ServerId) {
+            for (chunk, version) in garbage::page(&self.world.tables, server, None, usize::MAX).unwrap() {
+                let told = self.told.entry((server, chunk)).or_insert(version);
+                *told = version.max(*told);
+            }
+        }
+        for (chunk, row) in chunks::page(&self.world.tables, None, usize::MAX).unwrap() {
+            for replica in &row.replicas {
+                let told = self.told.get(&(replica.server, chunk));
+                assert!(told.is_none_or(|told| *told < row.version), "R4: {chunk} after {act:?}: {told:?}, {row:?}");
+            }
         }
     }
 
@@ -146,9 +171,13 @@ impl History {
             }
             Act::Collect { server } => {
                 let mut chunks = garbage::page(&self.world.tables, ServerId(server), None, 2).unwrap();
+                self.told.retain(|(of, chunk), told| {
+                    *of != ServerId(server) || !chunks.iter().any(|(done, version)| done == chunk && *told <= *version)
+                });
                 chunks.push((ChunkId(1), ChunkVersion(1)));
                 self.world.apply(Command::GarbageDone { server: ServerId(server), chunks });
             }
+            Act::Stray { chunk, server, version, row } => self.stray(chunk, (ServerId(server), version), row),
             Act::Restart { server } => {
                 let next = self.incarnation(server) + 1;
                 self.world.register(server, next);
@@ -203,6 +232,29 @@ impl History {
             Act::End { .. } => drop(self.world.end(session, &[end(&grant)])),
             Act::Release { .. } => drop(self.world.end(session, &[release(grant.chunk, grant.index)])),
             _ => drop(self.world.report(session, inode, &grant)),
+        }
+    }
+
+    /// Of any chunk that was given, or will be given next; compared with its row as it is, an older one, or none.
+    fn stray(&mut self, number: usize, (server, version): (ServerId, u64), age: Option<u64>) {
+        let (chunk, version) = (ChunkId::new(1, number as u64), ChunkVersion(version));
+        let before = chunks::get(&self.world.tables, chunk).unwrap();
+        let is_given = meta::is_given(&self.world.tables, chunk).unwrap();
+        let row_version =
+            before.as_ref().and_then(|row| age.map(|age| ChunkVersion(row.version.0.saturating_sub(age))));
+        let stray = StrayFound { server, chunk, version, row_version };
+        let stored = garbage::get(&self.world.tables, server, chunk).unwrap();
+        let reply = self.world.apply(Command::StrayFound(stray));
+        let after = garbage::get(&self.world.tables, server, chunk).unwrap();
+        assert_eq!(chunks::get(&self.world.tables, chunk).unwrap(), before, "the chunk is as it was");
+        if reply != Reply::Done {
+            assert_eq!(after, stored);
+            return;
+        }
+        assert!(is_given && after >= Some(version) && after > stored, "{stray:?}: {stored:?} {after:?}");
+        if let Some(row) = before {
+            let at_rest = !row.new && row.grant.is_none() && row.intent.is_none();
+            assert!(at_rest && row.replica(server).is_none() && after == Some(row.version), "{stray:?}: {row:?}");
         }
     }
 

@@ -72,6 +72,12 @@ impl From<Command> for DiskCommand {
                 server: server.0,
                 chunks: chunks.into_iter().map(|(c, v)| disk::ChunkAt { chunk: c.0, version: v.0 }).collect(),
             }),
+            Command::StrayFound(s) => Self::StrayFound(disk::StrayFound {
+                server: s.server.0,
+                chunk: s.chunk.0,
+                version: s.version.0,
+                row_version: s.row_version.map(|v| v.0),
+            }),
         }
     }
 }
@@ -133,6 +139,12 @@ impl TryFrom<DiskCommand> for Command {
                 server: ServerId(g.server),
                 chunks: g.chunks.into_iter().map(|c| (ChunkId(c.chunk), ChunkVersion(c.version))).collect(),
             },
+            DiskCommand::StrayFound(s) => Self::StrayFound(mem::StrayFound {
+                server: ServerId(s.server),
+                chunk: ChunkId(s.chunk),
+                version: ChunkVersion(s.version),
+                row_version: s.row_version.map(ChunkVersion),
+            }),
         })
     }
 }

@@ -121,6 +121,8 @@ fn every_command() -> Vec<Command> {
         }),
         Command::ReplicaLost { chunk, version, server },
         Command::GarbageDone { server, chunks: vec![(chunk, version)] },
+        Command::StrayFound(StrayFound { server, chunk, version, row_version: Some(ChunkVersion(5)) }),
+        Command::StrayFound(StrayFound { server, chunk, version, row_version: None }),
     ]
 }
 
