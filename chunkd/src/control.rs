@@ -8,7 +8,7 @@ use crate::attach::{self, Attached, Nodes, Refusal};
 use crate::heartbeat::{self, Heartbeats};
 use crate::recover;
 use crate::server::ChunkServer;
-use caribou_proto::chunk::v1::{FromServer, ToServer, to_server};
+use caribou_proto::chunk::v1::{FromServer, Inventory, ToServer, to_server};
 use caribou_proto::ids::{ChunkId, ChunkVersion};
 use futures::StreamExt;
 use std::sync::Arc;
@@ -114,10 +114,7 @@ impl Stream {
                 None
             }
             Some(to_server::Body::Inventory(inventory)) => {
-                // A leader of an older release names no versions.
-                let versions = inventory.versions.into_iter().chain(std::iter::repeat(0)).map(ChunkVersion);
-                let chunks: Vec<_> = inventory.chunks.into_iter().map(ChunkId).zip(versions).collect();
-                server.store.expect(inventory.first, &chunks);
+                compare(server, inventory);
                 None
             }
             Some(to_server::Body::NotLeader(hint)) => {
@@ -132,4 +129,15 @@ impl Stream {
             }
         }
     }
+}
+
+/// R4: what the leader counts on, beside what is here. One of an older release names neither versions nor a range of ids.
+fn compare(server: &ChunkServer, inventory: Inventory) {
+    let Inventory { first, chunks, versions, from, up_to, under_way } = inventory;
+    let counted = chunks.iter().chain(&under_way).copied().map(ChunkId).collect();
+    let range = (up_to > 0).then(|| ChunkId(from)..=ChunkId(up_to));
+    server.store.compare(first, range, &counted);
+    let versions = versions.into_iter().chain(std::iter::repeat(0)).map(ChunkVersion);
+    let chunks: Vec<_> = chunks.into_iter().map(ChunkId).zip(versions).collect();
+    server.store.expect(first, &chunks);
 }

@@ -4,7 +4,7 @@ use crate::limits;
 use crate::service::status::cluster_on_wire;
 use crate::store::ChunkStore;
 use bytes::Bytes;
-use caribou_proto::chunk::v1::{DamagedChunk, Disk, FromServer, Heartbeat, Register, from_server};
+use caribou_proto::chunk::v1::{DamagedChunk, Disk, FromServer, Heartbeat, Register, StrayChunk, from_server};
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -70,27 +70,31 @@ pub(crate) fn register(store: &ChunkStore, data_address: &str) -> FromServer {
 }
 
 pub(crate) fn heartbeat(store: &ChunkStore, stamp_ns: u64) -> FromServer {
-    let (lost, damaged) = (store.lost_chunks(), store.damaged_chunks());
+    let (lost, damaged, strays) = (store.lost_chunks(), store.damaged_chunks(), store.stray_chunks());
+    let lost = window(&lost, limits::LOST_PER_HEARTBEAT, stamp_ns).iter().map(|chunk| chunk.0);
     // R3: mended by a recovery, not given up. Why a leader that does not know the field is not told in another way: `chunk/v1/control.proto`.
-    let damaged =
-        window(&damaged, stamp_ns).iter().map(|(chunk, blocks)| DamagedChunk { chunk: chunk.0, blocks: *blocks });
+    let damaged = window(&damaged, limits::LOST_PER_HEARTBEAT, stamp_ns).iter();
+    let damaged = damaged.map(|(chunk, blocks)| DamagedChunk { chunk: chunk.0, blocks: *blocks });
+    let strays = window(&strays, limits::STRAYS_PER_HEARTBEAT, stamp_ns).iter();
+    let strays = strays.map(|(chunk, version)| StrayChunk { chunk: chunk.0, version: version.0 });
     FromServer {
         body: Some(from_server::Body::Heartbeat(Heartbeat {
             stamp: stamp_ns,
             disks: disks(store),
-            lost_chunks: window(&lost, stamp_ns).iter().map(|chunk| chunk.0).collect(),
+            lost_chunks: lost.collect(),
             damaged_chunks: damaged.collect(),
+            stray_chunks: strays.collect(),
         })),
     }
 }
 
-/// Of many replicas each heartbeat names some, the same ones for a few seconds: the leader wants to hear it twice (R3). It names as many as it can: one
-/// that names fewer has named all.
-fn window<T>(all: &[T], stamp_ns: u64) -> &[T] {
-    let windows = all.len().div_ceil(limits::LOST_PER_HEARTBEAT).max(1);
+/// Of many replicas each heartbeat names some, the same ones for a few seconds: the leader wants to hear it twice (R3, R4). It names as many as it
+/// can: one that names fewer has named all.
+fn window<T>(all: &[T], limit: usize, stamp_ns: u64) -> &[T] {
+    let windows = all.len().div_ceil(limit).max(1);
     let turn = usize::try_from(stamp_ns / limits::LOST_TURN.as_nanos() as u64).unwrap_or(0) % windows;
-    let first = (turn * limits::LOST_PER_HEARTBEAT).min(all.len().saturating_sub(limits::LOST_PER_HEARTBEAT));
-    &all[first..all.len().min(first + limits::LOST_PER_HEARTBEAT)]
+    let first = (turn * limit).min(all.len().saturating_sub(limit));
+    &all[first..all.len().min(first + limit)]
 }
 
 fn disks(store: &ChunkStore) -> Vec<Disk> {
@@ -127,11 +131,12 @@ mod tests {
     fn all_lost_replicas_have_their_turn() {
         let lost: Vec<u64> = (0..3 * limits::LOST_PER_HEARTBEAT as u64 - 5).collect();
         let turn = limits::LOST_TURN.as_nanos() as u64;
-        let named: Vec<u64> = (0..3).flat_map(|n| window(&lost, n * turn + 1)).copied().collect();
+        let window_at = |stamp| window(&lost, limits::LOST_PER_HEARTBEAT, stamp);
+        let named: Vec<u64> = (0..3).flat_map(|n| window_at(n * turn + 1)).copied().collect();
         assert_eq!(named.iter().copied().collect::<BTreeSet<_>>(), lost.iter().copied().collect(), "each of them");
         assert_eq!(named.len(), 3 * limits::LOST_PER_HEARTBEAT, "fewer would say that these are all");
-        assert_eq!(window(&lost, turn), window(&lost, 2 * turn - 1), "long enough to be said twice");
-        assert!(window::<u64>(&[], 7).is_empty());
+        assert_eq!(window_at(turn), window_at(2 * turn - 1), "long enough to be said twice");
+        assert!(window::<u64>(&[], limits::LOST_PER_HEARTBEAT, 7).is_empty());
     }
 
     #[test]

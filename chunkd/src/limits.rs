@@ -60,6 +60,8 @@ pub(crate) const ATTACH_BACKOFF_MAX: Duration = Duration::from_millis(100);
 pub(crate) const REGISTER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Replicas that a heartbeat reports as lost at most, and as damaged (R3: hints). Part of the wire's meaning: with fewer damaged ones it has named all.
 pub(crate) const LOST_PER_HEARTBEAT: usize = 1024;
+/// Replicas that a heartbeat names at most of those that nobody counts on (R4: hints). The leader looks each of them up, and there is no hurry.
+pub(crate) const STRAYS_PER_HEARTBEAT: usize = 64;
 /// When there are more, others are named after this time: several heartbeats.
 pub(crate) const LOST_TURN: Duration = Duration::from_secs(2);
 

@@ -2,7 +2,7 @@
 //!
 //! Never blocks a task of the runtime: only the disks' threads touch a disk or a lock that is held across I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -55,6 +55,8 @@ pub struct ChunkStore {
     pub(super) placing: Mutex<()>,
     /// R4: what the leader counts on and no folder has at that version.
     pub(super) missing: Mutex<BTreeMap<ChunkId, ChunkVersion>>,
+    /// R4: what is here and the leader does not count on.
+    pub(super) strays: Mutex<BTreeSet<ChunkId>>,
     closed: AtomicBool,
 }
 
@@ -81,6 +83,7 @@ impl ChunkStore {
             deadline,
             placing: Mutex::new(()),
             missing: Mutex::default(),
+            strays: Mutex::default(),
             closed: AtomicBool::new(false),
         }))
     }

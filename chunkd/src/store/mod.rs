@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! request.rs  error.rs     the words spoken with the service
-//! chunk_store.rs           ChunkStore: the async door; queues, waits with a deadline      homes.rs  which disk     lost.rs  R3 R4      pool.rs  a disk's threads
+//! chunk_store.rs           ChunkStore: the async door; queues, waits with a deadline      homes.rs  which disk     lost.rs, strays.rs  R3 R4      pool.rs  a disk's threads
 //! start.rs  scan.rs        opening: whose folders, incarnation (F3), index, dirty set      folder.rs  identity, fence, clean mark
 //! volume.rs                one data folder at work: index, open files, fdatasync (W6), failure      suspects.rs  R3: lost or damaged
 //!   write.rs  read.rs      W2 W3 F3 · R1          recover.rs  verify.rs    V1 V2        retire.rs  R4       upkeep.rs  ticks, stop
@@ -47,6 +47,7 @@ mod retire;
 mod scan;
 mod slots;
 mod start;
+mod strays;
 mod suspects;
 mod table;
 mod tombstones;

@@ -2,7 +2,7 @@
 //!
 //! Nothing is unlinked here (R4): what cannot be placed goes to `quarantine/found`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ use super::volume::quarantine_found;
 /// What a scan has found.
 #[derive(Default)]
 pub(crate) struct Scanned {
-    pub(crate) index: HashMap<ChunkId, Arc<Replica>>,
+    pub(crate) index: BTreeMap<ChunkId, Arc<Replica>>,
     /// R3: replicas without a usable header that cannot be explained by a crash.
     pub(crate) lost: BTreeSet<ChunkId>,
     /// And what they may have lost (M16).

@@ -4,7 +4,7 @@
 //! Invariant: after a failed write or fsync nothing is done on the disk any more (W6).
 
 use std::any::Any;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,7 +39,8 @@ pub(crate) struct Volume {
     pub(crate) disk_uuid: [u8; 16],
     pub(crate) incarnation: Incarnation,
     pub(crate) journal: Journal,
-    pub(crate) index: RwLock<HashMap<ChunkId, Arc<Replica>>>,
+    /// Ordered: the leader compares it range by range (R4).
+    pub(crate) index: RwLock<BTreeMap<ChunkId, Arc<Replica>>>,
     pub(crate) tombstones: Arc<Tombstones>,
     pub(crate) space: Mutex<Space>,
     /// Replicas made since `space` was looked at.
@@ -61,7 +62,7 @@ pub(crate) struct Parts {
     pub(crate) identity: Identity,
     pub(crate) incarnation: Incarnation,
     pub(crate) journal: Journal,
-    pub(crate) index: HashMap<ChunkId, Arc<Replica>>,
+    pub(crate) index: BTreeMap<ChunkId, Arc<Replica>>,
     pub(crate) lost: BTreeSet<ChunkId>,
     pub(crate) space: Space,
     pub(crate) tombstones: Arc<Tombstones>,

@@ -135,6 +135,12 @@ impl Leader {
         receiver
     }
 
+    /// Says something that needs no answer.
+    pub(super) async fn tell(&self, server: u64, body: to_server::Body) {
+        let stream = self.state.lock().streams[&server].clone();
+        stream.send(ToServer { body: Some(body) }).await.expect("the server is attached");
+    }
+
     async fn serve(self: Arc<Self>, mut messages: mpsc::Receiver<FromServer>, answers: mpsc::Sender<ToServer>) {
         while let Some(message) = messages.recv().await {
             let answer = match message.body.expect("a message has a body") {

@@ -11,4 +11,5 @@ mod grpc;
 mod leader;
 mod reading;
 mod recovery;
+mod strays;
 mod writing;

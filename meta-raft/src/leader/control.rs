@@ -144,7 +144,7 @@ async fn take(
     body: from_server::Body,
 ) {
     match body {
-        from_server::Body::Heartbeat(Heartbeat { stamp, disks, lost_chunks, damaged_chunks }) => {
+        from_server::Body::Heartbeat(Heartbeat { stamp, disks, lost_chunks, damaged_chunks, stray_chunks: _ }) => {
             let term = leader.term();
             leader.answer_heartbeat(server, stream, || {
                 // Behind every command that was sent before: what must not be served is known first. Without room, no lease.

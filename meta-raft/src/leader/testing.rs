@@ -367,7 +367,8 @@ async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarnation: u64,
                     lost.retain(lacks);
                     let lost_chunks = lost.iter().map(|(chunk, _)| *chunk).collect();
                     let damaged_chunks = damaged(&disks, server);
-                    let heartbeat = Heartbeat { stamp, disks: vec![disk()], lost_chunks, damaged_chunks };
+                    let disks = vec![disk()];
+                    let heartbeat = Heartbeat { stamp, disks, lost_chunks, damaged_chunks, ..Heartbeat::default() };
                     if sender.send(from_server(from_server::Body::Heartbeat(heartbeat))).await.is_err() {
                         break;
                     }
