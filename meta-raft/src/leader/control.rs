@@ -13,7 +13,7 @@ use caribou_proto::chunk::v1::{
     to_server,
 };
 use caribou_proto::cluster::v1::{ClusterId, MetaNode};
-use caribou_proto::ids::{ChunkId, Incarnation, ServerId};
+use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation, ServerId};
 use futures::{Stream, StreamExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -144,7 +144,7 @@ async fn take(
     body: from_server::Body,
 ) {
     match body {
-        from_server::Body::Heartbeat(Heartbeat { stamp, disks, lost_chunks, damaged_chunks, stray_chunks: _ }) => {
+        from_server::Body::Heartbeat(Heartbeat { stamp, disks, lost_chunks, damaged_chunks, stray_chunks }) => {
             let term = leader.term();
             leader.answer_heartbeat(server, stream, || {
                 // Behind every command that was sent before: what must not be served is known first. Without room, no lease.
@@ -152,7 +152,9 @@ async fn take(
             });
             let lost = lost_chunks.into_iter().map(ChunkId).collect();
             let damaged = damaged_chunks.into_iter().map(|told| (ChunkId(told.chunk), told.blocks)).collect();
-            leader.heartbeat(server, stream, Told { room: room(&disks), lost, damaged }).await;
+            let strays =
+                stray_chunks.into_iter().map(|told| (ChunkId(told.chunk), ChunkVersion(told.version))).collect();
+            leader.heartbeat(server, stream, Told { room: room(&disks), lost, damaged, strays }).await;
         }
         from_server::Body::Result(result) => leader.result(server, stream, result).await,
         from_server::Body::Register(_) => warn!(%server, "a chunk server registered twice on one stream"),

@@ -1,5 +1,6 @@
 //! Compares what the state says of a server's replicas with what the server has (R4): the leader tells it, page by page, which chunks it counts
-//! on there and at which versions, and the server says in its heartbeats which of them it lacks (R3, `lost`).
+//! on there and at which versions, and the server says in its heartbeats which of them it lacks (R3, `lost`), and what else it has (`strays`).
+//! Pages follow each other without a gap, the last one goes on for ever: of every id the server knows whether it is counted on.
 //!
 //! Nothing else would notice a disk that was replaced by an empty one, or by an old image of itself (V5), while its server was stopped: chunks that
 //! nobody writes would stay one copy short, and an old copy would count as one.
@@ -58,21 +59,24 @@ impl Inventories {
         };
         self.last = Some(server);
         let page = server_chunks::page(cx.tables, server, walk.after, limits::PAGE)?;
-        let mut told = Inventory { first: walk.after.is_none(), ..Inventory::default() };
+        let last = page.last().copied().filter(|_| page.len() == limits::PAGE);
+        let (first, from) = (walk.after.is_none(), walk.after.map_or(0, |after| after.0.saturating_add(1)));
+        let mut told = Inventory { first, from, up_to: last.map_or(u64::MAX, |last| last.0), ..Inventory::default() };
         for chunk in &page {
             // Under a grant or an Intent a replica may be on its way; whoever works on the chunk finds out.
             let row = chunks::existing(cx.tables, *chunk)?;
             if !row.new && row.grant.is_none() && row.intent.is_none() {
                 told.chunks.push(chunk.0);
                 told.versions.push(row.version.0);
+            } else {
+                told.under_way.push(chunk.0);
             }
         }
         if !cx.links.tell(server, to_server::Body::Inventory(told)) {
             return Ok(());
         }
-        let more = page.len() == limits::PAGE;
-        walk.after = page.last().copied().filter(|_| more);
-        if !more {
+        walk.after = last;
+        if last.is_none() {
             walk.whole.get_or_insert(cx.now);
             // Not all at once, although all were told at once after an election.
             walk.due = cx.now + limits::INVENTORY_INTERVAL + Duration::from_secs(server.0 % 60);
@@ -83,12 +87,15 @@ impl Inventories {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::time::Duration;
 
+    use caribou_proto::chunk::v1::{Inventory, from_server, to_server};
     use caribou_proto::ids::{ServerId, SessionId};
+    use futures::StreamExt;
 
     use crate::leader::limits;
-    use crate::leader::testing::{Node, Replica};
+    use crate::leader::testing::{Node, Replica, dial, from_server, registration};
 
     /// A leader of chunks with two copies, servers 1 to `servers`, and a session.
     async fn attached(servers: u64) -> (Node, SessionId) {
@@ -104,6 +111,30 @@ mod tests {
     /// Until every server vouches for what it has not reported, on the paused clock.
     async fn settled() {
         tokio::time::sleep(limits::INVENTORY_SETTLED + Duration::from_secs(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn r4_pages_leave_no_id_out_and_name_all_that_is_counted_on() {
+        let (node, session) = attached(1).await;
+        let files: Vec<_> = (0..300).map(|n| node.file(session, &format!("f{n}"), &[1])).collect();
+        node.apply(|w| {
+            w.take(session, files[7].0, 0);
+        });
+        let (sender, mut answers) = dial(node.host());
+        sender.send(from_server(from_server::Body::Register(registration(2, 1, &[])))).await.unwrap();
+        let mut pages: Vec<Inventory> = Vec::new();
+        while pages.last().is_none_or(|page| page.up_to < u64::MAX) {
+            if let Some(to_server::Body::Inventory(page)) = answers.next().await.expect("the stream goes on").body {
+                pages.push(page);
+            }
+        }
+        assert_eq!(pages.iter().map(|page| page.first).collect::<Vec<_>>(), [true, false]);
+        assert_eq!((pages[0].from, pages[1].from), (0, pages[0].up_to + 1));
+        let all: BTreeSet<u64> =
+            pages.iter().flat_map(|page| page.chunks.iter().chain(&page.under_way)).copied().collect();
+        assert_eq!(all, files.iter().map(|(_, chunk)| chunk.0).collect());
+        assert_eq!((&pages[0].under_way, pages[1].under_way.is_empty()), (&vec![files[7].1.0], true));
+        assert!(!pages[0].chunks.contains(&files[7].1.0), "what is under way is not missing");
     }
 
     #[tokio::test(start_paused = true)]

@@ -106,6 +106,13 @@ pub(crate) const MEND_REMEMBERED: Duration = Duration::from_secs(3600);
 /// R3: replicas are given up only while fewer chunks than this are in recovery: until it is over, a chunk is not read.
 pub(crate) const LOSSES_AT_ONCE: usize = 2 * RECOVERIES;
 
+/// R4: what one heartbeat may name of replicas that nobody counts on (`chunkd/src/limits.rs` has the same); each is looked up.
+pub(crate) const STRAYS_PER_HEARTBEAT: usize = 64;
+/// R4: so long after a server was told to make a replica it is asked about it, if nobody counts on it by then.
+pub(crate) const JOIN_SETTLED: Duration = Duration::from_secs(30);
+/// Such replicas that wait for it; beyond it they are found when everything is compared again.
+pub(crate) const JOINS_REMEMBERED: usize = 1 << 16;
+
 /// New chunks go to servers with at least this much room.
 pub(crate) const MIN_FREE_BYTES: u64 = 128 << 20;
 /// A server's free bytes are committed anew when they have changed by this part of its total.

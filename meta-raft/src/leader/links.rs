@@ -55,11 +55,13 @@ pub(crate) struct Links {
     term: u64,
     next_command: u64,
     links: HashMap<ServerId, Link>,
+    /// Where replicas have been joined since [`Links::take_joined`].
+    joined: Vec<(ServerId, ChunkId)>,
 }
 
 impl Links {
     pub(crate) fn new(generation: u16, term: u64) -> Self {
-        Self { generation: u32::from(generation), term, next_command: 1, links: HashMap::new() }
+        Self { generation: u32::from(generation), term, next_command: 1, links: HashMap::new(), joined: Vec::new() }
     }
 
     /// Takes a new stream; what the older one of the server had under way is returned, its answers will not come.
@@ -114,6 +116,7 @@ impl Links {
             return false;
         }
         let id = self.next_command;
+        let joins = matches!(&body, Body::Prepare(prepare) if prepare.join);
         let command = Command {
             id,
             generation: self.generation,
@@ -126,10 +129,18 @@ impl Links {
             return false;
         }
         self.next_command += 1;
+        if joins {
+            self.joined.push((server, chunk));
+        }
         if let Some(link) = self.links.get_mut(&server) {
             link.pending.insert(id, Pending { purpose, due: now + limits::COMMAND_TIMEOUT });
         }
         true
+    }
+
+    /// Servers that were told to make a replica, whatever has come of it: at most as many as commands fit on the streams between two calls.
+    pub(crate) fn take_joined(&mut self) -> Vec<(ServerId, ChunkId)> {
+        std::mem::take(&mut self.joined)
     }
 
     /// Says something that needs no answer; false if there is no stream, or no room.

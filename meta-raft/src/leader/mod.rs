@@ -7,7 +7,7 @@
 //!
 //! `deps` what the loops need of the node · `handle` what the node needs of the loops · `task` the event loop · `links` control streams ·
 //! `control` the gRPC service of chunk servers · `liveness` servers that come and go · `recovery` + `plan` Intents (V1) · `recall` (W8) ·
-//! `sessions` (S3, S4) · `claims` (S7) · `repair` (R2) · `lost`, `damaged` (R3) · `garbage`, `inventory` (R4) · `placement` · `limits`.
+//! `sessions` (S3, S4) · `claims` (S7) · `repair` (R2) · `lost`, `damaged` (R3) · `garbage`, `inventory`, `strays` (R4) · `placement` · `limits`.
 //!
 //! Who wires it: on becoming ready call [`Leader::start`], send it every batch of applied effects, give `control` the handle through its
 //! [`control::Host`], and drop the handle when the term is over.
@@ -31,6 +31,7 @@ mod recovery;
 mod repair;
 mod sessions;
 mod shared;
+mod strays;
 mod task;
 #[cfg(test)]
 mod testing;

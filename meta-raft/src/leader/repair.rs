@@ -113,6 +113,11 @@ impl Repair {
         self.queue.len() + self.retry.len() + self.active.len() + self.crowded.len()
     }
 
+    /// Whether a copy of the chunk is being made there.
+    pub(crate) fn is_copying(&self, server: ServerId, chunk: ChunkId) -> bool {
+        self.active.get(&chunk).is_some_and(|copy| copy.target == server)
+    }
+
     pub(crate) fn tick(&mut self, cx: &mut Cx<'_>, garbage: &Collector, recovery: &mut Recovery) -> Result<(), Fatal> {
         self.watch_servers(cx)?;
         self.scan_step(cx)?;

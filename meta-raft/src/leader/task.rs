@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use caribou_proto::chunk::v1::CommandResult;
-use caribou_proto::ids::{ChunkId, Incarnation, ServerId};
+use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation, ServerId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +22,7 @@ use super::recovery::Recovery;
 use super::repair::Repair;
 use super::sessions::Sessions;
 use super::shared::Shared;
+use super::strays::Strays;
 use crate::fsm::error::Fatal;
 use crate::fsm::reply::{Effect, Reply};
 
@@ -57,6 +58,8 @@ pub(crate) struct Told {
     pub(crate) lost: Vec<ChunkId>,
     /// R3: with the number of damaged blocks.
     pub(crate) damaged: Vec<(ChunkId, u32)>,
+    /// R4: with the versions of the replicas.
+    pub(crate) strays: Vec<(ChunkId, ChunkVersion)>,
 }
 
 /// All loops of one term.
@@ -74,6 +77,7 @@ pub(crate) struct Leading {
     damages: Damages,
     garbage: Collector,
     inventories: Inventories,
+    strays: Strays,
 }
 
 /// Where events come from.
@@ -102,6 +106,7 @@ impl Leading {
             damages: Damages::default(),
             garbage: Collector::default(),
             inventories: Inventories::default(),
+            strays: Strays::default(),
         }
     }
 
@@ -175,6 +180,7 @@ impl Leading {
             damages: &mut self.damages,
             garbage: &mut self.garbage,
             inventories: &mut self.inventories,
+            strays: &mut self.strays,
         };
         handle(&mut loops, &mut cx)?;
         loops.detach_ended(&mut cx)?;
@@ -189,7 +195,8 @@ impl Leading {
             loops.sessions.tick(cx)?;
             loops.repair.tick(cx, loops.garbage, loops.recovery)?;
             loops.garbage.tick(cx)?;
-            loops.inventories.tick(cx)
+            loops.inventories.tick(cx)?;
+            loops.strays.tick(cx)
         })
     }
 
@@ -220,7 +227,9 @@ impl Leading {
                 let about = (&*loops.inventories, &*loops.damages, loops.recovery.under_way());
                 loops.losses.heartbeat(cx, about, server, &told.lost)?;
                 let about = (&*loops.inventories, &*loops.losses);
-                loops.damages.heartbeat(cx, about, loops.recovery, server, &told.damaged)
+                loops.damages.heartbeat(cx, about, loops.recovery, server, &told.damaged)?;
+                let about = (&*loops.inventories, &*loops.losses, &*loops.damages, &*loops.repair);
+                loops.strays.heartbeat(cx, about, server, &told.strays)
             }),
             Event::Result { server, stream, result } => self.with(|loops, cx| {
                 let Some(purpose) = cx.links.answered(server, stream, &result) else { return Ok(()) };
@@ -245,6 +254,7 @@ struct Loops<'a> {
     damages: &'a mut Damages,
     garbage: &'a mut Collector,
     inventories: &'a mut Inventories,
+    strays: &'a mut Strays,
 }
 
 impl Loops<'_> {
@@ -288,6 +298,7 @@ impl Loops<'_> {
             self.losses.server_detached(server);
             self.damages.server_detached(server);
             self.inventories.server_detached(server);
+            self.strays.server_detached(server);
             self.gave_up(cx, server, given_up)?;
         }
         Ok(())

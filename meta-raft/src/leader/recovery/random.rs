@@ -1,5 +1,5 @@
 //! One chunk, writers that die, servers that crash, lose power and come back, leaders that die: whatever was acknowledged is there in the end,
-//! so is what readers saw unless everybody who had it lost power, and the replicas are equal (P1, P2, P5).
+//! so is what readers saw unless everybody who had it lost power, the replicas are equal, and nobody else has one (P1, P2, P5, R4).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -295,6 +295,24 @@ impl Story {
                     "P1, seed {seed}: block {block} has {value}, not {allowed:?}"
                 );
             }
+        }
+        self.clears_away(seed).await;
+    }
+
+    /// R4: what joins and copies have left goes, and nothing else.
+    async fn clears_away(&self, seed: u64) {
+        let start = tokio::time::Instant::now();
+        loop {
+            let row = self.node.chunk(self.chunk);
+            let named: BTreeSet<u64> = row.replicas.iter().map(|replica| replica.server.0).collect();
+            let here: BTreeSet<u64> = self.node.disks.lock().replicas.keys().map(|(server, _)| *server).collect();
+            assert!(named.is_subset(&here), "R4, seed {seed}: {here:?} {row:?}");
+            if row.intent.is_none() && named.len() == 2 && named == here {
+                return;
+            }
+            let waited = start.elapsed();
+            assert!(waited < Duration::from_secs(240), "P5, seed {seed}: replicas on {here:?}, {row:?}");
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use caribou_proto::chunk::v1::command::Body;
 use caribou_proto::chunk::v1::{
-    Command as WireCommand, CommandResult, DamagedChunk, Disk, FromServer, Heartbeat, Prepared, Register, Status,
-    ToServer, from_server, to_server,
+    Command as WireCommand, CommandResult, DamagedChunk, Disk, FromServer, Heartbeat, Inventory, Prepared, Register,
+    Status, StrayChunk, ToServer, from_server, to_server,
 };
 use caribou_proto::ids::{BLOCK_STATE_BYTES, BLOCKS_PER_CHUNK, ChunkId};
 use futures::StreamExt;
@@ -102,11 +102,7 @@ pub(super) async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarn
         let mut beat = tokio::time::interval(Duration::from_millis(250));
         let mut stamp = 0;
         let mut held: Vec<WireCommand> = Vec::new();
-        let mut lost: Vec<(u64, u64)> = Vec::new();
-        let lacks = |(chunk, version): &(u64, u64)| {
-            let disks = disks.lock();
-            disks.replicas.get(&(server, ChunkId(*chunk))).is_none_or(|replica| replica.completed < *version)
-        };
+        let mut compared = Compared::default();
         let mut look = tokio::time::interval(Duration::from_millis(10));
         loop {
             tokio::select! {
@@ -133,22 +129,19 @@ pub(super) async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarn
                         disks.told.push((server, "lease".to_owned()));
                     }
                     Some(to_server::Body::Inventory(inventory)) => {
-                        disks.lock().told.push((server, format!("inventory of {}", inventory.chunks.len())));
-                        if inventory.first {
-                            lost.clear();
-                        }
-                        lost.extend(inventory.chunks.into_iter().zip(inventory.versions).filter(lacks));
+                        let mut disks = disks.lock();
+                        disks.told.push((server, format!("inventory of {}", inventory.chunks.len())));
+                        compared.take(&disks, server, inventory);
                     }
                     Some(_) => {}
                     None => break,
                 },
                 _ = beat.tick() => {
                     stamp += 1;
-                    lost.retain(lacks);
-                    let lost_chunks = lost.iter().map(|(chunk, _)| *chunk).collect();
                     let damaged_chunks = damaged(&disks, server);
+                    let (lost_chunks, stray_chunks) = compared.told(&disks.lock(), server);
                     let disks = vec![disk()];
-                    let heartbeat = Heartbeat { stamp, disks, lost_chunks, damaged_chunks, ..Heartbeat::default() };
+                    let heartbeat = Heartbeat { stamp, disks, lost_chunks, damaged_chunks, stray_chunks };
                     if sender.send(from_server(from_server::Body::Heartbeat(heartbeat))).await.is_err() {
                         break;
                     }
@@ -156,6 +149,41 @@ pub(super) async fn serve(host: Arc<dyn Host>, disks: Disks, server: u64, incarn
             }
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// What a server makes of what the leader counts on; as in the store, what is not so any more is not told.
+#[derive(Default)]
+struct Compared {
+    /// With the versions that were meant.
+    lost: Vec<(u64, u64)>,
+    strays: BTreeSet<ChunkId>,
+}
+
+impl Compared {
+    fn take(&mut self, disks: &DiskWorld, server: u64, inventory: Inventory) {
+        let Inventory { first, chunks, versions, from, up_to, under_way } = inventory;
+        if first {
+            *self = Self::default();
+        }
+        let counted: BTreeSet<ChunkId> = chunks.iter().chain(&under_way).copied().map(ChunkId).collect();
+        let here = disks.replicas.keys().filter(|key| key.0 == server).map(|key| key.1);
+        self.strays.extend(here.filter(|chunk| (from..=up_to).contains(&chunk.0) && !counted.contains(chunk)));
+        self.lost.extend(chunks.into_iter().zip(versions));
+        self.forget(disks, server);
+    }
+
+    fn forget(&mut self, disks: &DiskWorld, server: u64) {
+        let replica = |chunk: u64| disks.replicas.get(&(server, ChunkId(chunk)));
+        self.lost.retain(|(chunk, version)| replica(*chunk).is_none_or(|replica| replica.completed < *version));
+        self.strays.retain(|chunk| replica(chunk.0).is_some());
+    }
+
+    fn told(&mut self, disks: &DiskWorld, server: u64) -> (Vec<u64>, Vec<StrayChunk>) {
+        self.forget(disks, server);
+        let lost = self.lost.iter().map(|(chunk, _)| *chunk).collect();
+        let version = |chunk: &ChunkId| disks.replicas[&(server, *chunk)].version;
+        (lost, self.strays.iter().map(|chunk| StrayChunk { chunk: chunk.0, version: version(chunk) }).collect())
     }
 }
 
