@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use caribou_meta_raft::fsm::error::Fatal;
 use caribou_meta_raft::fsm::tables::chunks::{self, Chunk};
+use caribou_meta_raft::fsm::tables::{garbage, server_chunks};
 use caribou_meta_raft::raft::StateView;
 use caribou_proto::ids::CHUNK_BYTES;
 
@@ -14,6 +15,9 @@ use crate::world::{PATIENCE, World};
 
 /// Sessions of killed clients end only now, recoveries and copies follow.
 const REST_PATIENCE: Duration = Duration::from_secs(150);
+/// A replica that nobody counts on is asked about after half a minute, and a new leader's servers have to settle for as long.
+const STRAY_PATIENCE: Duration = Duration::from_secs(150);
+const STRAY_LOOK: Duration = Duration::from_secs(1);
 /// Reads for comparison have this length; clients write in the first and the last so many bytes of a chunk only.
 const EDGE_BYTES: u32 = 128 << 10;
 
@@ -23,6 +27,7 @@ pub async fn check(world: &World) {
     if !world.wait_for(REST_PATIENCE, "chunks are not ready, without a writer and at their goal", at_rest).await {
         return world.findings.violation(format!("at work: {}", at_work(world)));
     }
+    no_strays(world).await;
     if equal_states(world).await
         && let Err(error) = equal_rows(world)
     {
@@ -54,6 +59,42 @@ pub fn at_work(world: &World) -> String {
         }
         Err(error) => format!("the chunks cannot be listed: {error}"),
     }
+}
+
+/// R4: everything that is on a disk is counted on; what was not has been deleted by a committed decision, within a minute or two.
+async fn no_strays(world: &World) {
+    let end = tokio::time::Instant::now() + STRAY_PATIENCE;
+    loop {
+        let left = match strays(world) {
+            Ok(left) if left.is_empty() => return,
+            Ok(left) => left.join("; "),
+            Err(error) => format!("the state cannot be read: {error}"),
+        };
+        if tokio::time::Instant::now() >= end {
+            return world.findings.violation(format!("replicas that nobody counts on stay: {left}"));
+        }
+        tokio::time::sleep(STRAY_LOOK).await;
+    }
+}
+
+/// Replicas on servers that the leader's rows do not name there.
+fn strays(world: &World) -> Result<Vec<String>, Fatal> {
+    let Some(view) = world.leader().and_then(|index| world.meta[index].view()) else {
+        return Ok(vec!["nobody leads".to_owned()]);
+    };
+    let mut left = Vec::new();
+    for host in &world.chunk {
+        let (Some(server), Some(store)) = (host.server_id(), host.store()) else { continue };
+        for chunk in store.all_chunks() {
+            if server_chunks::contains(&view, server, chunk)? {
+                continue;
+            }
+            let replica = store.replica(chunk).map(|replica| (replica.version, replica.complete));
+            let (row, deletion) = (chunks::get(&view, chunk)?, garbage::get(&view, server, chunk)?);
+            left.push(format!("{chunk} on server {server}: {replica:?}, its deletion: {deletion:?}, its row: {row:?}"));
+        }
+    }
+    Ok(left)
 }
 
 /// All nodes come to the same state.

@@ -50,7 +50,11 @@ impl ChunkStore {
 
     /// Everything that is here, whoever counts on it. Ordered.
     pub fn all_chunks(&self) -> Vec<ChunkId> {
-        let here = self.volumes.iter().flat_map(|volume| volume.index.read().keys().copied().collect::<Vec<_>>());
-        here.collect::<BTreeSet<_>>().into_iter().collect()
+        let mut all = BTreeSet::new();
+        for volume in &self.volumes {
+            let index = volume.index.read();
+            all.extend(index.iter().filter(|(_, replica)| replica.info().is_some()).map(|(chunk, _)| *chunk));
+        }
+        all.into_iter().collect()
     }
 }
