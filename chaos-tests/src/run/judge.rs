@@ -18,7 +18,7 @@ use crate::check::processes::Holding;
 use crate::check::tree;
 use crate::lab::Lab;
 use crate::nemesis::Kind;
-use crate::scenario::replicas;
+use crate::scenario::{replicas, strays};
 use crate::workload::registers::Fought;
 use crate::workload::storm::Storm;
 use crate::workload::worker::AWAY;
@@ -27,6 +27,11 @@ use crate::workload::worker::AWAY;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a replica that nobody counts on may stay: it is asked about half a minute after it was made, and a new leader's servers have to be
+/// attached for as long.
+const STRAY_PATIENCE: Duration = Duration::from_secs(150);
+/// Between two looks at all files and all disks.
+const STRAY_LOOK: Duration = Duration::from_secs(5);
 
 /// How long after its end a fault still explains an error or a complaint: what it did may be found only when somebody looks again.
 const AFTERMATH: Duration = Duration::from_secs(60);
@@ -95,6 +100,7 @@ pub async fn judge(
     let equal = in_vain(lab.wait_equal_states(PATIENCE).await);
     checks.push(Examined::new("states", "equal hashes on all metadata nodes").with(equal));
     checks.push(whole(lab, timeline).await);
+    checks.push(nothing_left(lab).await);
     checks.push(leaks(lab, before));
     let scene = Scene::new(timeline, lab.cluster.dir(), Moment::now())?;
     checks.push(complaints(&scene, timeline));
@@ -227,6 +233,30 @@ async fn whole_now(lab: &Lab) -> Examined {
         let (chunks, differ) = replicas::differ(lab, &found.files).await?;
         let extent = format!("{} inodes, {chunks} chunks", found.inodes);
         Ok(Examined::new(name, extent).with(found.violations.into_iter().chain(differ).map(Finding::from)))
+    };
+    look.await.unwrap_or_else(|error: anyhow::Error| unseen(name, &error))
+}
+
+/// R4: what recoveries, copies and old disks have left too many is deleted.
+async fn nothing_left(lab: &Lab) -> Examined {
+    let end = Instant::now() + STRAY_PATIENCE;
+    loop {
+        let examined = left_now(lab).await;
+        if examined.findings.is_empty() || Instant::now() >= end {
+            return examined;
+        }
+        tokio::time::sleep(STRAY_LOOK).await;
+    }
+}
+
+async fn left_now(lab: &Lab) -> Examined {
+    let name = "no disk has a replica that nobody counts on";
+    let look = async {
+        replicas::at_rest(lab).await?;
+        let found = tree::check(&lab.cluster).await?;
+        let (count, left) = strays::left(lab, &found.files).await?;
+        let extent = format!("{count} replicas on the disks of all chunk servers");
+        Ok(Examined::new(name, extent).with(left.into_iter().map(Finding::from)))
     };
     look.await.unwrap_or_else(|error: anyhow::Error| unseen(name, &error))
 }

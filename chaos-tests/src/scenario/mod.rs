@@ -21,6 +21,7 @@ pub mod scale;
 pub mod smoke;
 pub mod snapshot;
 pub mod sqlite;
+pub(crate) mod strays;
 pub mod stress_ng;
 
 use std::time::Duration;
