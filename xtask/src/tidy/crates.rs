@@ -5,16 +5,17 @@ use std::collections::BTreeMap;
 use super::{MEMBERS, root};
 
 /// Who may depend on whom; nothing else.
-const EDGES: [(&str, &[&str]); 12] = [
+const EDGES: [(&str, &[&str]); 13] = [
     ("proto", &[]),
-    ("meta-raft", &["proto", "planted"]),
-    ("chunkd", &["proto", "client", "planted"]),
+    ("meta-raft", &["proto", "planted", "failpoints"]),
+    ("chunkd", &["proto", "client", "planted", "failpoints"]),
     ("client", &["proto", "planted"]),
     ("fuse-client", &["client"]),
     ("cli", &["proto", "client"]),
     ("histories", &["client"]),
     ("chaos-tests", &["client", "cli", "histories"]),
     ("planted", &[]),
+    ("failpoints", &[]),
     ("simulation", &["proto", "meta-raft", "chunkd", "client", "histories", "planted"]),
     ("bench", &["cli"]),
     ("xtask", &[]),

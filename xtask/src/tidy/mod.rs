@@ -14,7 +14,7 @@ fn root() -> PathBuf {
 }
 
 /// Members of the workspace, by folder.
-const MEMBERS: [&str; 12] = [
+const MEMBERS: [&str; 13] = [
     "proto",
     "meta-raft",
     "chunkd",
@@ -25,6 +25,7 @@ const MEMBERS: [&str; 12] = [
     "chaos-tests",
     "simulation",
     "planted",
+    "failpoints",
     "bench",
     "xtask",
 ];
