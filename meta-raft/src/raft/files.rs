@@ -5,6 +5,8 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use caribou_failpoints::{self as failpoints, Point};
+
 /// Makes the names in `dir` durable.
 pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
@@ -23,14 +25,17 @@ pub(crate) fn rename_into(dir: &Path, from: &Path, to: &Path) -> io::Result<()> 
     sync_dir(dir)
 }
 
-/// Replaces a small file atomically and durably.
+/// Replaces a small file, the identity, atomically and durably.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or_else(|| io::Error::other("a file has a folder"))?;
     let new = path.with_extension("new");
     let mut file = File::create(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    rename_into(dir, &new, path)
+    failpoints::pass(Point::IdentityWritten);
+    rename_into(dir, &new, path)?;
+    failpoints::pass(Point::IdentityRenamed);
+    Ok(())
 }
 
 /// Removes a folder with its content; that it is not there is fine.
@@ -75,10 +80,13 @@ impl OwnedDir {
 
 impl Drop for OwnedDir {
     fn drop(&mut self) {
-        if self.obsolete.load(Ordering::Acquire)
-            && let Err(error) = remove_dir(&self.path)
-        {
+        if !self.obsolete.load(Ordering::Acquire) {
+            return;
+        }
+        failpoints::pass(Point::FolderObsolete);
+        if let Err(error) = remove_dir(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "an obsolete folder could not be removed");
         }
+        failpoints::pass(Point::FolderRemoved);
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use caribou_failpoints::{self as failpoints, Point};
 use openraft::{SnapshotPolicy, StepDownPolicy};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Runtime};
@@ -77,14 +78,17 @@ fn open(config: &RaftConfig, blocking: Blocking) -> Result<Opened, StartError> {
     files::create_dir(dir).map_err(io)?;
     let lock = DirLock::take(dir)?;
     let identity = Arc::new(Identity::load(dir, config.node_id)?);
+    failpoints::pass(Point::StartLocked);
     let log_dir = dir.join("log");
     let mut log = LogStore::open(&log_dir, config.log_tail_bytes, config.segment_bytes(), blocking)
         .map_err(|e| store(&log_dir, e.to_string()))?;
+    failpoints::pass(Point::StartLogOpened);
     if identity.member_of().is_none() && !log.handle().is_pristine() {
         return Err(StartError::NoIdentity { path: dir.clone() });
     }
     let state_dir = dir.join("state");
     let state = Arc::new(StateStore::open(&state_dir, config).map_err(|e| store(&state_dir, e.to_string()))?);
+    failpoints::pass(Point::StartStateOpened);
     let found = meta::cluster(&state.view()).map_err(|e| store(&state_dir, e.to_string()))?;
     let found = found.map(|c| ClusterIdentity { uuid: c.uuid, generation: c.generation, nonce: c.nonce });
     if let Some(found) = found.filter(|found| identity.member_of() != Some(*found)) {
@@ -100,6 +104,7 @@ fn open(config: &RaftConfig, blocking: Blocking) -> Result<Opened, StartError> {
     }
     let snapshot_dir = dir.join("snapshots");
     let snapshots = SnapshotStore::open(&snapshot_dir, &state).map_err(|e| store(&snapshot_dir, e.to_string()))?;
+    failpoints::pass(Point::StartSnapshotsOpened);
     // A crash within the installation of a snapshot leaves a state without its own checkpoint: nothing older may be sent to others.
     let have = snapshots.current().and_then(|c| c.meta().last_log_id);
     if log.handle().needs_snapshot(have, state.applied().log_id) {
@@ -199,6 +204,7 @@ async fn run(
     }
     let progress = Arc::new(Progress::default());
     let server = Server::new(raft.clone(), Arc::clone(&identity), gathering, Arc::clone(&progress), blocking.clone());
+    failpoints::pass(Point::StartRaftUp);
     Ok(Inner {
         identity,
         raft,

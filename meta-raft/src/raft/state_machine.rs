@@ -6,6 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
+use caribou_failpoints::{self as failpoints, Point};
 use futures::{Stream, StreamExt as _};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::watch;
@@ -146,8 +147,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
         // A truncation that is still queued must not be overtaken by the new state (STACK, RocksDB).
         self.log.sync().await?;
+        failpoints::pass(Point::InstallBegun);
         let (state, snapshots, meta) = (Arc::clone(&self.state), Arc::clone(&self.snapshots), meta.clone());
         blocking(&self.blocking, move || snapshots.install(&state, &meta, snapshot)).await?;
+        failpoints::pass(Point::InstallDone);
         let index = self.state.applied_index();
         tracing::info!(index, "a snapshot has been installed");
         self.applied.send_replace(index);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use caribou_failpoints::{self as failpoints, Point};
 use parking_lot::{Mutex, RwLock};
 
 use super::format::{Frame, Frames, HEADER_BYTES, Record, damaged, records};
@@ -139,6 +140,7 @@ impl Disk {
             } else {
                 segment.remove(&self.dir)?;
             }
+            failpoints::pass(Point::SegmentDropped);
             writer.dropped.pop_front();
         }
         Ok(())

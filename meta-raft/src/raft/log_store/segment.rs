@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use caribou_failpoints::{self as failpoints, Point};
+
 use super::format::{HEADER_BYTES, Header, damaged};
 use crate::raft::files;
 
@@ -81,8 +83,10 @@ impl Segment {
         let header = Header { number, salt: rand::random() };
         file.write_all_at(&header.encode(), 0)?;
         file.sync_all()?;
+        failpoints::pass(Point::SegmentFilled);
         let path = path_of(dir, number, SUFFIX);
         files::rename_into(dir, &unfinished, &path)?;
+        failpoints::pass(Point::SegmentRenamed);
         Ok(Self { header, file: open(&path)?, path })
     }
 

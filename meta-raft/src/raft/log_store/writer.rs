@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use caribou_failpoints::{self as failpoints, Point};
 use caribou_planted::{self as planted, Bug};
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
@@ -38,6 +39,17 @@ impl Op {
         match self {
             Self::Append { entries, .. } => entries.iter().map(entry_bytes).sum(),
             _ => 0,
+        }
+    }
+
+    /// Where a test lets the process die: before its frame is written, and when it is on disk and nobody has been told.
+    fn points(&self) -> Option<(Point, Point)> {
+        match self {
+            Self::Append { .. } => Some((Point::LogUnwritten, Point::LogWritten)),
+            Self::Vote { .. } => Some((Point::VoteUnwritten, Point::VoteWritten)),
+            Self::Truncate { .. } => Some((Point::TruncateUnwritten, Point::TruncateWritten)),
+            Self::Purge { .. } => Some((Point::PurgeUnwritten, Point::PurgeWritten)),
+            Self::Sync { .. } => None,
         }
     }
 }
@@ -192,7 +204,11 @@ fn write_and_report(shared: &Shared, group: Vec<Op>, failed: &mut Option<String>
 }
 
 fn write(shared: &Shared, group: &[Op]) -> io::Result<()> {
-    commit(shared, frame_of(group))
+    let points = || group.iter().filter_map(Op::points);
+    points().for_each(|(unwritten, _)| failpoints::pass(unwritten));
+    commit(shared, frame_of(group))?;
+    points().for_each(|(_, written)| failpoints::pass(written));
+    Ok(())
 }
 
 fn frame_of(group: &[Op]) -> Frame {

@@ -12,6 +12,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use caribou_failpoints::{self as failpoints, Point};
 use parking_lot::Mutex;
 
 use super::codec::entry::AppliedState;
@@ -133,10 +134,12 @@ impl SnapshotStore {
         let building = self.dir.join(format!("{BUILDING}{number}"));
         files::remove_dir(&building)?;
         let applied = state.checkpoint(&building)?;
+        failpoints::pass(Point::CheckpointMade);
         let (term, index) = applied.log_id.map_or((0, 0), |id| (id.committed_leader_id().term, id.index()));
         let path = self.dir.join(format!("{term:020}-{index:020}-{number:08}"));
         // RocksDB has fsynced the files and the folder itself; the name in its parent is ours to make durable before the log is purged.
         files::rename_into(&self.dir, &building, &path)?;
+        failpoints::pass(Point::CheckpointRenamed);
         let checkpoint = Arc::new(Checkpoint { dir: OwnedDir::new(path), applied });
         // Let go of outside the lock, which Raft's one thread takes too: the last user of the old one deletes its folder.
         let old = self.current.lock().replace(Arc::clone(&checkpoint));

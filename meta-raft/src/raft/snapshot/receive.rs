@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use caribou_failpoints::{self as failpoints, Point};
 
 use super::{SnapshotFile, is_snapshot_file};
 use crate::raft::config::MAX_SNAPSHOT_FILES;
@@ -96,6 +97,7 @@ impl Gathering {
                 File::create(self.dir.join(&file.name))?;
             }
             self.source = Some(source);
+            failpoints::pass(Point::SnapshotOffered);
         }
         Ok(&self.have)
     }
@@ -120,6 +122,7 @@ impl Gathering {
             }
             return Err(error.into());
         }
+        failpoints::pass(Point::SnapshotPieceWritten);
         self.have[file as usize] += data.len() as u64;
         Ok(())
     }
@@ -162,7 +165,10 @@ impl Gathering {
                 return Err(ReceiveError::Incomplete);
             }
         }
-        Ok(sync(&self.dir)?)
+        failpoints::pass(Point::SnapshotGathered);
+        sync(&self.dir)?;
+        failpoints::pass(Point::SnapshotSynced);
+        Ok(())
     }
 
     fn forget(&mut self) {

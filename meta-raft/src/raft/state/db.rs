@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use caribou_failpoints::{self as failpoints, Point};
 use caribou_planted::{self as planted, Bug};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
@@ -171,7 +172,10 @@ impl StateDb {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         options.set_no_slowdown(stall == Stall::Refuse);
-        Ok(self.db.write_opt(batch, &options)?)
+        failpoints::pass(Point::ApplyUnwritten);
+        self.db.write_opt(batch, &options)?;
+        failpoints::pass(Point::ApplyWritten);
+        Ok(())
     }
 
     /// What a planted bug does.
@@ -183,7 +187,10 @@ impl StateDb {
         let families: Vec<&ColumnFamily> = Table::ALL.iter().map(|t| self.family(*t)).chain([self.raft()]).collect();
         let mut options = FlushOptions::default();
         options.set_wait(true);
-        self.db.flush_cfs_opt(&families, &options)
+        failpoints::pass(Point::FlushBegun);
+        self.db.flush_cfs_opt(&families, &options)?;
+        failpoints::pass(Point::Flushed);
+        Ok(())
     }
 
     /// Hard links and a flush; what is applied meanwhile may or may not be in it.

@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use caribou_failpoints::{self as failpoints, Point};
 use caribou_planted::{self as planted, Bug};
 use parking_lot::RwLock;
 
@@ -140,7 +141,9 @@ impl StateStore {
         let number = self.current.read().number + 1;
         let to = self.dir.join(name(number));
         files::rename_into(&self.dir, from, &to)?;
+        failpoints::pass(Point::InstallRenamed);
         let db = Arc::new(StateDb::open(OwnedDir::new(to), &self.options)?);
+        failpoints::pass(Point::InstallOpened);
         if planted::is(Bug::SnapshotWithoutTable) {
             db.forget_inline_data()?;
         }
@@ -148,6 +151,7 @@ impl StateStore {
             let mut current = self.current.write();
             std::mem::replace(&mut *current, Current { db, number, applied: found })
         };
+        failpoints::pass(Point::InstallSwapped);
         old.db.mark_obsolete();
         Ok(())
     }
