@@ -1,7 +1,8 @@
 //! Who this node is (F1): the identity file, the lock, and the check that every message passes.
 //!
 //! The file is written before the node takes part in a cluster. A node that has been given an identity but has not taken part yet
-//! may be given another (an `init` that broke off); once it has voted or stored an entry it never changes again.
+//! may be given another (an `init` that broke off); once it has voted or stored an entry it never changes again. That it takes part is
+//! written ahead of the vote or the entry: a node that starts with the one and without the other has not taken part.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -149,6 +150,13 @@ impl Identity {
         Ok(())
     }
 
+    /// For the start of a node that has neither voted nor stored an entry: it died before, and may be given another identity.
+    pub(crate) fn forget_part(&self) {
+        if let Some(record) = self.record.lock().as_mut() {
+            record.member = false;
+        }
+    }
+
     /// From here on this node belongs to its cluster for good. Durable before any vote or entry.
     pub(crate) fn take_part(&self, cluster: ClusterIdentity) -> Result<(), String> {
         let mut record = self.record.lock();
@@ -235,6 +243,13 @@ mod tests {
         let again = Identity::load(dir.path(), NodeId(3)).unwrap();
         assert_eq!((again.member_of(), again.default_goal()), (Some(A), 3));
         assert!(matches!(Identity::load(dir.path(), NodeId(4)), Err(StartError::OtherNode { found: NodeId(3), .. })));
+        // It died before it voted.
+        again.forget_part();
+        assert_eq!((again.member_of(), again.cluster()), (None, Some(A)));
+        again.join(B, 2).unwrap();
+        assert!(again.take_part(A).is_err());
+        again.take_part(B).unwrap();
+        assert_eq!(Identity::load(dir.path(), NodeId(3)).unwrap().member_of(), Some(B));
     }
 
     #[test]

@@ -101,6 +101,8 @@ fn open(config: &RaftConfig, blocking: Blocking) -> Result<Opened, StartError> {
             return Err(StartError::NoLog { path: log_dir });
         }
         log.drop_conflicting(applied).map_err(|e| store(&log_dir, e.to_string()))?;
+    } else if log.handle().is_pristine() {
+        identity.forget_part();
     }
     let snapshot_dir = dir.join("snapshots");
     let snapshots = SnapshotStore::open(&snapshot_dir, &state).map_err(|e| store(&snapshot_dir, e.to_string()))?;
