@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use caribou_failpoints::{self as failpoints, Point};
 use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 
@@ -60,15 +61,22 @@ impl Disk for FileDisk {
                 OpenMode::Truncate => OFlags::CREATE | OFlags::TRUNC,
             };
         let descriptor = rustix::fs::openat(&self.folder, name, flags, FILE_MODE)?;
+        if mode != OpenMode::Existing {
+            failpoints::pass(Point::FileCreated);
+        }
         Ok(Box::new(OpenFile { descriptor }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        Ok(rustix::fs::renameat(&self.folder, from, &self.folder, to)?)
+        rustix::fs::renameat(&self.folder, from, &self.folder, to)?;
+        failpoints::pass(Point::FileRenamed);
+        Ok(())
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {
-        Ok(rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())?)
+        rustix::fs::unlinkat(&self.folder, name, AtFlags::empty())?;
+        failpoints::pass(Point::FileUnlinked);
+        Ok(())
     }
 
     fn create_dir(&self, name: &str) -> io::Result<()> {
@@ -91,7 +99,9 @@ impl Disk for FileDisk {
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
-        Ok(rustix::fs::fsync(self.open_folder(dir)?)?)
+        rustix::fs::fsync(self.open_folder(dir)?)?;
+        failpoints::pass(Point::FolderSynced);
+        Ok(())
     }
 
     fn lock(&self) -> io::Result<Box<dyn Any + Send + Sync>> {
@@ -144,12 +154,15 @@ impl DiskFile for OpenFile {
                 Err(error) => return Err(error.into()),
             }
         }
+        failpoints::pass(Point::FileWritten);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         // W6: not repeated, not even on EINTR: the kernel may have dropped the error with it.
-        Ok(rustix::fs::fdatasync(&self.descriptor)?)
+        rustix::fs::fdatasync(&self.descriptor)?;
+        failpoints::pass(Point::FileSynced);
+        Ok(())
     }
 
     fn punch(&self, offset: u64, length: u64) -> io::Result<()> {
