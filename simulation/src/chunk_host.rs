@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use caribou_chunkd::clock::Clock;
 use caribou_chunkd::config::Config;
 use caribou_chunkd::peers::{Answers, Opening, PeerError, Peers};
+use caribou_chunkd::store::disk::Disk;
 use caribou_chunkd::store::memory::MemoryDisk;
 use caribou_chunkd::store::{ChunkStore, OpenOptions};
 use caribou_chunkd::{ChunkServer, Parts, Settings};
@@ -26,6 +27,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::clock::SimClock;
+use crate::fencing::disk::WatchedDisk;
 use crate::findings::Findings;
 use crate::hearing;
 use crate::net::{Life, Net};
@@ -113,7 +115,8 @@ impl ChunkHost {
             uuid
         });
         let now_unix_ms = Clock::unix_ms(clock);
-        let options = OpenOptions { disks: vec![self.disk.clone()], new_uuid, now_unix_ms, deadline: DEADLINE };
+        let disk: Arc<dyn Disk> = Arc::new(WatchedDisk::new(self.disk.clone(), &self.address, net.findings()));
+        let options = OpenOptions { disks: vec![disk], new_uuid, now_unix_ms, deadline: DEADLINE };
         let store =
             ChunkStore::open(options).await.with_context(|| format!("{} does not open its disk", self.address))?;
         let config = Config { advertise: self.address.clone(), ..Config::default() };

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::clock::SimClock;
+use crate::fencing::Fencing;
 use crate::places::Places;
 use crate::record::Record;
 
@@ -16,6 +17,7 @@ pub struct Findings {
     steps: AtomicU64,
     /// What an excuse for lost bytes needs to know.
     pub places: Places,
+    pub fencing: Fencing,
     /// What explains a finding.
     pub record: Record,
 }
@@ -23,7 +25,8 @@ pub struct Findings {
 impl Findings {
     pub fn new(clock: SimClock) -> Self {
         let (violations, steps) = (Mutex::default(), AtomicU64::new(0));
-        Self { clock, violations, steps, places: Places::default(), record: Record::default() }
+        let (places, fencing, record) = (Places::default(), Fencing::default(), Record::default());
+        Self { clock, violations, steps, places, fencing, record }
     }
 
     pub fn clock(&self) -> &SimClock {

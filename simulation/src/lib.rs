@@ -11,6 +11,7 @@
 //! | `faults/` | what is done to them |
 //! | `workload/` | what clients do, and what must come of it |
 //! | `invariants.rs`, `rest.rs` | what must be true always, and at the end |
+//! | `fencing/` | nothing written under an old grant takes effect, seen from outside |
 //! | `findings.rs`, `hearing.rs`, `places.rs` | what was not true, what nobody waits for, and which lost bytes are excused |
 //! | `record.rs` | what was said and done until then |
 //!
@@ -24,6 +25,7 @@ mod clock;
 mod crew;
 mod entropy;
 mod faults;
+mod fencing;
 mod findings;
 mod hearing;
 mod invariants;

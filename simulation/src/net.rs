@@ -9,6 +9,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,12 +27,13 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service as _;
 
+use crate::fencing;
 use crate::findings::Findings;
 use crate::record::{Stream, Way};
 
 type Frame = http_body::Frame<Bytes>;
-/// Which call's frames these are, if they are recorded.
-type Kept = Option<(Stream, Way)>;
+/// Which call's frames these are, if they are recorded, and its number.
+type Kept = Option<((Stream, Way), u64)>;
 
 /// Frames on their way in one direction of a call.
 const FRAMES: usize = 64;
@@ -79,6 +81,7 @@ struct Inner {
 pub struct Net {
     inner: Mutex<Inner>,
     changes: watch::Sender<u64>,
+    calls: AtomicU64,
     findings: Arc<Findings>,
 }
 
@@ -103,7 +106,12 @@ impl Net {
             blocked: BTreeMap::new(),
             weather: Weather::default(),
         };
-        Arc::new(Self { inner: Mutex::new(inner), changes: watch::Sender::new(0), findings })
+        let (changes, calls) = (watch::Sender::new(0), AtomicU64::new(0));
+        Arc::new(Self { inner: Mutex::new(inner), changes, calls, findings })
+    }
+
+    pub fn findings(&self) -> &Arc<Findings> {
+        &self.findings
     }
 
     /// Brings a host up, which serves nothing yet.
@@ -185,14 +193,15 @@ impl Net {
         let back = Path { from: to.clone(), to: from.host, ..there.clone() };
         let routes = self.inner.lock().hosts.get(&to).and_then(|host| host.routes.clone());
         let mut routes = routes.ok_or_else(|| gone(&to))?;
-        let stream = Stream::of(request.uri().path());
-        let request = request.map(|body| there.carry(body, stream.map(|stream| (stream, Way::Request))));
+        let (stream, number) = (Stream::of(request.uri().path()), self.calls.fetch_add(1, Ordering::Relaxed));
+        let kept = |way| stream.map(|stream| ((stream, way), number));
+        let request = request.map(|body| there.carry(body, kept(Way::Request)));
         let response = tokio::select! {
             response = routes.call(request) => response.unwrap_or_else(|never| match never {}),
             () = back.broken() => return Err(gone(&to)),
         };
         back.pass().await?;
-        Ok(response.map(|body| back.carry(body, stream.map(|stream| (stream, Way::Reply)))))
+        Ok(response.map(|body| back.carry(body, kept(Way::Reply))))
     }
 
     fn path(self: &Arc<Self>, from: &Life, to: &str) -> Result<Path, Status> {
@@ -304,11 +313,12 @@ impl Path {
                 () = sender.closed() => return,
                 room = arrives, if first.is_some() => {
                     let (Ok(room), Some((_, frame))) = (room, under_way.pop_front()) else { return };
-                    self.record(kept, &frame);
+                    self.arrives(kept, &frame);
                     room.send(frame);
                 }
                 frame = body.frame(), if !has_ended && under_way.len() < FRAMES => {
                     has_ended = frame.as_ref().is_none_or(Result::is_err);
+                    frame.iter().for_each(|frame| self.leaves(kept, frame));
                     let at = self.arrival().max(under_way.back().map_or_else(Instant::now, |(at, _)| *at));
                     under_way.extend(frame.map(|frame| (at, frame)));
                 }
@@ -316,9 +326,19 @@ impl Path {
         }
     }
 
-    fn record(&self, kept: Kept, frame: &Result<Frame, Status>) {
-        let (Some(kept), Some(bytes)) = (kept, frame.as_ref().ok().and_then(Frame::data_ref)) else { return };
+    fn leaves(&self, kept: Kept, frame: &Result<Frame, Status>) {
+        let (Some((kept, call)), Some(bytes)) = (kept, bytes_of(frame)) else { return };
+        fencing::left(&self.net.findings, call, kept, bytes);
+    }
+
+    fn arrives(&self, kept: Kept, frame: &Result<Frame, Status>) {
+        let (Some((kept, call)), Some(bytes)) = (kept, bytes_of(frame)) else { return };
         let findings = &self.net.findings;
         findings.record.said(findings.clock().elapsed_ms(), &self.from, &self.to, kept, bytes.clone());
+        fencing::arrived(findings, call, &self.to, kept, bytes);
     }
+}
+
+fn bytes_of(frame: &Result<Frame, Status>) -> Option<&Bytes> {
+    frame.as_ref().ok().and_then(Frame::data_ref)
 }

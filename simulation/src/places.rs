@@ -10,7 +10,7 @@ use caribou_meta_raft::fsm::error::Fatal;
 use caribou_meta_raft::fsm::tables::Tables;
 use caribou_meta_raft::fsm::tables::chunks::{self, Chunk};
 use caribou_meta_raft::raft::StateView;
-use caribou_proto::ids::{ChunkVersion, InodeId, ServerId};
+use caribou_proto::ids::{ChunkId, ChunkVersion, InodeId, ServerId};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -30,6 +30,8 @@ pub struct Place {
 
 /// All chunks at one moment.
 pub type Map = BTreeMap<Key, Place>;
+/// The same, as the metadata has them.
+pub type Rows = BTreeMap<ChunkId, Chunk>;
 
 #[derive(Debug)]
 struct PowerCut {
@@ -42,7 +44,7 @@ struct PowerCut {
 #[derive(Debug)]
 enum Newest {
     Rows(StateView),
-    Read(Arc<Map>),
+    Read(Arc<Map>, Rows),
 }
 
 /// See the module.
@@ -62,7 +64,7 @@ pub struct Unsynced {
 
 impl Default for Places {
     fn default() -> Self {
-        Self { newest: Mutex::new(Newest::Read(Arc::default())), cuts: Mutex::default() }
+        Self { newest: Mutex::new(Newest::Read(Arc::default(), Rows::new())), cuts: Mutex::default() }
     }
 }
 
@@ -81,20 +83,35 @@ impl Places {
 
     pub fn get(&self, key: Key) -> Option<Place> {
         match &*self.newest.lock() {
-            Newest::Read(map) => map.get(&key).cloned(),
+            Newest::Read(map, _) => map.get(&key).cloned(),
             Newest::Rows(rows) => read(chunks::of_file(rows, InodeId(key.0), key.1)).map(|(_, chunk)| chunk.into()),
+        }
+    }
+
+    /// The row of a chunk, if it has one.
+    pub fn chunk(&self, id: ChunkId) -> Option<Chunk> {
+        match &*self.newest.lock() {
+            Newest::Read(_, rows) => rows.get(&id).cloned(),
+            Newest::Rows(rows) => read(chunks::get(rows, id)),
         }
     }
 
     /// All of them are read at once. To be called before a metadata node's files go.
     pub fn all(&self) -> Arc<Map> {
         let mut newest = self.newest.lock();
-        let map = match &*newest {
-            Newest::Read(map) => Arc::clone(map),
-            Newest::Rows(rows) => Arc::new(read(all(rows))),
+        let rows = match &*newest {
+            Newest::Read(map, _) => return Arc::clone(map),
+            Newest::Rows(rows) => read(all(rows)),
         };
-        *newest = Newest::Read(Arc::clone(&map));
+        let place = |chunk: &Chunk| ((chunk.inode.0, chunk.index), Place::from(chunk.clone()));
+        let map: Arc<Map> = Arc::new(rows.values().map(place).collect());
+        *newest = Newest::Read(Arc::clone(&map), rows);
         map
+    }
+
+    #[cfg(test)]
+    pub fn set(&self, rows: Rows) {
+        *self.newest.lock() = Newest::Read(Arc::default(), rows);
     }
 
     /// A chunk server has lost its power.
@@ -116,9 +133,8 @@ impl Places {
     }
 }
 
-fn all(rows: &dyn Tables) -> Result<Map, Fatal> {
-    let page = chunks::page(rows, None, usize::MAX)?.into_iter();
-    Ok(page.map(|(_, chunk)| ((chunk.inode.0, chunk.index), chunk.into())).collect())
+fn all(rows: &dyn Tables) -> Result<Rows, Fatal> {
+    Ok(chunks::page(rows, None, usize::MAX)?.into_iter().collect())
 }
 
 /// A state that cannot be read is a finding.
@@ -142,7 +158,7 @@ mod tests {
     }
 
     fn at(places: &Places, place: Place) {
-        *places.newest.lock() = Newest::Read(Arc::new(BTreeMap::from([(KEY, place)])));
+        *places.newest.lock() = Newest::Read(Arc::new(BTreeMap::from([(KEY, place)])), Rows::new());
     }
 
     fn bytes(written_at: Instant) -> Unsynced {

@@ -127,12 +127,22 @@ impl Record {
     }
 }
 
-/// Each message of a frame in words.
-fn decoded(stream: Stream, way: Way, mut frame: &[u8]) -> Vec<String> {
-    let mut texts = Vec::new();
-    while let Some((header, rest)) = frame.split_at_checked(HEADER) {
+/// The messages of a frame, which come whole.
+pub fn messages(mut frame: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (header, rest) = frame.split_at_checked(HEADER)?;
         let length = u32::from_be_bytes([header[1], header[2], header[3], header[4]]) as usize;
-        let Some((message, rest)) = rest.split_at_checked(length) else { break };
+        let (message, rest) = rest.split_at_checked(length)?;
+        frame = rest;
+        Some(message)
+    })
+}
+
+/// Each message of a frame in words.
+fn decoded(stream: Stream, way: Way, frame: &[u8]) -> Vec<String> {
+    let (mut texts, mut left) = (Vec::new(), frame.len());
+    for message in messages(frame) {
+        left -= HEADER + message.len();
         texts.push(match (stream, way) {
             (Stream::Session, Way::Request) => text::<ClientMessage>(message),
             (Stream::Session, Way::Reply) => text::<ServerMessage>(message),
@@ -143,10 +153,9 @@ fn decoded(stream: Stream, way: Way, mut frame: &[u8]) -> Vec<String> {
             (Stream::Read, Way::Request) => text::<ReadRequest>(message),
             (Stream::Read, Way::Reply) => text::<ReadReply>(message),
         });
-        frame = rest;
     }
-    if !frame.is_empty() {
-        texts.push(format!("{stream:?} {way:?}: {} bytes of a longer message", frame.len()));
+    if left > 0 {
+        texts.push(format!("{stream:?} {way:?}: {left} bytes of a longer message"));
     }
     texts
 }
