@@ -24,6 +24,9 @@ pub struct RaftConfig {
     pub write_buffer_bytes: usize,
     /// Memory for the newest log entries, which replication and apply read again.
     pub log_tail_bytes: usize,
+    /// Whether RocksDB's threads merge the files of the state, whenever they like. Else whoever flushes does it, so that nothing in the folder
+    /// depends on how far a thread has come: for simulations, which are to be repeated.
+    pub merges_beside: bool,
 }
 
 impl RaftConfig {
@@ -40,6 +43,7 @@ impl RaftConfig {
             block_cache_bytes: 768 << 20,
             write_buffer_bytes: 256 << 20,
             log_tail_bytes: 64 << 20,
+            merges_beside: true,
         }
     }
 

@@ -3,7 +3,6 @@
 //! Runs on a small runtime of its own. A failed disk or apply ends it: [`RaftNode::fatal`] returns, and the process exits.
 
 use std::sync::{Arc, Weak};
-use std::time::Instant;
 
 use caribou_proto::ids::NodeId;
 use caribou_proto::raft::v1::raft_service_server::RaftServiceServer;
@@ -12,6 +11,7 @@ use openraft::errors::ForwardToLeader;
 use parking_lot::Mutex;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::api::*;
 use super::config::{RaftConfig, TRANSFER_TIMEOUT};

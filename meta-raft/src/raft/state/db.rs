@@ -30,6 +30,9 @@ const BLOCK_HASH_RATIO: f64 = 0.75;
 const BACKGROUND_JOBS: i32 = 2;
 /// A family's share of the write buffer before it is switched.
 const FAMILY_SHARE: usize = 4;
+/// So many files that flushes have made are merged, if nobody does it beside.
+pub(super) const MERGE_FILES: u64 = 8;
+pub(super) const FLUSHED_FILES: &str = "rocksdb.num-files-at-level0";
 
 /// What all instances of this node share.
 pub(super) struct Settings {
@@ -37,6 +40,7 @@ pub(super) struct Settings {
     /// Counts the write buffers against the cache, so that both together stay within it.
     buffers: WriteBufferManager,
     write_buffer_bytes: usize,
+    pub(super) merges_beside: bool,
 }
 
 impl std::fmt::Debug for Settings {
@@ -49,7 +53,7 @@ impl Settings {
     pub(super) fn new(block_cache_bytes: usize, write_buffer_bytes: usize) -> Self {
         let cache = Cache::new_lru_cache(block_cache_bytes);
         let buffers = WriteBufferManager::new_write_buffer_manager_with_cache(write_buffer_bytes, false, cache.clone());
-        Self { cache, buffers, write_buffer_bytes }
+        Self { cache, buffers, write_buffer_bytes, merges_beside: true }
     }
 
     fn database(&self) -> Options {
@@ -85,6 +89,7 @@ impl Settings {
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_write_buffer_size((self.write_buffer_bytes / FAMILY_SHARE).max(1 << 20));
         options.set_level_compaction_dynamic_level_bytes(true);
+        options.set_disable_auto_compactions(!self.merges_beside);
         // Who asks for an inode has its number from another row: it is there, and a filter of the last level would only say so.
         options.set_optimize_filters_for_hits(name == Table::Inodes.name());
         // A create looks for a name that is not there: most such searches end in this filter. Rows of other tables are there when asked for.
@@ -183,13 +188,27 @@ impl StateDb {
         Ok(self.db.delete_range_cf(self.family(Table::Inline), &[0; 1][..], &[u8::MAX; 9][..])?)
     }
 
+    fn all(&self) -> Vec<&ColumnFamily> {
+        Table::ALL.iter().map(|t| self.family(*t)).chain([self.raft()]).collect()
+    }
+
     pub(super) fn flush(&self) -> Result<(), rocksdb::Error> {
-        let families: Vec<&ColumnFamily> = Table::ALL.iter().map(|t| self.family(*t)).chain([self.raft()]).collect();
         let mut options = FlushOptions::default();
         options.set_wait(true);
         failpoints::pass(Point::FlushBegun);
-        self.db.flush_cfs_opt(&families, &options)?;
+        self.db.flush_cfs_opt(&self.all(), &options)?;
         failpoints::pass(Point::Flushed);
+        Ok(())
+    }
+
+    /// Merges the files of tables that have many, and waits for it. What is not flushed would be flushed by it.
+    pub(super) fn merge(&self) -> Result<(), rocksdb::Error> {
+        for family in self.all() {
+            let files = self.db.property_int_value_cf(family, FLUSHED_FILES)?;
+            if files.is_some_and(|files| files >= MERGE_FILES) {
+                self.db.compact_range_cf(family, None::<&[u8]>, None::<&[u8]>);
+            }
+        }
         Ok(())
     }
 

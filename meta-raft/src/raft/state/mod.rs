@@ -82,7 +82,8 @@ impl StateStore {
         for old in numbers {
             files::remove_dir(&dir.join(name(old)))?;
         }
-        let options = db::Settings::new(config.block_cache_bytes, config.write_buffer_bytes);
+        let mut options = db::Settings::new(config.block_cache_bytes, config.write_buffer_bytes);
+        options.merges_beside = config.merges_beside;
         let db = StateDb::open(OwnedDir::new(dir.join(name(number))), &options)?;
         files::sync_dir(dir)?;
         let applied = db.applied()?;
@@ -115,11 +116,19 @@ impl StateStore {
 
     /// Makes everything applied so far durable.
     pub(crate) fn flush(&self) -> Result<(), StateError> {
-        Ok(self.db().flush()?)
+        let db = self.db();
+        db.flush()?;
+        if !self.options.merges_beside {
+            db.merge()?;
+        }
+        Ok(())
     }
 
     /// Writes a checkpoint to `path`, which must not exist; returns what it holds, read from inside.
     pub(crate) fn checkpoint(&self, path: &Path) -> Result<AppliedState, StateError> {
+        if !self.options.merges_beside {
+            self.flush()?;
+        }
         self.db().checkpoint(path)?;
         db::applied_in(path, &self.options)
     }

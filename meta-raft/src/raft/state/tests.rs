@@ -51,6 +51,25 @@ fn grouping_shows_nowhere() {
 }
 
 #[test]
+fn who_flushes_merges_files_where_nobody_else_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = RaftConfig { merges_beside: false, ..config(dir.path()) };
+    let store = StateStore::open(dir.path(), &config).unwrap();
+    store.apply(&[(log_id(1, 1), init())]).unwrap();
+    let mut most = 0;
+    for index in 2..=50 {
+        store.apply(&[session(index)]).unwrap();
+        store.flush().unwrap();
+        let db = store.db();
+        let files = db.db().property_int_value_cf(db.family(Table::Sessions), db::FLUSHED_FILES).unwrap();
+        most = most.max(files.unwrap());
+    }
+    assert_eq!(most, db::MERGE_FILES - 1, "the flush that makes them too many merges them");
+    let other = tempfile::tempdir().unwrap();
+    assert_eq!(store.view().state_hash().unwrap(), filled(other.path(), 50).view().state_hash().unwrap());
+}
+
+#[test]
 fn what_is_not_in_memory_is_left_to_a_thread_that_may_wait() {
     let dir = tempfile::tempdir().unwrap();
     filled(dir.path(), 50).flush().unwrap();
