@@ -8,6 +8,7 @@ use crate::clock::SimClock;
 use crate::fencing::Fencing;
 use crate::places::Places;
 use crate::record::Record;
+use crate::trail::Trail;
 
 /// Shared by everything that checks.
 #[derive(Debug)]
@@ -20,13 +21,15 @@ pub struct Findings {
     pub fencing: Fencing,
     /// What explains a finding.
     pub record: Record,
+    pub trail: Trail,
 }
 
 impl Findings {
     pub fn new(clock: SimClock) -> Self {
         let (violations, steps) = (Mutex::default(), AtomicU64::new(0));
-        let (places, fencing, record) = (Places::default(), Fencing::default(), Record::default());
-        Self { clock, violations, steps, places, fencing, record }
+        let (places, fencing) = (Places::default(), Fencing::default());
+        let (record, trail) = (Record::default(), Trail::default());
+        Self { clock, violations, steps, places, fencing, record, trail }
     }
 
     pub fn clock(&self) -> &SimClock {
@@ -50,7 +53,19 @@ impl Findings {
 
     /// Something that was done, for the record.
     pub fn note(&self, what: impl FnOnce() -> String) {
-        self.record.note(self.clock.elapsed_ms(), what());
+        let what = what();
+        self.on_trail(|| what.clone());
+        self.heard(what);
+    }
+
+    /// Something that a program has said, for the record alone.
+    pub fn heard(&self, what: String) {
+        self.record.note(self.clock.elapsed_ms(), what);
+    }
+
+    /// Something that a second run of the seed must do, too.
+    pub fn on_trail(&self, what: impl FnOnce() -> String) {
+        self.trail.line(self.clock.elapsed_ms(), what);
     }
 
     pub fn violations(&self) -> Vec<String> {
@@ -63,7 +78,8 @@ impl Findings {
 
     /// One operation has been answered and its answer checked, or a fault been injected.
     pub fn step(&self) {
-        self.steps.fetch_add(1, Ordering::Relaxed);
+        let before = self.steps.fetch_add(1, Ordering::Relaxed);
+        self.on_trail(|| format!("step {}", before + 1));
     }
 
     pub fn steps(&self) -> u64 {

@@ -68,7 +68,7 @@ pub fn violation(what: String) {
 fn note(what: String) {
     LISTENER.with_borrow(|listener| {
         if let Some(listener) = listener {
-            listener.findings.note(|| what);
+            listener.findings.heard(what);
         }
     });
 }

@@ -72,6 +72,7 @@ impl Invariants {
             Ok(hash) => hash,
             Err(error) => return self.findings.violation(format!("node {id}: {error}")),
         };
+        self.findings.on_trail(|| format!("node {id} has applied {index}, state {hash:016x}, {leader:?}"));
         let mut seen = self.seen.lock();
         if index > seen.applied {
             self.findings.places.update(raft.view());

@@ -14,10 +14,11 @@
 //! | `fencing/` | nothing written under an old grant takes effect, seen from outside |
 //! | `findings.rs`, `hearing.rs`, `places.rs` | what was not true, what nobody waits for, and which lost bytes are excused |
 //! | `record.rs` | what was said and done until then |
+//! | `trail.rs`, `twice.rs` | whether a second run of a seed does the same |
 //!
 //! What a seed decides: machines, faults and their times, latencies, disks' times, operations, and by `entropy.rs` election timeouts and the
-//! order in which ready tasks run. What it does not: how far RocksDB's own threads have come when a machine goes down, and whatever else lets two
-//! runs of one seed differ after a while (docs/adr/0006).
+//! order in which ready tasks run. What it does not, and what of a run is equal to the bit, stands in docs/adr/0006; `caribou-simulation --twice`
+//! compares.
 
 mod chunk_host;
 mod client_host;
@@ -36,6 +37,8 @@ mod record;
 mod rest;
 pub mod run;
 pub mod seeds;
+mod trail;
+mod twice;
 mod workload;
 mod world;
 

@@ -32,8 +32,15 @@ use crate::findings::Findings;
 use crate::record::{Stream, Way};
 
 type Frame = http_body::Frame<Bytes>;
-/// Which call's frames these are, if they are recorded, and its number.
-type Kept = Option<((Stream, Way), u64)>;
+
+/// One gRPC call.
+#[derive(Clone)]
+struct Call {
+    number: u64,
+    method: Arc<str>,
+    /// If its messages are kept.
+    stream: Option<Stream>,
+}
 
 /// Frames on their way in one direction of a call.
 const FRAMES: usize = 64;
@@ -193,15 +200,20 @@ impl Net {
         let back = Path { from: to.clone(), to: from.host, ..there.clone() };
         let routes = self.inner.lock().hosts.get(&to).and_then(|host| host.routes.clone());
         let mut routes = routes.ok_or_else(|| gone(&to))?;
-        let (stream, number) = (Stream::of(request.uri().path()), self.calls.fetch_add(1, Ordering::Relaxed));
-        let kept = |way| stream.map(|stream| ((stream, way), number));
-        let request = request.map(|body| there.carry(body, kept(Way::Request)));
+        let call = self.number(request.uri().path());
+        let request = request.map(|body| there.carry(body, call.clone(), Way::Request));
         let response = tokio::select! {
             response = routes.call(request) => response.unwrap_or_else(|never| match never {}),
             () = back.broken() => return Err(gone(&to)),
         };
         back.pass().await?;
-        Ok(response.map(|body| back.carry(body, kept(Way::Reply))))
+        Ok(response.map(|body| back.carry(body, call, Way::Reply)))
+    }
+
+    fn number(&self, path: &str) -> Call {
+        let number = self.calls.fetch_add(1, Ordering::Relaxed);
+        let method = path.rsplit('/').next().unwrap_or_default().into();
+        Call { number, method, stream: Stream::of(path) }
     }
 
     fn path(self: &Arc<Self>, from: &Life, to: &str) -> Result<Path, Status> {
@@ -279,12 +291,12 @@ impl Path {
         }
     }
 
-    fn carry(self, body: Body, kept: Kept) -> Body {
+    fn carry(self, body: Body, call: Call, way: Way) -> Body {
         let (sender, receiver) = mpsc::channel::<Result<Frame, Status>>(FRAMES);
         tokio::spawn(async move {
             let broken = gone(&self.from);
             let is_broken = {
-                let (line, moved) = (self.broken(), self.move_frames(body, kept, &sender));
+                let (line, moved) = (self.broken(), self.move_frames(body, (&call, way), &sender));
                 tokio::select! {
                     biased;
                     () = line => true,
@@ -299,7 +311,12 @@ impl Path {
     }
 
     /// Takes what comes in order to where it goes, until either side has ended.
-    async fn move_frames(&self, mut body: Body, kept: Kept, sender: &mpsc::Sender<Result<Frame, Status>>) {
+    async fn move_frames(
+        &self,
+        mut body: Body,
+        (call, way): (&Call, Way),
+        sender: &mpsc::Sender<Result<Frame, Status>>,
+    ) {
         let mut under_way: VecDeque<(Instant, Result<Frame, Status>)> = VecDeque::new();
         let mut has_ended = false;
         while !has_ended || !under_way.is_empty() {
@@ -313,12 +330,12 @@ impl Path {
                 () = sender.closed() => return,
                 room = arrives, if first.is_some() => {
                     let (Ok(room), Some((_, frame))) = (room, under_way.pop_front()) else { return };
-                    self.arrives(kept, &frame);
+                    self.arrives(call, way, &frame);
                     room.send(frame);
                 }
                 frame = body.frame(), if !has_ended && under_way.len() < FRAMES => {
                     has_ended = frame.as_ref().is_none_or(Result::is_err);
-                    frame.iter().for_each(|frame| self.leaves(kept, frame));
+                    frame.iter().for_each(|frame| self.leaves(call, way, frame));
                     let at = self.arrival().max(under_way.back().map_or_else(Instant::now, |(at, _)| *at));
                     under_way.extend(frame.map(|frame| (at, frame)));
                 }
@@ -326,19 +343,34 @@ impl Path {
         }
     }
 
-    fn leaves(&self, kept: Kept, frame: &Result<Frame, Status>) {
-        let (Some((kept, call)), Some(bytes)) = (kept, bytes_of(frame)) else { return };
-        fencing::left(&self.net.findings, call, kept, bytes);
+    fn leaves(&self, call: &Call, way: Way, frame: &Result<Frame, Status>) {
+        if let (Some(stream), Some(bytes)) = (call.stream, bytes_of(frame)) {
+            fencing::left(&self.net.findings, call.number, (stream, way), bytes);
+        }
     }
 
-    fn arrives(&self, kept: Kept, frame: &Result<Frame, Status>) {
-        let (Some((kept, call)), Some(bytes)) = (kept, bytes_of(frame)) else { return };
+    fn arrives(&self, call: &Call, way: Way, frame: &Result<Frame, Status>) {
         let findings = &self.net.findings;
-        findings.record.said(findings.clock().elapsed_ms(), &self.from, &self.to, kept, bytes.clone());
-        fencing::arrived(findings, call, &self.to, kept, bytes);
+        findings.on_trail(|| format!("{} → {} {} {way:?}: {}", self.from, self.to, call.method, told(call, frame)));
+        if let (Some(stream), Some(bytes)) = (call.stream, bytes_of(frame)) {
+            let at = findings.clock().elapsed_ms();
+            findings.record.said(at, &self.from, &self.to, (stream, way), bytes.clone());
+            fencing::arrived(findings, call.number, &self.to, (stream, way), bytes);
+        }
     }
 }
 
 fn bytes_of(frame: &Result<Frame, Status>) -> Option<&Bytes> {
     frame.as_ref().ok().and_then(Frame::data_ref)
+}
+
+/// A frame in a trail's words.
+fn told(call: &Call, frame: &Result<Frame, Status>) -> String {
+    match (frame, bytes_of(frame)) {
+        (Err(status), _) => format!("broken, {}", status.message()),
+        (Ok(_), None) => "the end".to_owned(),
+        // RocksDB writes times and random numbers into its files.
+        (Ok(_), Some(_)) if &*call.method == "Snapshot" => "a piece".to_owned(),
+        (Ok(_), Some(bytes)) => format!("{} bytes, {:08x}", bytes.len(), crc32c::crc32c(bytes)),
+    }
 }

@@ -1,6 +1,6 @@
 //! One run: the machines, clients at work, faults, and what must be true at the end.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,13 +66,21 @@ pub struct Outcome {
 /// # Errors
 /// When the machines could not even be set up.
 pub fn run(plan: &Plan) -> Result<Outcome> {
+    run_on_trail(plan, None)
+}
+
+/// The same; what it does goes to the file `trail` (`trail.rs`).
+///
+/// # Errors
+/// When the machines could not even be set up, or there is no room for the file.
+pub fn run_on_trail(plan: &Plan, trail: Option<&Path>) -> Result<Outcome> {
     let root = scratch()?;
     let thread = || -> Result<Outcome> {
         // Before anything on this thread asks for randomness.
         entropy::seed(plan.seed);
         planted::plant(plan.planted);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build()?;
-        let outcome = runtime.block_on(story(plan, root.path()));
+        let outcome = runtime.block_on(story(plan, root.path(), trail));
         // What is left of the tasks ends with the bug still planted.
         drop(runtime);
         outcome
@@ -82,14 +90,15 @@ pub fn run(plan: &Plan) -> Result<Outcome> {
 
 /// Memory if there is some: every crash copies a folder, every flush syncs.
 fn scratch() -> Result<tempfile::TempDir> {
-    let memory = std::path::Path::new("/dev/shm");
+    let memory = Path::new("/dev/shm");
     let builder = || tempfile::Builder::new().prefix("caribou-simulation-").to_owned();
     let dir = if memory.is_dir() { builder().tempdir_in(memory) } else { builder().tempdir() };
     dir.context("a folder for the nodes' data")
 }
 
-async fn story(plan: &Plan, root: &std::path::Path) -> Result<Outcome> {
+async fn story(plan: &Plan, root: &Path, trail: Option<&Path>) -> Result<Outcome> {
     let findings = Arc::new(Findings::new(SimClock::start()));
+    trail.map_or(Ok(()), |path| findings.trail.begin(path))?;
     let _hearing = Hearing::of(findings.clone(), format!("caribou-simulation {}", plan.args().join(" ")));
     let mut rng = StdRng::seed_from_u64(plan.seed);
     let nodes = if rng.random_ratio(1, 4) { 5 } else { 3 };
@@ -107,6 +116,7 @@ async fn story(plan: &Plan, root: &std::path::Path) -> Result<Outcome> {
     }
     world.look_for_failures();
     world.end().await;
+    findings.trail.end()?;
     let record =
         if findings.is_clean() { None } else { Some(findings.record.write(&std::env::temp_dir(), plan.seed)?) };
     Ok(Outcome {

@@ -3,6 +3,7 @@
 //! Each seed has a process of its own: nothing of another run decides anything in it, and one that panics (which ends a release build) leaves
 //! the others alone.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use clap::Parser;
 use parking_lot::Mutex;
 
 use crate::faults::{ALL as ALL_FAULTS, Counts, Fault};
-use crate::run::{Outcome, Plan, run};
+use crate::run::{Outcome, Plan, run_on_trail};
+use crate::twice::run_twice;
 
 /// Runs Caribou's real code in simulated clusters with faults, one for each seed
 #[derive(Debug, Parser)]
@@ -39,9 +41,15 @@ pub struct Args {
     /// Runs at the same time
     #[arg(long, default_value_t = 2)]
     parallel: usize,
+    /// Run each seed twice: it is bad if they differ, and where they part is told
+    #[arg(long)]
+    twice: bool,
     /// Print what came of one seed as JSON
     #[arg(long)]
     json: bool,
+    /// Write all that it does to this file, to compare it with that of another run
+    #[arg(long, requires = "json")]
+    trail: Option<PathBuf>,
 }
 
 impl Args {
@@ -58,7 +66,8 @@ impl Args {
 pub fn run_all(args: &Args) -> Result<bool> {
     ensure!(args.planted.is_none() || cfg!(debug_assertions), "bugs can be planted in debug builds only");
     if args.json {
-        println!("{}", serde_json::to_string(&run(&args.plan(args.seed))?)?);
+        let outcome = run_on_trail(&args.plan(args.seed), args.trail.as_deref())?;
+        println!("{}", serde_json::to_string(&outcome)?);
         return Ok(true);
     }
     let seeds: Vec<u64> = (args.seed..args.seed + args.seeds).collect();
@@ -69,7 +78,10 @@ pub fn run_all(args: &Args) -> Result<bool> {
             scope.spawn(|| {
                 while let Some(seed) = seeds.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let (plan, started) = (args.plan(*seed), Instant::now());
-                    let outcome = apart(&plan);
+                    let outcome = match args.twice {
+                        true => run_twice(&plan, |trail| apart(&plan, Some(trail))),
+                        false => apart(&plan, None),
+                    };
                     say(&plan, &outcome, started.elapsed());
                     results.lock().push((plan, outcome, started.elapsed()));
                 }
@@ -102,9 +114,12 @@ pub fn run_all(args: &Args) -> Result<bool> {
 }
 
 /// Runs one in a process of its own.
-fn apart(plan: &Plan) -> Result<Outcome> {
+fn apart(plan: &Plan, trail: Option<&Path>) -> Result<Outcome> {
     let mut command = Command::new(std::env::current_exe().context("this program")?);
     command.args(plan.args()).arg("--json").stderr(Stdio::inherit());
+    if let Some(path) = trail {
+        command.arg("--trail").arg(path);
+    }
     let output = command.output().context("a run's process")?;
     ensure!(output.status.success(), "its process ended with {}", output.status);
     Ok(serde_json::from_slice(&output.stdout)?)
