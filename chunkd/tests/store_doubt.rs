@@ -48,6 +48,20 @@ async fn a_kill_is_told_from_a_power_cut() {
     }
 }
 
+// V2: what no copy of the table calls written is a hole without being read.
+#[tokio::test]
+async fn a_dirty_chunk_costs_what_was_written_of_it() {
+    let disk = memory();
+    let store = open(&disk).await;
+    write(&store, 1, 5 * BLOCK, &pattern(1, 512)).await.unwrap();
+    let (store, disk) = killed(store, &disk).await;
+    let before = disk.bytes_read();
+    let prepared = prepare(&store, 1, 2).await.unwrap();
+    assert!(!prepared.clean);
+    assert_eq!((block_state(&prepared, 5).0, block_state(&prepared, 6)), (GOOD, (HOLE, 0)));
+    assert!(disk.bytes_read() - before < 4 * BLOCK as u64, "of 64 MiB");
+}
+
 /// A store whose chunk 5 went in a power cut, file and name, before it was synced; `None` if this cut left it.
 async fn after_a_vanishing(seed: u64) -> Option<(Arc<ChunkStore>, Arc<MemoryDisk>)> {
     let disk = memory();
