@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -295,9 +296,14 @@ impl Disk for MemoryDisk {
         if !dir.is_empty() && !state.folders.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let all = state.folders.iter().chain(state.names.keys());
-        let inside = all.filter(|name| parent(name) == dir && !name.is_empty());
-        Ok(inside.map(|name| name.rsplit('/').next().unwrap_or(name).to_owned()).collect())
+        // What is below a folder follows each other.
+        let below = if dir.is_empty() { String::new() } else { format!("{dir}/") };
+        let from = (Bound::Included(below.as_str()), Bound::<&str>::Unbounded);
+        let is_below = |name: &&str| name.starts_with(&below);
+        let folders = state.folders.range::<str, _>(from).map(String::as_str).take_while(is_below);
+        let files = state.names.range::<str, _>(from).map(|(name, _)| name.as_str()).take_while(is_below);
+        let names = folders.chain(files).filter_map(|name| name.strip_prefix(&below));
+        Ok(names.filter(|name| !name.is_empty() && !name.contains('/')).map(str::to_owned).collect())
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
@@ -345,16 +351,13 @@ impl DiskFile for MemoryFile {
         self.gate.bytes_read.fetch_add(buf.len() as u64, Ordering::SeqCst);
         let inode = self.inode.lock();
         let length = (buf.len() as u64).min(inode.length.saturating_sub(offset)) as usize;
-        let mut done = 0;
-        while done < length {
-            let at = offset + done as u64;
-            let (sector, skip) = (at / SECTOR as u64, (at % SECTOR as u64) as usize);
-            let part = (SECTOR - skip).min(length - done);
-            match inode.sectors.get(&sector) {
-                Some(content) => buf[done..done + part].copy_from_slice(&content[skip..skip + part]),
-                None => buf[done..done + part].fill(0),
-            }
-            done += part;
+        buf[..length].fill(0);
+        let (size, end) = (SECTOR as u64, offset + length as u64);
+        for (sector, content) in inode.sectors.range(offset / size..end.div_ceil(size)) {
+            let start = sector * size;
+            let (from, to) = (offset.max(start), end.min(start + size));
+            let part = &content[(from - start) as usize..(to - start) as usize];
+            buf[(from - offset) as usize..(to - offset) as usize].copy_from_slice(part);
         }
         Ok(length)
     }
