@@ -68,14 +68,15 @@ impl Invariants {
 
     fn look(&self, id: u64, raft: &RaftNode) {
         let (index, leader) = (*raft.applied().borrow(), raft.leader().borrow().clone());
-        let hash = match raft.view().state_hash() {
+        let view = raft.view();
+        let hash = match view.state_hash() {
             Ok(hash) => hash,
             Err(error) => return self.findings.violation(format!("node {id}: {error}")),
         };
         self.findings.on_trail(|| format!("node {id} has applied {index}, state {hash:016x}, {leader:?}"));
         let mut seen = self.seen.lock();
         if index > seen.applied {
-            self.findings.places.update(raft.view());
+            self.findings.places.update(view);
         }
         if index > 0 {
             let (known, by) = *seen.states.entry(index).or_insert((hash, id));

@@ -72,15 +72,15 @@ struct Host {
 /// A machine from its start until it goes down: lines that it makes lead nowhere afterwards, whatever still runs of it.
 #[derive(Clone, Debug)]
 pub struct Life {
-    host: String,
+    host: Arc<str>,
     over: CancellationToken,
 }
 
 struct Inner {
     rng: StdRng,
-    hosts: BTreeMap<String, Host>,
+    hosts: BTreeMap<Arc<str>, Host>,
     /// From, to; since when.
-    blocked: BTreeMap<(String, String), Instant>,
+    blocked: BTreeMap<(Arc<str>, Arc<str>), Instant>,
     weather: Weather,
 }
 
@@ -96,8 +96,8 @@ pub struct Net {
 #[derive(Clone)]
 struct Path {
     net: Arc<Net>,
-    from: String,
-    to: String,
+    from: Arc<str>,
+    to: Arc<str>,
     lives: [Life; 2],
 }
 
@@ -124,9 +124,9 @@ impl Net {
     /// Brings a host up, which serves nothing yet.
     pub fn add(&self, host: &str) -> Life {
         self.findings.note(|| format!("{host} is up"));
-        let life = Life { host: host.to_owned(), over: CancellationToken::new() };
+        let life = Life { host: host.into(), over: CancellationToken::new() };
         let row = Host { routes: None, life: life.clone() };
-        if let Some(old) = self.inner.lock().hosts.insert(host.to_owned(), row) {
+        if let Some(old) = self.inner.lock().hosts.insert(Arc::clone(&life.host), row) {
             old.life.over.cancel();
         }
         life
@@ -155,7 +155,7 @@ impl Net {
     /// From now on nothing arrives from one host at another. False if that was so already.
     pub fn block(&self, from: &str, to: &str) -> bool {
         self.findings.note(|| format!("nothing from {from} reaches {to}"));
-        let pair = (from.to_owned(), to.to_owned());
+        let pair: (Arc<str>, Arc<str>) = (from.into(), to.into());
         let is_new = match self.inner.lock().blocked.entry(pair) {
             Entry::Vacant(entry) => {
                 entry.insert(Instant::now());
@@ -184,14 +184,14 @@ impl Net {
 
     /// A client's side of calls from a machine to a host.
     pub fn line(self: &Arc<Self>, from: &Life, to: &str) -> Line {
-        let (net, from, to) = (Arc::clone(self), from.clone(), to.to_owned());
+        let (net, from, to): (_, _, Arc<str>) = (Arc::clone(self), from.clone(), to.into());
         Line::new(tower::service_fn(move |request| Arc::clone(&net).call(from.clone(), to.clone(), request)))
     }
 
     async fn call(
         self: Arc<Self>,
         from: Life,
-        to: String,
+        to: Arc<str>,
         request: http::Request<Body>,
     ) -> Result<http::Response<Body>, Status> {
         self.path(&from, &to)?.pass().await?;
@@ -216,12 +216,12 @@ impl Net {
         Call { number, method, stream: Stream::of(path) }
     }
 
-    fn path(self: &Arc<Self>, from: &Life, to: &str) -> Result<Path, Status> {
+    fn path(self: &Arc<Self>, from: &Life, to: &Arc<str>) -> Result<Path, Status> {
         if from.over.is_cancelled() {
             return Err(gone(&from.host));
         }
         let there = self.inner.lock().hosts.get(to).map(|host| host.life.clone()).ok_or_else(|| gone(to))?;
-        Ok(Path { net: Arc::clone(self), from: from.host.clone(), to: to.to_owned(), lives: [from.clone(), there] })
+        Ok(Path { net: Arc::clone(self), from: from.host.clone(), to: to.clone(), lives: [from.clone(), there] })
     }
 }
 
@@ -229,6 +229,9 @@ impl Path {
     /// Since when nothing arrives, in one of the directions.
     fn blocked_since(&self, both: bool) -> Option<Instant> {
         let inner = self.net.inner.lock();
+        if inner.blocked.is_empty() {
+            return None;
+        }
         let there = inner.blocked.get(&(self.from.clone(), self.to.clone()));
         let back = inner.blocked.get(&(self.to.clone(), self.from.clone())).filter(|_| both);
         [there, back].into_iter().flatten().min().copied()
@@ -275,6 +278,9 @@ impl Path {
         // The clock moves in whole milliseconds, and even sleeping for none takes one.
         if at > Instant::now() {
             tokio::time::sleep_until(at).await;
+        }
+        if self.blocked_since(false).is_none() {
+            return;
         }
         let mut changes = self.net.changes.subscribe();
         while self.blocked_since(false).is_some() {

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use caribou_proto::chunk::v1::{FromServer, ReadReply, ReadRequest, ToServer, WriteAck, WriteFragment};
@@ -41,7 +42,7 @@ pub enum Way {
 #[derive(Debug)]
 enum Entry {
     Note(String),
-    Said { from: String, to: String, stream: Stream, way: Way, bytes: Bytes },
+    Said { from: Arc<str>, to: Arc<str>, stream: Stream, way: Way, bytes: Bytes },
 }
 
 #[derive(Debug, Default)]
@@ -83,8 +84,8 @@ impl Record {
     }
 
     /// Messages have arrived.
-    pub fn said(&self, at: u128, from: &str, to: &str, (stream, way): (Stream, Way), bytes: Bytes) {
-        self.add(at, Entry::Said { from: from.to_owned(), to: to.to_owned(), stream, way, bytes });
+    pub fn said(&self, at: u128, from: &Arc<str>, to: &Arc<str>, (stream, way): (Stream, Way), bytes: Bytes) {
+        self.add(at, Entry::Said { from: Arc::clone(from), to: Arc::clone(to), stream, way, bytes });
     }
 
     /// Something was found: what comes later explains nothing, and would take the room.
@@ -187,7 +188,8 @@ mod tests {
         let (record, folder) = (Record::default(), tempfile::tempdir().expect("a folder"));
         record.note(3, "heal".to_owned());
         let two = Bytes::from([frame(4711), frame(512)].concat());
-        record.said(5, "a", "b", (Stream::of("/caribou.chunk.v1.ChunkData/Read").expect("kept"), Way::Request), two);
+        let (a, b) = ("a".into(), "b".into());
+        record.said(5, &a, &b, (Stream::of("/caribou.chunk.v1.ChunkData/Read").expect("kept"), Way::Request), two);
         assert_eq!(Stream::of("/caribou.raft.v1.RaftService/Append"), None);
         let text = std::fs::read_to_string(record.write(folder.path(), 7).expect("written")).expect("text");
         let lines: Vec<&str> = text.lines().collect();
@@ -200,8 +202,9 @@ mod tests {
     fn the_oldest_goes_first() {
         let record = Record::default();
         let large = Bytes::from(vec![0; ROOM / 4]);
+        let (a, b) = ("a".into(), "b".into());
         for at in 0..9 {
-            record.said(at, "a", "b", (Stream::Write, Way::Request), large.clone());
+            record.said(at, &a, &b, (Stream::Write, Way::Request), large.clone());
         }
         record.end();
         record.note(9, "too late".to_owned());

@@ -23,7 +23,13 @@ const EDGE_BYTES: u32 = 128 << 10;
 
 /// See the module. In this order, because each needs the one before.
 pub async fn check(world: &World) {
-    let at_rest = || world.leader().and_then(|index| is_at_rest(&world.meta[index]).ok()).unwrap_or(false);
+    // The rows change with what is applied, and with nothing else.
+    let mut looked_at = None;
+    let at_rest = || {
+        let Some(index) = world.leader() else { return false };
+        let now = world.meta[index].raft().map(|raft| (index, *raft.applied().borrow()));
+        std::mem::replace(&mut looked_at, now) != now && is_at_rest(&world.meta[index]).unwrap_or(false)
+    };
     if !world.wait_for(REST_PATIENCE, "chunks are not ready, without a writer and at their goal", at_rest).await {
         return world.findings.violation(format!("at work: {}", at_work(world)));
     }
