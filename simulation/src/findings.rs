@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::clock::SimClock;
+use crate::commands::Commands;
 use crate::fencing::Fencing;
 use crate::places::Places;
 use crate::record::Record;
@@ -22,14 +23,16 @@ pub struct Findings {
     /// What explains a finding.
     pub record: Record,
     pub trail: Trail,
+    /// What judges what chunk servers are told.
+    pub commands: Commands,
 }
 
 impl Findings {
     pub fn new(clock: SimClock) -> Self {
         let (violations, steps) = (Mutex::default(), AtomicU64::new(0));
-        let (places, fencing) = (Places::default(), Fencing::default());
+        let (places, fencing, commands) = (Places::default(), Fencing::default(), Commands::default());
         let (record, trail) = (Record::default(), Trail::default());
-        Self { clock, violations, steps, places, fencing, record, trail }
+        Self { clock, violations, steps, places, fencing, commands, record, trail }
     }
 
     pub fn clock(&self) -> &SimClock {

@@ -12,6 +12,7 @@
 //! | `workload/` | what clients do, and what must come of it |
 //! | `invariants.rs`, `rest.rs` | what must be true always, and at the end |
 //! | `fencing/` | nothing written under an old grant takes effect, seen from outside |
+//! | `commands.rs` | what chunk servers must never be told, nor obey |
 //! | `findings.rs`, `hearing.rs`, `places.rs` | what was not true, what nobody waits for, and which lost bytes are excused |
 //! | `record.rs` | what was said and done until then |
 //! | `trail.rs`, `twice.rs` | whether a second run of a seed does the same |
@@ -23,6 +24,7 @@
 mod chunk_host;
 mod client_host;
 mod clock;
+mod commands;
 mod crew;
 mod entropy;
 mod faults;

@@ -362,6 +362,10 @@ impl Path {
             let at = findings.clock().elapsed_ms();
             findings.record.said(at, &self.from, &self.to, (stream, way), bytes.clone());
             fencing::arrived(findings, call.number, &self.to, (stream, way), bytes);
+            if (stream, way) == (Stream::Attach, Way::Reply) {
+                let wrong = findings.commands.arrived(&self.from, &self.to, bytes);
+                wrong.into_iter().for_each(|what| findings.violation(what));
+            }
         }
     }
 }

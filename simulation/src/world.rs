@@ -78,7 +78,9 @@ impl World {
         if !host.is_up() {
             host.start(&self.net, &self.clock).await?;
             let over = self.net.end_of(&host.address).context("it is up")?;
-            self.invariants.watch(host.id, host.raft().context("it has just started")?, over);
+            let raft = host.raft().context("it has just started")?;
+            self.findings.commands.node_is_up(&host.address, raft);
+            self.invariants.watch(host.id, raft, over);
         }
         Ok(())
     }
@@ -89,7 +91,10 @@ impl World {
         if self.chunk[index].is_up() {
             return Ok(());
         }
-        let started = self.chunk[index].start(&self.net, &self.clock, meta).await;
+        let host = &mut self.chunk[index];
+        let started = host.start(&self.net, &self.clock, meta).await;
+        let wrong = host.store().and_then(|store| self.findings.commands.server_is_up(&host.address, store));
+        wrong.into_iter().for_each(|what| self.findings.violation(what));
         if started.is_err() && self.bury_struck() > 0 { Ok(()) } else { started }
     }
 
