@@ -32,10 +32,12 @@ pub enum Bug {
     HoldForgotten,
     /// V3: after an unclean start a chunk server takes no replica for dirty.
     DirtyJournalForgotten,
+    /// F2, V1: the leader tells holders to prepare a version when it proposes the record that raises it, not once that is committed.
+    PreparedBeforeCommit,
 }
 
 /// All of them.
-pub const ALL: [Bug; 12] = [
+pub const ALL: [Bug; 13] = [
     Bug::LogAnsweredBeforeSync,
     Bug::VoteNotWritten,
     Bug::RepliesForgotten,
@@ -48,6 +50,7 @@ pub const ALL: [Bug; 12] = [
     Bug::FsyncNotAwaited,
     Bug::HoldForgotten,
     Bug::DirtyJournalForgotten,
+    Bug::PreparedBeforeCommit,
 ];
 
 thread_local! {

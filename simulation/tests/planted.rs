@@ -127,3 +127,8 @@ fn a_dirty_journal_that_is_forgotten() {
         &["P1", "P2", "replicas of chunk", "damaged at rest"],
     );
 }
+
+#[test]
+fn a_version_that_is_prepared_before_its_record_is_committed() {
+    is_found(Bug::PreparedBeforeCommit, &[KillChunkServer, PowerCutChunkServer], &["which is not committed"]);
+}

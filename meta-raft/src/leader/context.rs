@@ -1,5 +1,7 @@
 //! What a loop works with while it handles one event.
 
+use caribou_planted::{self as planted, Bug};
+use caribou_proto::chunk::v1::Prepare;
 use caribou_proto::chunk::v1::command::Body;
 use caribou_proto::cluster::v1::Holder;
 use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation, ServerId, SessionId};
@@ -10,7 +12,7 @@ use super::links::{Links, Purpose};
 use super::shared::Shared;
 use crate::fsm::command::Command;
 use crate::fsm::error::Fatal;
-use crate::fsm::tables::{Tables, servers};
+use crate::fsm::tables::{Tables, chunks, servers};
 
 /// The time, one view of the state, the links, and the records to propose.
 pub(crate) struct Cx<'a> {
@@ -58,12 +60,26 @@ pub(crate) enum Why {
 
 impl Cx<'_> {
     pub(crate) fn propose(&mut self, why: Why, commands: Vec<Command>) {
+        if planted::is(Bug::PreparedBeforeCommit) {
+            commands.iter().for_each(|command| self.prepare_early(command));
+        }
         self.proposals.push(Proposal { why, commands });
     }
 
     /// Sends a command on the server's control stream; false if there is none, or no room.
     pub(crate) fn send(&mut self, server: ServerId, chunk: ChunkId, body: Body, purpose: Purpose) -> bool {
         self.links.send(self.now, self.applied, server, chunk, body, purpose)
+    }
+
+    /// What a planted bug does. No round has the number 0, so nobody waits for the answers.
+    fn prepare_early(&mut self, command: &Command) {
+        let Command::StartIntent(start) = command else { return };
+        let Ok(Some(row)) = chunks::get(self.tables, start.chunk) else { return };
+        for holder in &row.replicas {
+            let prepare = Prepare { version: start.version.0 + 1, join: false, old_grant: row.last_grant.0 };
+            let purpose = Purpose::Recovery { chunk: start.chunk, round: 0 };
+            self.send(holder.server, start.chunk, Body::Prepare(prepare), purpose);
+        }
     }
 
     /// ADR 7: every read lease that anybody gave this server is over.
