@@ -6,8 +6,10 @@
 
 use crate::attach::{self, Attached, Nodes, Refusal};
 use crate::heartbeat::{self, Heartbeats};
+use crate::peers::Answers;
 use crate::recover;
 use crate::server::ChunkServer;
+use caribou_planted::{self as planted, Bug};
 use caribou_proto::chunk::v1::{FromServer, Inventory, ToServer, to_server};
 use caribou_proto::ids::{ChunkId, ChunkVersion};
 use futures::StreamExt;
@@ -78,9 +80,21 @@ async fn attend(server: &Arc<ChunkServer>, nodes: &mut Nodes, attached: Attached
                 },
             },
             _ = tick.tick() => if let Some(reason) = stream.beat(server) {
+                if planted::is(Bug::OldTermObeyed) {
+                    server.work.spawn(obey_on(server.clone(), stream, inbound));
+                }
                 return reason;
             },
             () = server.closing.cancelled() => return "this server is stopping".to_owned(),
+        }
+    }
+}
+
+/// What a planted bug does: a stream that was left is obeyed all the same.
+async fn obey_on(server: Arc<ChunkServer>, stream: Stream, mut inbound: Answers<ToServer>) {
+    while let Some(Ok(message)) = inbound.next().await {
+        if let Some(to_server::Body::Command(command)) = message.body {
+            recover::take(&server, &stream.session, command);
         }
     }
 }

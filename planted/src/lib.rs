@@ -34,10 +34,13 @@ pub enum Bug {
     DirtyJournalForgotten,
     /// F2, V1: the leader tells holders to prepare a version when it proposes the record that raises it, not once that is committed.
     PreparedBeforeCommit,
+    /// F2: a chunk server goes on to obey the stream of a leader that it has left for a newer one, whatever the term. Two places, each of which
+    /// would cover for the other.
+    OldTermObeyed,
 }
 
 /// All of them.
-pub const ALL: [Bug; 13] = [
+pub const ALL: [Bug; 14] = [
     Bug::LogAnsweredBeforeSync,
     Bug::VoteNotWritten,
     Bug::RepliesForgotten,
@@ -51,6 +54,7 @@ pub const ALL: [Bug; 13] = [
     Bug::HoldForgotten,
     Bug::DirtyJournalForgotten,
     Bug::PreparedBeforeCommit,
+    Bug::OldTermObeyed,
 ];
 
 thread_local! {

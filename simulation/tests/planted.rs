@@ -132,3 +132,13 @@ fn a_dirty_journal_that_is_forgotten() {
 fn a_version_that_is_prepared_before_its_record_is_committed() {
     is_found(Bug::PreparedBeforeCommit, &[KillChunkServer, PowerCutChunkServer], &["which is not committed"]);
 }
+
+/// Recoveries that wait for a server that is off begin again every second, at the old leader too.
+#[test]
+fn a_term_that_is_over_and_still_obeyed() {
+    is_found(
+        Bug::OldTermObeyed,
+        &[PowerCutAllChunkServers, CrashAllChunkServers, SplitBrain],
+        &["obeys generation and term"],
+    );
+}
