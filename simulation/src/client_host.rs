@@ -22,7 +22,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use crate::clock::SimClock;
+use crate::hearing;
 use crate::net::{Life, Net};
+use crate::resends::Resends;
 
 /// As the production transports have it.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
@@ -45,7 +47,7 @@ impl ClientHost {
     ) -> Result<Self> {
         let life = net.add(name);
         let config = ClientConfig { meta: nodes, name: name.to_owned(), ..ClientConfig::default() };
-        let transport = Transport { net: Arc::clone(net), own: life };
+        let transport = Transport { net: Arc::clone(net), own: life, resends: Resends::of(name) };
         let rng = Mutex::new(rng);
         let random = move || rng.lock().random();
         let environment = Environment { transport: Arc::new(transport.clone()), random: Arc::new(random) };
@@ -66,6 +68,7 @@ impl ClientHost {
 struct Transport {
     net: Arc<Net>,
     own: Life,
+    resends: Arc<Resends>,
 }
 
 impl meta::Transport for Transport {
@@ -86,9 +89,12 @@ impl meta::Transport for Transport {
 impl chunk::Transport for Transport {
     fn write(&self, address: &str) -> BoxFuture<'static, Result<chunk::Link<WriteFragment, WriteAck>, LinkError>> {
         let mut client = ChunkDataClient::new(self.net.line(&self.own, address));
+        let stream = self.resends.stream();
+        let leaves = move |fragment: &WriteFragment| stream.note(fragment).into_iter().for_each(hearing::violation);
         async move {
             let (requests, queue) = mpsc::channel(chunk::LINK_QUEUE);
-            let replies = client.write(ReceiverStream::new(queue)).await.map_err(broken)?.into_inner();
+            let fragments = ReceiverStream::new(queue).inspect(leaves);
+            let replies = client.write(fragments).await.map_err(broken)?.into_inner();
             Ok(chunk::Link { requests, replies: replies.map(|reply| reply.map_err(broken)).boxed() })
         }
         .boxed()

@@ -12,7 +12,7 @@
 //! | `workload/` | what clients do, and what must come of it |
 //! | `invariants.rs`, `rest.rs` | what must be true always, and at the end |
 //! | `fencing/` | nothing written under an old grant takes effect, seen from outside |
-//! | `commands.rs` | what chunk servers must never be told, nor obey |
+//! | `commands.rs`, `resends.rs` | what machines must never say to each other |
 //! | `findings.rs`, `hearing.rs`, `places.rs` | what was not true, what nobody waits for, and which lost bytes are excused |
 //! | `record.rs` | what was said and done until then |
 //! | `trail.rs`, `twice.rs` | whether a second run of a seed does the same |
@@ -36,6 +36,7 @@ mod meta_host;
 mod net;
 mod places;
 mod record;
+mod resends;
 mod rest;
 pub mod run;
 pub mod seeds;
