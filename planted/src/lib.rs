@@ -34,13 +34,15 @@ pub enum Bug {
     DirtyJournalForgotten,
     /// F2, V1: the leader tells holders to prepare a version when it proposes the record that raises it, not once that is committed.
     PreparedBeforeCommit,
+    /// W4: what was on its way when a write stream broke, a client sends again at the same version, over another one.
+    ResentAtSameVersion,
     /// F2: a chunk server goes on to obey the stream of a leader that it has left for a newer one, whatever the term. Two places, each of which
     /// would cover for the other.
     OldTermObeyed,
 }
 
 /// All of them.
-pub const ALL: [Bug; 14] = [
+pub const ALL: [Bug; 15] = [
     Bug::LogAnsweredBeforeSync,
     Bug::VoteNotWritten,
     Bug::RepliesForgotten,
@@ -54,6 +56,7 @@ pub const ALL: [Bug; 14] = [
     Bug::HoldForgotten,
     Bug::DirtyJournalForgotten,
     Bug::PreparedBeforeCommit,
+    Bug::ResentAtSameVersion,
     Bug::OldTermObeyed,
 ];
 

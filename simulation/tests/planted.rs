@@ -142,3 +142,8 @@ fn a_term_that_is_over_and_still_obeyed() {
         &["obeys generation and term"],
     );
 }
+
+#[test]
+fn bytes_that_are_sent_again_at_the_same_version() {
+    is_found(Bug::ResentAtSameVersion, &[CutClientFromChunkServers, KillChunkServer], &["W4", "P2", "own writes"]);
+}

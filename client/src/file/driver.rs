@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use caribou_planted::{self as planted, Bug};
 use caribou_proto::chunk::v1::{Status, WriteAck, WriteFragment};
 use caribou_proto::meta::v1::{ReplyBody, ReportBroken, TakeGrant, WaitChunk, WriteEnd, WrittenChunk, mutation::Op};
 use futures::StreamExt;
@@ -12,6 +13,7 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::FuturesUnordered;
 
 use super::action::{Action, Broken, Held};
+use super::context::Context;
 use super::inode::{Inode, State};
 use super::ports::own_caller;
 use super::write_state::{GiveUp, WriteState};
@@ -220,7 +222,7 @@ fn start(inode: &Arc<Inode>, streams: &mut Streams, action: Action) -> BoxFuture
     match action {
         Action::Send { epoch, n, held, offset, data, sync } => {
             let stream = stream(&inode, streams, epoch, &held);
-            let received = stream.submit(WriteFragment {
+            let fragment = WriteFragment {
                 cluster: Some(context.servers.cluster.clone()),
                 id: 0,
                 chunk: held.chunk,
@@ -233,7 +235,16 @@ fn start(inode: &Arc<Inode>, streams: &mut Streams, action: Action) -> BoxFuture
                 crc: crc32c::crc32c(&data),
                 data,
                 sync,
-            });
+            };
+            let again = planted::is(Bug::ResentAtSameVersion).then(|| fragment.clone());
+            let received = stream.submit(fragment);
+            if let Some(fragment) = again {
+                return async move {
+                    let result = insist(&context, fragment, answer(received.await)).await;
+                    Event::Acked { held, epoch, n, result }
+                }
+                .boxed();
+            }
             async move { Event::Acked { held, epoch, n, result: answer(received.await) } }.boxed()
         }
         Action::TakeGrant { index, attempt } => async move {
@@ -274,6 +285,20 @@ fn start(inode: &Arc<Inode>, streams: &mut Streams, action: Action) -> BoxFuture
         }
         .boxed(),
     }
+}
+
+/// What a planted bug does: sends a fragment over one stream after the other, until it is answered.
+async fn insist(
+    context: &Context,
+    fragment: WriteFragment,
+    mut result: Result<WriteAck, LinkError>,
+) -> Result<WriteAck, LinkError> {
+    while result.is_err() {
+        tokio::time::sleep(LAST_DELAY).await;
+        let stream = context.servers.write_stream(&fragment.chain[0].address, fragment.chunk);
+        result = answer(stream.submit(fragment.clone()).await);
+    }
+    result
 }
 
 fn stream(inode: &Inode, streams: &mut Streams, epoch: u64, held: &Held) -> WriteStream {
