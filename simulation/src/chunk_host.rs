@@ -16,7 +16,7 @@ use caribou_chunkd::{ChunkServer, Parts, Settings};
 use caribou_proto::chunk::v1::chunk_data_client::ChunkDataClient;
 use caribou_proto::chunk::v1::control_service_client::ControlServiceClient;
 use caribou_proto::chunk::v1::{FromServer, ReadReply, ReadRequest, ToServer, WriteAck, WriteFragment};
-use caribou_proto::ids::ServerId;
+use caribou_proto::ids::{ChunkId, ServerId};
 use futures::{FutureExt as _, StreamExt as _};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -36,6 +36,8 @@ use crate::net::{Life, Net};
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long it takes.
 const JOB_TIME_MS: std::ops::Range<u64> = 0..4;
+/// Where data begin in a replica's file (docs/on-disk-format.md).
+const DATA_AT: u64 = 64 << 10;
 
 /// See the module.
 pub struct ChunkHost {
@@ -103,6 +105,13 @@ impl ChunkHost {
 
     pub fn disarm(&self) {
         self.disk.set_hook(None);
+    }
+
+    /// A bit of a replica flips, behind its server's back; on which disk.
+    pub fn flip(&self, chunk: ChunkId, offset: u32, bit: u32) -> &str {
+        let file = format!("chunks/{:02x}/{:016x}.chunk", chunk.0 % 256, chunk.0);
+        self.disk.damage(&file, DATA_AT + u64::from(offset), 1 << bit);
+        self.disk.path()
     }
 
     /// # Errors

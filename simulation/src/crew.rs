@@ -161,6 +161,25 @@ impl Crew {
         }
     }
 
+    /// A client that was never there before reads every file.
+    ///
+    /// # Errors
+    /// When it does not connect, or a call fails.
+    pub async fn look(&mut self, world: &World, rng: &mut StdRng) -> Result<()> {
+        let (_, host) = self.connect(world, rng).await?;
+        let look = async {
+            look_at_all(&host, &self.shelf, &world.findings).await?;
+            let registers = self.shelf.lock().registers.clone();
+            if let Some(registers) = registers {
+                registers.read_all(&host.name, &host.files, &world.findings).await?;
+            }
+            host.leave().await;
+            Ok::<_, Error>(())
+        };
+        tokio::time::timeout(PATIENCE, look).await.context("a client's look at every file takes too long")??;
+        Ok(())
+    }
+
     /// A client that was never there before looks at everything that anybody has made.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use crate::clock::SimClock;
 use crate::commands::Commands;
+use crate::faults::Rotten;
 use crate::fencing::Fencing;
 use crate::places::Places;
 use crate::record::Record;
@@ -25,14 +26,16 @@ pub struct Findings {
     pub trail: Trail,
     /// What judges what chunk servers are told.
     pub commands: Commands,
+    /// What excuses damage that is found.
+    pub rotten: Rotten,
 }
 
 impl Findings {
     pub fn new(clock: SimClock) -> Self {
         let (violations, steps) = (Mutex::default(), AtomicU64::new(0));
         let (places, fencing, commands) = (Places::default(), Fencing::default(), Commands::default());
-        let (record, trail) = (Record::default(), Trail::default());
-        Self { clock, violations, steps, places, fencing, commands, record, trail }
+        let (record, trail, rotten) = (Record::default(), Trail::default(), Rotten::default());
+        Self { clock, violations, steps, places, fencing, commands, record, trail, rotten }
     }
 
     pub fn clock(&self) -> &SimClock {

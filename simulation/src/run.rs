@@ -112,7 +112,7 @@ async fn story(plan: &Plan, root: &Path, trail: Option<&Path>) -> Result<Outcome
     let enough = |world: &World| world.findings.steps() >= plan.steps || !world.findings.is_clean();
     let went_on = faults::inject(&mut world, &mut crew, &mut rng, &plan.faults, enough, &mut counts).await;
     // A machine that does not come up again is a finding like any other.
-    if let Err(error) = went_on.and(aftermath(&mut world, &mut crew, &mut rng).await) {
+    if let Err(error) = went_on.and(aftermath(plan, &mut world, &mut crew, &mut rng, &mut counts).await) {
         findings.violation(format!("a machine does not come up, or a client fails: {error:#}"));
     }
     world.look_for_failures();
@@ -130,7 +130,13 @@ async fn story(plan: &Plan, root: &Path, trail: Option<&Path>) -> Result<Outcome
 }
 
 /// Everything comes to rest and is looked at; then the power goes everywhere, and what had been promised must still be there.
-async fn aftermath(world: &mut World, crew: &mut Crew, rng: &mut StdRng) -> Result<()> {
+async fn aftermath(
+    plan: &Plan,
+    world: &mut World,
+    crew: &mut Crew,
+    rng: &mut StdRng,
+    counts: &mut Counts,
+) -> Result<()> {
     world.heal().await?;
     world.settled().await;
     crew.finish(world).await;
@@ -138,6 +144,9 @@ async fn aftermath(world: &mut World, crew: &mut Crew, rng: &mut StdRng) -> Resu
         return Ok(());
     }
     rest::check(world).await;
+    if world.findings.is_clean() {
+        faults::at_rest(world, crew, rng, &plan.faults, counts).await?;
+    }
     let meta: Vec<usize> = (0..world.meta.len()).collect();
     let chunk: Vec<(usize, Crash)> = (0..world.chunk.len()).map(|index| (index, Crash::Power)).collect();
     world.crash(&meta, &chunk).await?;

@@ -1,5 +1,6 @@
 //! What is done to the machines and lines, one fault after the other, some of them at the same time.
 
+mod rot;
 mod strike;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crew::Crew;
 use crate::world::World;
+pub use rot::Rotten;
 
 /// Each kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -49,10 +51,12 @@ pub enum Fault {
     ClientAway,
     Loss,
     SlowLines,
+    /// A bit of one replica of each chunk, while the other is sound; once everything rests.
+    BitRot,
 }
 
 /// Every kind.
-pub const ALL: [Fault; 24] = [
+pub const ALL: [Fault; 25] = [
     Fault::CrashLeader,
     Fault::CrashFollower,
     Fault::CrashMajority,
@@ -77,6 +81,7 @@ pub const ALL: [Fault; 24] = [
     Fault::ClientAway,
     Fault::Loss,
     Fault::SlowLines,
+    Fault::BitRot,
 ];
 
 /// Between two faults.
@@ -120,6 +125,9 @@ pub async fn inject(
     while !enough(world) {
         tokio::time::sleep(Duration::from_millis(rng.random_range(PAUSE_MS))).await;
         let fault = *kinds.choose(rng).expect("a plan has kinds of faults");
+        if fault == Fault::BitRot {
+            continue;
+        }
         if fault == Fault::ClientAway && !rng.random_ratio(1, AWAY_ONE_IN) {
             continue;
         }
@@ -141,6 +149,25 @@ pub async fn inject(
         }
     }
     Ok(())
+}
+
+/// Does what only comes once everything rests, if it is among these kinds; in the end all of it is mended.
+///
+/// # Errors
+/// When nobody leads, or a client fails.
+pub async fn at_rest(
+    world: &World,
+    crew: &mut Crew,
+    rng: &mut StdRng,
+    kinds: &[Fault],
+    counts: &mut Counts,
+) -> Result<()> {
+    if !kinds.contains(&Fault::BitRot) {
+        return Ok(());
+    }
+    let damage = rot::flip(world, rng).await?;
+    note(world, counts, Fault::BitRot, damage.len() as u64);
+    rot::mend(world, crew, rng, &damage).await
 }
 
 fn note(world: &World, counts: &mut Counts, fault: Fault, times: u64) {

@@ -100,6 +100,8 @@ pub(super) async fn strike(world: &mut World, crew: &mut Crew, rng: &mut StdRng,
             world.net.set_weather(Weather { latency_ms: 0..=rng.random_range(5..60), ..Weather::default() });
             Ok(true)
         }
+        // See `at_rest`.
+        Fault::BitRot => Ok(false),
     }
 }
 
