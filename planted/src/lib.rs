@@ -39,10 +39,12 @@ pub enum Bug {
     /// F2: a chunk server goes on to obey the stream of a leader that it has left for a newer one, whatever the term. Two places, each of which
     /// would cover for the other.
     OldTermObeyed,
+    /// R1, V2: a chunk server gives a block to readers and to other holders whether it matches its checksum or not.
+    ChecksumIgnored,
 }
 
 /// All of them.
-pub const ALL: [Bug; 15] = [
+pub const ALL: [Bug; 16] = [
     Bug::LogAnsweredBeforeSync,
     Bug::VoteNotWritten,
     Bug::RepliesForgotten,
@@ -58,6 +60,7 @@ pub const ALL: [Bug; 15] = [
     Bug::PreparedBeforeCommit,
     Bug::ResentAtSameVersion,
     Bug::OldTermObeyed,
+    Bug::ChecksumIgnored,
 ];
 
 thread_local! {

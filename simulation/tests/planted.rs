@@ -147,3 +147,8 @@ fn a_term_that_is_over_and_still_obeyed() {
 fn bytes_that_are_sent_again_at_the_same_version() {
     is_found(Bug::ResentAtSameVersion, &[CutClientFromChunkServers, KillChunkServer], &["W4", "P2", "own writes"]);
 }
+
+#[test]
+fn a_checksum_that_is_ignored() {
+    is_found(Bug::ChecksumIgnored, &[BitRot], &["P2"]);
+}

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use caribou_planted::{self as planted, Bug};
 use caribou_proto::ids::{BLOCK_BYTES, BLOCKS_PER_CHUNK, CHUNK_BYTES, ChunkId, ChunkVersion, MAX_FRAGMENT_BYTES};
 
 use super::Error;
@@ -40,7 +41,7 @@ impl Plan {
         for (index, bytes) in data.chunks_exact_mut(BLOCK_BYTES as usize).enumerate() {
             match self.blocks[index] {
                 Block::Hole => bytes.fill(0),
-                Block::Written(sum) if crc::crc(bytes) == sum => {}
+                Block::Written(sum) if crc::crc(bytes) == sum || planted::is(Bug::ChecksumIgnored) => {}
                 Block::Written(_) | Block::Damaged(_) => return Ok(Err(self.first + index as u32)),
             }
         }
