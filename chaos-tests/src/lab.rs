@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use caribou_cli::cmd::status::ClusterStatus;
@@ -12,9 +12,12 @@ use rustix::process::Signal;
 use crate::args::Setting;
 use crate::nemesis::power;
 use crate::network::{Host, Network};
+use crate::wait;
 
 /// How long a process may take to stand still.
 pub const STOP_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at it.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Prefix of every folder that a lab makes.
 const PREFIX: &str = "caribou-lab-";
@@ -198,11 +201,9 @@ impl Lab {
         // A thread in the middle of a system call stops at its end.
         for (part, number) in nodes {
             let process = self.cluster.layout().nodes(*part)[number - 1].process;
-            let end = Instant::now() + STOP_PATIENCE;
-            while process.is_some_and(|process| process.is_alive() && !process.is_paused()) {
-                ensure!(Instant::now() < end, "{} {number} goes on after SIGSTOP", part.name());
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            let stands_still = || process.is_none_or(|process| !process.is_alive() || process.is_paused());
+            let has_stopped = wait::until_blocking(STOP_PATIENCE, LOOK, stands_still);
+            ensure!(has_stopped, "{} {number} goes on after SIGSTOP", part.name());
         }
         for (part, number) in nodes {
             power::cut(&self.volume(*part, *number)?)?;

@@ -14,6 +14,7 @@
 //! | `program.rs` | programs of others: there or not, run, how they ended |
 //! | `report.rs` | verdicts and figures for a person and as JSON |
 //! | `distribution.rs`, `plot.rs` | percentiles and histograms; parts of plots |
+//! | `wait.rs` | waiting for what nobody tells of |
 //!
 //! Servers run only as processes (STYLE, layers 1).
 
@@ -30,4 +31,5 @@ pub mod program;
 pub mod report;
 pub mod run;
 pub mod scenario;
+pub mod wait;
 pub mod workload;

@@ -12,7 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use caribou_cli::local::ProcessId;
@@ -23,6 +23,7 @@ use rustix::process::Signal;
 
 use super::harm::start;
 use super::{Broken, Harm, Kind, Remedy, Server, Site, Whom, said_since};
+use crate::wait;
 
 /// The parts of a segment of the Raft log (docs/on-disk-format.md).
 const FIRST_FRAME_AT: usize = 4096;
@@ -87,12 +88,7 @@ impl Damage {
     pub(super) async fn repaired(self, site: &mut Site<'_>) -> Result<u64> {
         let (part, number) = self.server;
         let process = site.lab.cluster.layout().nodes(part)[number - 1].process;
-        let is_alive = || process.is_some_and(ProcessId::is_alive);
-        let end = Instant::now() + PATIENCE;
-        while is_alive() && Instant::now() < end {
-            tokio::time::sleep(LOOK).await;
-        }
-        let has_ended = !is_alive();
+        let has_ended = wait::until(PATIENCE, LOOK, async || !process.is_some_and(ProcessId::is_alive)).await;
         site.lab.cluster.signal(part, number, Signal::KILL)?;
         let said = said_since(&self.log, self.log_bytes)?;
         let complaints = said.lines().filter(|line| WORDS.iter().any(|word| line.contains(word))).count();

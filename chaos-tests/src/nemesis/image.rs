@@ -20,6 +20,7 @@ use rustix::process::Signal;
 use super::harm::start;
 use super::{Harm, Kind, Remedy, Server, Site, Whom, power};
 use crate::lab::Lab;
+use crate::wait;
 
 /// How long the server works on with the disk that it is going to lose, in milliseconds.
 const WORKS_MS: Range<u64> = 1000..4000;
@@ -108,22 +109,16 @@ fn changed(before: &Replicas, newer: &Replicas) -> u64 {
 
 /// Whether every server is there, and every chunk has all its replicas.
 async fn is_whole(lab: &Lab, patience: Duration) -> bool {
-    let end = Instant::now() + patience;
     let mut since: Option<Instant> = None;
-    loop {
+    let is_settled = async || {
         let status = lab.cluster.status().await;
         let is_whole = status.leader().is_some()
             && status.totals.as_ref().is_some_and(|totals| totals.chunks_below_goal == 0)
             && status.chunk_servers.iter().all(|server| server.connected && server.failed_disks == 0);
         since = if is_whole { since.or_else(|| Some(Instant::now())) } else { None };
-        if since.is_some_and(|since| since.elapsed() >= SETTLED) {
-            return true;
-        }
-        if Instant::now() >= end {
-            return false;
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+        since.is_some_and(|since| since.elapsed() >= SETTLED)
+    };
+    wait::until(patience, LOOK, is_settled).await
 }
 
 #[cfg(test)]

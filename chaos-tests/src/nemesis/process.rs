@@ -1,7 +1,7 @@
 //! Processes that are killed, also while they start, stopped in order, and paused.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use caribou_cli::cmd::status::ClusterStatus;
@@ -11,6 +11,7 @@ use rustix::process::Signal;
 
 use super::{Broken, Harm, Kind, Remedy, Server, Site, Whom};
 use crate::lab::STOP_PATIENCE;
+use crate::wait;
 
 /// How often one is killed while it starts, and how old it gets each time, in milliseconds.
 const STARTS: usize = 5;
@@ -20,6 +21,8 @@ const STORM_STARTS: usize = 3;
 const STORM_AGE_MS: Range<u64> = 1..20;
 /// How long it may take until everybody knows who leads after a hand-over.
 const HANDED_OVER: Duration = Duration::from_secs(5);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(10);
 
 pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
     let whom = match kind {
@@ -93,12 +96,7 @@ async fn hand_over(site: &Site<'_>, (part, number): Server) -> Option<Remedy> {
     let term = cluster.status().await.leader()?.term;
     let address = cluster.layout().nodes(part)[number - 1].address.clone();
     caribou_cli::admin::transfer_leader(&address, 0).await.ok()?;
-    let end = Instant::now() + HANDED_OVER;
-    let mut seen = leads_on(&cluster.status().await, term);
-    while !seen && Instant::now() < end {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        seen = leads_on(&cluster.status().await, term);
-    }
+    let seen = wait::until(HANDED_OVER, LOOK, async || leads_on(&cluster.status().await, term)).await;
     Some(Remedy::Seen(u64::from(seen), "hand-overs to another node in a higher term"))
 }
 
@@ -128,10 +126,7 @@ async fn pause(site: &mut Site<'_>, victims: &[Server]) -> Result<()> {
 
 /// Waits until a process that was told to stand still does: a thread in the middle of a system call stops at its end.
 pub(super) async fn stand_still(process: Option<ProcessId>, name: &str) -> Result<()> {
-    let end = Instant::now() + STOP_PATIENCE;
-    while !process.is_some_and(ProcessId::is_paused) {
-        ensure!(Instant::now() < end, "{name} goes on after SIGSTOP");
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let stands_still = wait::until(STOP_PATIENCE, LOOK, async || process.is_some_and(ProcessId::is_paused)).await;
+    ensure!(stands_still, "{name} goes on after SIGSTOP");
     Ok(())
 }

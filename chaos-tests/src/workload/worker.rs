@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::{append, blocks, registers, storm};
 use crate::check::finding::Finding;
+use crate::wait;
 
 /// After an error, before the file is opened anew.
 pub(super) const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -159,13 +160,9 @@ impl Worker {
     /// The same. None: it is still at work then.
     pub fn finish_until<T: DeserializeOwned>(mut self, end: Instant) -> Result<Option<T>> {
         self.tell_to_stop();
-        while !self.output.as_ref().is_none_or(JoinHandle::is_finished) {
-            if Instant::now() >= end {
-                return Ok(None);
-            }
-            std::thread::sleep(LOOK);
-        }
-        self.finish().map(Some)
+        let patience = end.saturating_duration_since(Instant::now());
+        let has_ended = || self.output.as_ref().is_none_or(JoinHandle::is_finished);
+        if wait::until_blocking(patience, LOOK, has_ended) { self.finish().map(Some) } else { Ok(None) }
     }
 }
 
@@ -183,10 +180,7 @@ impl Drop for Worker {
     fn drop(&mut self) {
         // Fails when it has ended, which is what we want. One that waits for its mount within the kernel goes only with the mount.
         let _ = self.child.kill();
-        let end = Instant::now() + DEATH_PATIENCE;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
-            std::thread::sleep(LOOK);
-        }
+        wait::until_blocking(DEATH_PATIENCE, LOOK, || !matches!(self.child.try_wait(), Ok(None)));
     }
 }
 
