@@ -1,5 +1,6 @@
 //! What must be true of a run, checked from what was recorded.
 
+pub mod copy;
 pub mod logs;
 pub mod processes;
 pub mod tree;

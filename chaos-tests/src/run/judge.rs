@@ -21,7 +21,7 @@ use crate::nemesis::Kind;
 use crate::scenario::{replicas, strays};
 use crate::workload::registers::Fought;
 use crate::workload::storm::Storm;
-use crate::workload::worker::AWAY;
+use crate::workload::worker::{AWAY, DEAD};
 
 /// How long nodes may take to be equal, and sessions of the dead to go.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -91,7 +91,7 @@ pub async fn judge(
     let liveness = Examined::new("liveness", extent);
     let liveness = liveness.with(broken).with(seen.stuck.iter().cloned());
     let mut checks = vec![linearizable(&seen), registers(&seen), errors(&seen, timeline)];
-    checks.push(bytes(lab, seen).await);
+    checks.extend(bytes(lab, seen).await);
     // Those whose mounts were killed are gone too after their time.
     let mounts = lab.cluster.layout().mounts.len();
     let sessions = lab.cluster.wait_for(PATIENCE, "sessions only of those who live", |s| s.clients.len() <= mounts);
@@ -169,16 +169,17 @@ fn errors(seen: &Seen, timeline: &Timeline) -> Examined {
 
 /// Whether a fault may be why a program got this error.
 fn explains(kind: Kind, error: &str) -> bool {
-    let dead = ["Transport endpoint is not connected", "Software caused connection abort"];
     let killed = kind == Kind::KillMount;
-    (killed && (error.starts_with(AWAY) || dead.iter().any(|text| error.contains(text))))
+    (killed && (error.starts_with(AWAY) || DEAD.iter().any(|text| error.contains(text))))
         || ((killed || kind.cuts_chunk_power()) && error.contains("Input/output error"))
 }
 
+const BYTES: &str = "what was fsynced is there, nothing mixed, foreign or older than what was read";
+const COPIES: &str = "what cp has copied is there entry by entry, what rm has removed is gone";
+
 /// What was acknowledged, through a mount that has cached nothing.
-async fn bytes(lab: &mut Lab, seen: Seen) -> Examined {
-    let name = "what was fsynced is there, nothing mixed, foreign or older than what was read";
-    compare(name, lab, seen).await.unwrap_or_else(|error| unseen(name, &error))
+async fn bytes(lab: &mut Lab, seen: Seen) -> [Examined; 2] {
+    compare(lab, seen).await.unwrap_or_else(|error| [BYTES, COPIES].map(|name| unseen(name, &error)))
 }
 
 /// What could not be looked at, though everything should be whole.
@@ -186,12 +187,13 @@ fn unseen(name: &'static str, error: &anyhow::Error) -> Examined {
     Examined::new(name, "").with([Finding::now(format!("{error:#}"))])
 }
 
-async fn compare(name: &'static str, lab: &mut Lab, seen: Seen) -> Result<Examined> {
+async fn compare(lab: &mut Lab, seen: Seen) -> Result<[Examined; 2]> {
     let mount = lab.mount(&[]).await?;
     let place = mount.clone();
-    let (seen, wrong, planted) = tokio::task::spawn_blocking(move || {
-        let (wrong, planted) = (seen.verify(&place), seen.verify_planted(&place));
-        (seen, wrong, planted)
+    let (seen, bytes, copies) = tokio::task::spawn_blocking(move || {
+        let bytes = (seen.verify(&place), seen.verify_planted(&place));
+        let copies = (seen.verify_copy(&place), seen.verify_planted_copy(&place));
+        (seen, bytes, copies)
     })
     .await?;
     lab.cluster.unmount(&mount)?;
@@ -204,11 +206,20 @@ async fn compare(name: &'static str, lab: &mut Lab, seen: Seen) -> Result<Examin
         seen.storm.as_ref().map_or(0, |storm| storm.made),
         seen.read.as_ref().map_or(0, |read| read.reads)
     );
-    let check = Examined::new(name, extent);
+    let check = Examined::new(BYTES, extent);
     let read = seen.read.into_iter().flat_map(|read| read.violations);
     let appended = seen.appended.into_iter().flat_map(|appended| appended.violations);
-    let violations = wrong.into_iter().chain(read).chain(appended);
-    Ok(check.with(violations).with_controls(planted))
+    let check = check.with(bytes.0).with(read).with(appended).with_controls(bytes.1);
+    let copied = seen.copied.unwrap_or_default();
+    let extent = format!(
+        "{} trees of {} files, {} MiB, compared through another mount; {} that cp complained of",
+        copied.trees,
+        copied.files,
+        copied.bytes >> 20,
+        copied.failed
+    );
+    let whole = Examined::new(COPIES, extent).with(copied.violations).with(copies.0).with_controls(copies.1);
+    Ok([check, whole])
 }
 
 /// The tree, its links, and every chunk's replicas. What a server lacks that got an old disk is copied only once the others can vouch for

@@ -11,6 +11,7 @@ use crate::check::finding::Finding;
 use crate::lab::Lab;
 use crate::workload::append::Appended;
 use crate::workload::blocks::{ReaderResult, Written};
+use crate::workload::copies::Copied;
 use crate::workload::registers::{self, History};
 use crate::workload::storm::Storm;
 use crate::workload::universe::{Outcome, Universes};
@@ -31,6 +32,7 @@ pub struct Loads {
     reader: Worker,
     append: Worker,
     storm: Worker,
+    copies: Worker,
     /// Mounts that writers work on.
     pub mounts: Vec<PathBuf>,
     /// The mount of the reader, which nobody harms.
@@ -46,6 +48,7 @@ pub struct Seen {
     pub read: Option<ReaderResult>,
     pub appended: Option<Appended>,
     pub storm: Option<Storm>,
+    pub copied: Option<Copied>,
     /// Loads that did not end what they had begun.
     pub stuck: Vec<Finding>,
 }
@@ -68,6 +71,8 @@ impl Loads {
         let fight = |(mount, number): (&PathBuf, u64)| {
             Worker::start(&Work::Register { dir: mount.clone(), number, of: WRITERS, seed })
         };
+        let (id, sources) = (WRITERS + 2, lab.folder().join("sources"));
+        let copies = Work::Copy { dir: mounts[0].clone(), other: observer.clone(), sources, id, seed };
         Ok(Self {
             universes,
             writers: mounts.iter().zip(0..).map(write).collect::<Result<_>>()?,
@@ -76,6 +81,7 @@ impl Loads {
             reader: Worker::start(&Work::Read { dir: observer.clone(), writers: WRITERS, sharing: WRITERS, seed })?,
             append: Worker::start(&Work::Append { dir: mounts[0].clone(), id: WRITERS, seed })?,
             storm: Worker::start(&Work::Storm { dir: mounts[1].clone(), id: WRITERS + 1, seed })?,
+            copies: Worker::start(&copies)?,
             mounts,
             observer,
         })
@@ -95,6 +101,7 @@ impl Loads {
         }
         counters.push(("records".to_owned(), of(&self.append)));
         counters.push(("files".to_owned(), of(&self.storm)));
+        counters.push(("copies".to_owned(), of(&self.copies)));
         counters.push(("reads".to_owned(), of(&self.reader)));
         counters
     }
@@ -103,11 +110,12 @@ impl Loads {
     pub async fn finish(mut self, patience: Duration) -> Result<Seen> {
         let end = Instant::now() + patience;
         let writers = self.writers.iter_mut().chain(&mut self.sharing).chain(&mut self.registers);
-        for worker in writers.chain([&mut self.reader, &mut self.append, &mut self.storm]) {
+        for worker in writers.chain([&mut self.reader, &mut self.append, &mut self.storm, &mut self.copies]) {
             worker.tell_to_stop();
         }
         let universes = self.universes.finish(patience).await?;
-        let (registers, reader, append, storm) = (self.registers, self.reader, self.append, self.storm);
+        let (registers, reader, append) = (self.registers, self.reader, self.append);
+        let (storm, copies) = (self.storm, self.copies);
         let writers: Vec<Worker> = self.writers.into_iter().chain(self.sharing).collect();
         tokio::task::spawn_blocking(move || {
             let mut stuck = Vec::new();
@@ -122,7 +130,8 @@ impl Loads {
             let read = ended("the reader", reader, end, &mut stuck)?;
             let appended = ended("the writer of records", append, end, &mut stuck)?;
             let storm = ended("the maker of small files", storm, end, &mut stuck)?;
-            Ok(Seen { universes, written, registers: fought, read, appended, storm, stuck })
+            let copied = ended("who copies trees", copies, end, &mut stuck)?;
+            Ok(Seen { universes, written, registers: fought, read, appended, storm, copied, stuck })
         })
         .await?
     }
@@ -144,7 +153,8 @@ impl Seen {
         let registers = self.registers.iter().flat_map(|history| &history.errors);
         let appended = self.appended.iter().flat_map(|appended| &appended.errors);
         let files = self.storm.iter().flat_map(|storm| &storm.errors);
-        written.chain(registers).chain(appended).chain(files)
+        let copies = self.copied.iter().flat_map(|copied| &copied.errors);
+        written.chain(registers).chain(appended).chain(files).chain(copies)
     }
 
     /// What another mount shows, compared with what was acknowledged.
@@ -173,6 +183,20 @@ impl Seen {
             ("a lost record of the log", record.map(Finding::from)),
             ("a lost small file", file.map(Finding::from)),
         ]
+    }
+
+    /// What another mount shows of the tree that was copied last.
+    pub fn verify_copy(&self, mount: &Path) -> Vec<Finding> {
+        let wrong = self.copied.iter().flat_map(|copied| copied.verify(&at(mount, &copied.folder)));
+        wrong.map(Finding::from).collect()
+    }
+
+    /// The same after its source has been changed: what was planted, and what is found of it.
+    pub fn verify_planted_copy(&self, mount: &Path) -> [(&'static str, Option<Finding>); 2] {
+        let copied = self.copied.as_ref();
+        let found = copied.map(|copied| copied.verify_planted(&at(mount, &copied.folder))).unwrap_or_default();
+        let [byte, entry] = found.map(|found| found.map(Finding::from));
+        [("a changed byte of a copied file", byte), ("a lost entry of a copied tree", entry)]
     }
 }
 

@@ -39,6 +39,8 @@ use timeline::{Band, Recorder};
 const CALM: Duration = Duration::from_secs(5);
 /// Lines of the log of one that has ended by itself.
 const TAIL_LINES: usize = 10;
+/// The loads delete more than small disks keep for a day.
+const QUARANTINE: &str = "[store]\nquarantine = \"1m\"\nquarantine_scan = \"10s\"\n";
 /// How long a load may take to end what it has begun, once everything is whole again.
 const FINISH_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -71,7 +73,8 @@ pub struct Args {
 
 pub async fn run(setting: &Setting, args: &Args) -> Result<Report> {
     let kinds = kinds(args)?;
-    let options = Options { meta: args.meta, chunk: args.chunk, ..Options::default() };
+    let options =
+        Options { meta: args.meta, chunk: args.chunk, chunk_config: QUARANTINE.to_owned(), ..Options::default() };
     let mut lab = match args.plain {
         true => Lab::up(setting, &options).await?,
         false => Lab::up_on_hosts(setting, &options).await?,

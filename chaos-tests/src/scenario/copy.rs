@@ -10,6 +10,7 @@ use caribou_cli::tree::{self, Tree};
 
 use super::blocking;
 use crate::args::Setting;
+use crate::check::copy::differences;
 use crate::lab::Lab;
 use crate::nemesis::kills;
 use crate::program;
@@ -53,15 +54,8 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
     verdict.figure("cp -a, s", format!("{:.1}", took.as_secs_f64()));
     verdict.figure("kills meanwhile", copy_kills);
     verdict.violations.extend(complaints);
-    let (tree, compared) = (std::sync::Arc::new(tree), target.clone());
-    let difference = {
-        let tree = tree.clone();
-        blocking(move || tree::compare(&tree, &compared, |_| ())).await?
-    };
-    verdict.violations.extend(difference.lost);
-    verdict.violations.extend(difference.duplicated);
-    let (tree_of_links, compared) = (tree.clone(), target.clone());
-    verdict.violations.extend(blocking(move || hard_links(&tree_of_links, &compared)).await?);
+    let compared = target.clone();
+    verdict.violations.extend(blocking(move || differences(&tree, &compared, |_| ())).await?);
 
     let remove = command("rm", vec!["-rf".into(), target.clone()]);
     let ((took, complaints), remove_kills) =
@@ -130,20 +124,4 @@ fn first_file(root: &Path) -> Result<PathBuf> {
     let tree = Tree::list(root, 1)?;
     let file = tree.entries.iter().find(|(_, k)| *k == tree::Kind::File).context("a file was copied")?;
     Ok(root.join(&file.0))
-}
-
-/// Files that share an inode in the source must share one in the copy.
-fn hard_links(tree: &Tree, copy: &Path) -> Result<Vec<String>> {
-    use std::os::unix::fs::MetadataExt;
-    let mut wrong = Vec::new();
-    for (path, kind) in &tree.entries {
-        if *kind == tree::Kind::File {
-            let (a, b) =
-                (std::fs::symlink_metadata(tree.root.join(path))?, std::fs::symlink_metadata(copy.join(path))?);
-            if a.nlink() != b.nlink() {
-                wrong.push(format!("{}: {} links became {}", path.display(), a.nlink(), b.nlink()));
-            }
-        }
-    }
-    Ok(wrong)
 }

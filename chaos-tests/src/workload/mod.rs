@@ -2,7 +2,9 @@
 
 pub mod append;
 pub mod blocks;
+pub mod copies;
 pub mod registers;
+mod source;
 pub mod storm;
 pub mod universe;
 pub mod worker;

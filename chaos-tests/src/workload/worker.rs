@@ -16,7 +16,7 @@ use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use serde::de::DeserializeOwned;
 
-use super::{append, blocks, registers, storm};
+use super::{append, blocks, copies, registers, storm};
 use crate::check::finding::Finding;
 use crate::wait;
 
@@ -31,6 +31,8 @@ const DEATH_PATIENCE: Duration = Duration::from_secs(5);
 const FUSE: rustix::fs::FsWord = 0x6573_5546;
 /// What an error begins with that came while the mount was away.
 pub const AWAY: &str = "away: ";
+/// What the C library says of a mount whose process has died.
+pub const DEAD: [&str; 2] = ["Transport endpoint is not connected", "Software caused connection abort"];
 
 /// What a worker process does. A seed decides its choices, together with its id or number.
 #[derive(Debug, Clone, clap::Subcommand)]
@@ -49,6 +51,8 @@ pub enum Work {
     Append { dir: PathBuf, id: u64, seed: u64 },
     /// Make, sync, rename and remove small files in a folder
     Storm { dir: PathBuf, id: u64, seed: u64 },
+    /// Copy trees, which are made in a folder `sources` on the local disk, compare them through another mount, and remove them
+    Copy { dir: PathBuf, other: PathBuf, sources: PathBuf, id: u64, seed: u64 },
 }
 
 impl Work {
@@ -83,24 +87,29 @@ impl Work {
             Self::Storm { dir, id, seed } => {
                 serde_json::to_string(&storm::storm_until(&stop, id, dir.join(format!("storm{id}")), seed)?)?
             }
+            Self::Copy { dir, other, sources, id, seed } => {
+                let folder = dir.join(format!("copied{id}"));
+                serde_json::to_string(&copies::copy_until(&stop, folder, &other, &sources, seed)?)?
+            }
         };
         println!("{line}");
         Ok(())
     }
 
     fn words(&self) -> Vec<String> {
-        let (verb, path, numbers) = match self {
-            Self::Write { dir, id, seed } => ("write", dir, vec![id, seed]),
-            Self::Share { dir, number, of, seed } => ("share", dir, vec![number, of, seed]),
-            Self::Control { path, id, blocks } => ("control", path, vec![id, blocks]),
-            Self::Read { dir, writers, sharing, seed } => ("read", dir, vec![writers, sharing, seed]),
-            Self::Register { dir, number, of, seed } => ("register", dir, vec![number, of, seed]),
-            Self::Append { dir, id, seed } => ("append", dir, vec![id, seed]),
-            Self::Storm { dir, id, seed } => ("storm", dir, vec![id, seed]),
+        let (verb, paths, numbers) = match self {
+            Self::Write { dir, id, seed } => ("write", vec![dir], vec![id, seed]),
+            Self::Share { dir, number, of, seed } => ("share", vec![dir], vec![number, of, seed]),
+            Self::Control { path, id, blocks } => ("control", vec![path], vec![id, blocks]),
+            Self::Read { dir, writers, sharing, seed } => ("read", vec![dir], vec![writers, sharing, seed]),
+            Self::Register { dir, number, of, seed } => ("register", vec![dir], vec![number, of, seed]),
+            Self::Append { dir, id, seed } => ("append", vec![dir], vec![id, seed]),
+            Self::Storm { dir, id, seed } => ("storm", vec![dir], vec![id, seed]),
+            Self::Copy { dir, other, sources, id, seed } => ("copy", vec![dir, other, sources], vec![id, seed]),
         };
-        let words = [verb.to_owned(), path.display().to_string()].into_iter();
-        let words = words.chain(numbers.into_iter().map(u64::to_string));
-        ["worker".to_owned()].into_iter().chain(words).collect()
+        let paths = paths.into_iter().map(|path| path.display().to_string());
+        let numbers = numbers.into_iter().map(u64::to_string);
+        ["worker".to_owned(), verb.to_owned()].into_iter().chain(paths).chain(numbers).collect()
     }
 }
 
@@ -189,12 +198,14 @@ pub(super) fn choices(seed: u64, id: u64) -> StdRng {
     StdRng::seed_from_u64(seed.wrapping_mul(1_000_003) ^ id)
 }
 
-/// An error that came just now, of a call that is named. While a mount is away, its folder shows what is below: then nothing that it says
-/// is of the mount.
+/// Whether a folder is one of a mount. While the mount is away, it shows what is below.
+pub(super) fn is_mounted(folder: &Path) -> bool {
+    rustix::fs::statfs(folder).is_ok_and(|found| found.f_type == FUSE)
+}
+
+/// An error that came just now, of a call that is named. While a mount is away, nothing that it says is of the mount.
 pub(super) fn told(path: &Path, call: &str, error: &std::io::Error) -> Finding {
-    let folder = path.parent().unwrap_or(path);
-    let is_mounted = rustix::fs::statfs(folder).is_ok_and(|found| found.f_type == FUSE);
-    let away = if is_mounted { "" } else { AWAY };
+    let away = if is_mounted(path.parent().unwrap_or(path)) { "" } else { AWAY };
     Finding::now(format!("{away}{}: {error} ({call})", path.display()))
 }
 
