@@ -19,7 +19,7 @@ for program in fio stress-ng sqlite3 git; do
   if wanted "$program"; then packages+=("$program"); fi
 done
 # Hosts of `caribou-chaos run`, and clocks that jump.
-if wanted powercut; then packages+=(iproute2 nftables util-linux libfaketime); fi
+if wanted powercut; then packages+=(iproute2 nftables util-linux libfaketime gcc); fi
 ./xtask/packages.sh "${packages[@]}"
 
 # source_of NAME RELEASE: fetches a crate from crates.io and prints the folder with its source.

@@ -42,7 +42,11 @@ pub enum Kind {
     /// SIGSTOP for longer than anybody waits for it.
     FreezeLeader,
     FreezeChunkServer,
-    /// The wall clock of a running chunk server jumps by an hour, and back.
+    /// The wall clock of a leader jumps by an hour, and back.
+    ClockJumpLeader,
+    /// That of a follower, which then comes to lead.
+    ClockJumpFollower,
+    ClockJumpAllMeta,
     ClockJumpChunkServer,
     ClockJumpAllChunkServers,
     IsolateLeader,
@@ -153,6 +157,9 @@ impl Kind {
             | Self::PauseAllMeta
             | Self::FreezeLeader
             | Self::FreezeChunkServer
+            | Self::ClockJumpLeader
+            | Self::ClockJumpFollower
+            | Self::ClockJumpAllMeta
             | Self::ClockJumpChunkServer
             | Self::ClockJumpAllChunkServers => Class::Process,
             Self::IsolateLeader
@@ -204,7 +211,14 @@ impl Kind {
     }
 
     pub(super) fn is_of_clocks(self) -> bool {
-        matches!(self, Self::ClockJumpChunkServer | Self::ClockJumpAllChunkServers)
+        matches!(
+            self,
+            Self::ClockJumpLeader
+                | Self::ClockJumpFollower
+                | Self::ClockJumpAllMeta
+                | Self::ClockJumpChunkServer
+                | Self::ClockJumpAllChunkServers
+        )
     }
 
     /// Whether chunk servers lose what they had not synced, or cannot know that they did not.

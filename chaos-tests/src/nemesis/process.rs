@@ -4,13 +4,12 @@ use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use caribou_cli::cmd::status::ClusterStatus;
 use caribou_cli::local::ProcessId;
 use rand::RngExt as _;
 use rustix::process::Signal;
 
 use super::{Broken, Harm, Kind, Remedy, Server, Site, Whom};
-use crate::lab::STOP_PATIENCE;
+use crate::lab::{Lab, STOP_PATIENCE};
 use crate::wait;
 
 /// How often one is killed while it starts, and how old it gets each time, in milliseconds.
@@ -59,7 +58,9 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
             site.taken.remove(&victims[0]);
             let mut handed_over = Harm::new(kind, Vec::new());
             handed_over.victims = harm.victims;
-            Ok(hand_over(site, victims[0]).await.map(|seen| handed_over.with([seen])))
+            let seen = hand_over(site.lab, 0).await;
+            let what = "hand-overs to another node in a higher term";
+            Ok(seen.map(|seen| handed_over.with([Remedy::Seen(u64::from(seen), what)])))
         }
         Kind::RestartStorm => {
             signal(site, &victims, Signal::KILL)?;
@@ -87,17 +88,21 @@ fn signal(site: &mut Site<'_>, victims: &[Server], signal: Signal) -> Result<()>
     victims.iter().try_for_each(|(part, number)| site.lab.cluster.signal(*part, *number, signal))
 }
 
-/// The leader lets another node lead. None: it may fail, if the others cannot be reached; then there was no hand-over to survive.
-async fn hand_over(site: &Site<'_>, (part, number): Server) -> Option<Remedy> {
-    let cluster = &site.lab.cluster;
-    let leads_on = |status: &ClusterStatus, term: u64| {
-        status.leader().is_some_and(|leader| leader.term > term && leader.node_id != number as u64)
+/// The leader lets another node lead: that one, or with 0 whichever can. Returns whether it is seen to lead. None: it may fail, if the others
+/// cannot be reached; then there was no hand-over to survive.
+pub(super) async fn hand_over(lab: &Lab, to: u64) -> Option<bool> {
+    let status = lab.cluster.status().await;
+    let leader = status.leader()?;
+    if leader.node_id == to {
+        return Some(true);
+    }
+    caribou_cli::admin::transfer_leader(&leader.address, to).await.ok()?;
+    let leads_now = async || {
+        let status = lab.cluster.status().await;
+        let newer = status.leader().filter(|now| now.term > leader.term && now.node_id != leader.node_id);
+        newer.is_some_and(|now| to == 0 || now.node_id == to)
     };
-    let term = cluster.status().await.leader()?.term;
-    let address = cluster.layout().nodes(part)[number - 1].address.clone();
-    caribou_cli::admin::transfer_leader(&address, 0).await.ok()?;
-    let seen = wait::until(HANDED_OVER, LOOK, async || leads_on(&cluster.status().await, term)).await;
-    Some(Remedy::Seen(u64::from(seen), "hand-overs to another node in a higher term"))
+    Some(wait::until(HANDED_OVER, LOOK, leads_now).await)
 }
 
 /// Starts and kills it again and again. One that ends by itself, whatever was cut short before, has failed to start.

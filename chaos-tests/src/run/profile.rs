@@ -25,7 +25,7 @@ const APART: Duration = Duration::from_secs(60);
 pub enum Profile {
     /// A bit of everything, quickly
     Smoke,
-    /// Metadata nodes die, stop, pause and hand over
+    /// Metadata nodes die, stop, pause, hand over and mistake the time
     Failover,
     /// Chunk servers, disks, power, mounts
     Storage,
@@ -51,7 +51,7 @@ impl Profile {
     }
 }
 
-const FAILOVER: [Kind; 13] = [
+const FAILOVER: [Kind; 16] = [
     Kind::KillLeader,
     Kind::KillFollower,
     Kind::KillMajority,
@@ -64,6 +64,9 @@ const FAILOVER: [Kind; 13] = [
     Kind::PauseFollower,
     Kind::PauseAllMeta,
     Kind::FreezeLeader,
+    Kind::ClockJumpLeader,
+    Kind::ClockJumpFollower,
+    Kind::ClockJumpAllMeta,
     Kind::PowerCutLeader,
 ];
 
