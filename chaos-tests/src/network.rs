@@ -1,8 +1,10 @@
 //! Hosts for a cluster under test: each a network namespace with an address of its own, all on one bridge. Lines between them can be cut,
-//! one way too, made lossy and narrow, or led through a proxy (`proxy`). The harness itself is one host more, at the bridge. Needs root, iproute2 and nftables.
+//! one way too, made lossy and narrow, carry packets twice or in another order (`detour`), or led through a proxy (`proxy`). The harness itself
+//! is one host more, at the bridge. Needs root, iproute2 and nftables.
 //!
 //! Everything is named after this process, so that the next run can remove what a crashed one has left.
 
+pub mod detour;
 mod namespace;
 pub mod proxy;
 
@@ -43,16 +45,21 @@ pub struct Host {
 #[derive(Debug)]
 pub struct Rule {
     host: Host,
-    chain: &'static str,
+    chain: Chain,
     comment: String,
 }
 
+/// Family, table and name.
+type Chain = [&'static str; 3];
 /// Packets that go on to be received.
-const INPUT: &str = "input";
+const INPUT: Chain = ["inet", "chaos", "input"];
 /// Packets that its programs send.
-const OUTPUT: &str = "output";
+const OUTPUT: Chain = ["inet", "chaos", "output"];
 /// Packets that come in, before it is decided where they go.
-const ENTRY: &str = "entry";
+const ENTRY: Chain = ["inet", "chaos", "entry"];
+/// The first two once more: the family of both protocols knows no copies of packets.
+const INPUT_TWICE: Chain = ["ip", "twice", "input"];
+const OUTPUT_TWICE: Chain = ["ip", "twice", "output"];
 
 impl Network {
     pub fn new() -> Result<Self> {
@@ -135,14 +142,28 @@ impl Host {
         self.drop_some(OUTPUT, &["ip", "daddr", &all], percent)
     }
 
-    fn drop_some(&self, chain: &'static str, which: &[&str], percent: u32) -> Result<Rule> {
+    fn drop_some(&self, chain: Chain, which: &[&str], percent: u32) -> Result<Rule> {
+        self.do_to_some(chain, which, percent, &["drop"])
+    }
+
+    /// A share of what it sends, and of what arrives, comes twice (in percent).
+    pub fn twice(&self, percent: u32) -> Result<[Rule; 2]> {
+        run(self.command("nft", &["add", "table", "ip", "twice"]))?;
+        // Behind the chains that drop.
+        self.add_chain(INPUT_TWICE, "{ type filter hook input priority 10; }")?;
+        self.add_chain(OUTPUT_TWICE, "{ type filter hook output priority 10; }")?;
+        let sent = self.do_to_some(OUTPUT_TWICE, &["oifname", "eth0"], percent, &["dup", "to", "ip", "daddr"]);
+        let sent = sent.context("packets that come twice need a kernel with nft_dup_ipv4")?;
+        // The copies come from the host itself, and have none.
+        let arrived = self.do_to_some(INPUT_TWICE, &["iifname", "eth0"], percent, &["dup", "to", &self.ip])?;
+        Ok([sent, arrived])
+    }
+
+    fn do_to_some(&self, chain: Chain, which: &[&str], percent: u32, what: &[&str]) -> Result<Rule> {
         let percent = percent.to_string();
-        let mut words = which.to_vec();
-        if percent != "100" {
-            words.extend(["numgen", "random", "mod", "100", "<", &percent]);
-        }
-        words.extend(["counter", "drop"]);
-        self.add_rule(chain, &words)
+        let some = ["numgen", "random", "mod", "100", "<", &percent];
+        let some: &[&str] = if percent == "100" { &[] } else { &some };
+        self.add_rule(chain, &[which, some, &["counter"], what].concat())
     }
 
     /// Whoever connects to the server from now on comes to another port of this host, and connections that there are end.
@@ -160,17 +181,17 @@ impl Host {
             rule.lift()?;
         }
         // As long as it is there, the kernel keeps track of every connection.
-        run(self.command("nft", &["delete", "chain", "inet", "chaos", ENTRY]))
+        run(self.command("nft", &[&["delete", "chain"][..], &ENTRY].concat()))
     }
 
-    fn add_chain(&self, name: &str, hook: &str) -> Result<()> {
-        run(self.command("nft", &["add", "chain", "inet", "chaos", name, hook]))
+    fn add_chain(&self, chain: Chain, hook: &str) -> Result<()> {
+        run(self.command("nft", &[&["add", "chain"][..], &chain, &[hook]].concat()))
     }
 
-    fn add_rule(&self, chain: &'static str, words: &[&str]) -> Result<Rule> {
+    fn add_rule(&self, chain: Chain, words: &[&str]) -> Result<Rule> {
         let comment = format!("fault{}", RULES.fetch_add(1, Ordering::Relaxed));
         let quoted = format!("\"{comment}\"");
-        let rule = [&["add", "rule", "inet", "chaos", chain][..], words, &["comment", &quoted]].concat();
+        let rule = [&["add", "rule"][..], &chain, words, &["comment", &quoted]].concat();
         run(self.command("nft", &rule))?;
         Ok(Rule { host: self.clone(), chain, comment })
     }
@@ -184,9 +205,15 @@ impl Host {
 
     /// The line is as wide as before. Returns how many packets had to wait.
     pub fn widen(&self) -> Result<u64> {
-        let text = output(&mut self.command("tc", &["-s", "qdisc", "show", "dev", "eth0"]))?;
-        let waited = text.split("overlimits ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let waited = self.waited(&["qdisc", "show", "dev", "eth0"])?;
         run(self.command("tc", &["qdisc", "del", "dev", "eth0", "root"]))?;
+        Ok(waited)
+    }
+
+    /// How many packets had to wait in what `tc` shows.
+    fn waited(&self, what: &[&str]) -> Result<u64> {
+        let text = output(&mut self.command("tc", &[&["-s"][..], what].concat()))?;
+        let waited = text.split("overlimits ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
         waited.with_context(|| format!("tc counts nothing: {text}"))
     }
 }
@@ -194,15 +221,15 @@ impl Host {
 impl Rule {
     /// Removes the rule. Returns how many packets it has met.
     pub fn lift(self) -> Result<u64> {
-        let chain = ["inet", "chaos", self.chain];
-        let text = output(&mut self.host.command("nft", &[&["-j", "-a", "list", "chain"][..], &chain].concat()))?;
+        let chain = &self.chain;
+        let text = output(&mut self.host.command("nft", &[&["-j", "-a", "list", "chain"][..], chain].concat()))?;
         let listed: Value = serde_json::from_str(&text)?;
         let rules = listed["nftables"].as_array().into_iter().flatten().filter_map(|item| item.get("rule"));
         let mut mine = rules.filter(|rule| rule["comment"] == self.comment.as_str());
         let rule = mine.next().with_context(|| format!("{} has no rule {}", self.host.name, self.comment))?;
         let met = rule["expr"].as_array().into_iter().flatten().find_map(|e| e["counter"]["packets"].as_u64());
         let handle = rule["handle"].to_string();
-        run(self.host.command("nft", &[&["delete", "rule"][..], &chain, &["handle", &handle]].concat()))?;
+        run(self.host.command("nft", &[&["delete", "rule"][..], chain, &["handle", &handle]].concat()))?;
         met.context("the rule has no counter")
     }
 }

@@ -10,6 +10,7 @@ use super::clock::Clocks;
 use super::damage::Damage;
 use super::still::Still;
 use super::{Broken, Kind, Server, Site, power, rot};
+use crate::network::detour::Detour;
 use crate::network::proxy::Proxy;
 use crate::network::{Host, Rule};
 
@@ -34,6 +35,7 @@ pub(super) enum Remedy {
     Continue(Server),
     Lift(Rule),
     Widen(Host),
+    Straighten(Detour),
     Connect(Proxy),
     Move(Still),
     Mend(rot::Flip),
@@ -104,6 +106,7 @@ impl Remedy {
             Self::Continue((part, number)) => site.lab.cluster.signal(part, number, Signal::CONT)?,
             Self::Lift(rule) => evidence.add(rule.lift()?, "packets"),
             Self::Widen(host) => evidence.add(host.widen()?, "packets"),
+            Self::Straighten(detour) => evidence.add(detour.lift()?, "packets that others overtook"),
             Self::Connect(proxy) => {
                 let (count, what) = proxy.lift()?;
                 evidence.add(count, what);

@@ -72,6 +72,10 @@ pub enum Kind {
     SwizzleClog,
     /// A share of all packets is lost, from whomever and to whomever.
     Loss,
+    /// A share of them comes twice.
+    DuplicatePackets,
+    /// A share of what servers send is overtaken by what they send afterwards.
+    ReorderPackets,
     NarrowLeader,
     NarrowChunkServer,
     /// What comes to one server and what it answers takes long.
@@ -175,6 +179,8 @@ impl Kind {
             | Self::Ring
             | Self::SwizzleClog
             | Self::Loss
+            | Self::DuplicatePackets
+            | Self::ReorderPackets
             | Self::NarrowLeader
             | Self::NarrowChunkServer
             | Self::Delay

@@ -1,10 +1,12 @@
-//! Lines between hosts: cut, cut one way, lossy, narrow. The counters of the rules show that something was dropped.
+//! Lines between hosts: cut, cut one way, lossy, narrow, with packets that come twice or late. The counters of the rules show that something was
+//! dropped or doubled, those of the queues that something had to wait.
 
 use anyhow::Result;
 use caribou_cli::local::Part;
 
 use super::{Harm, Kind, Remedy, Server, Site, Whom};
 use crate::network::Host;
+use crate::network::detour::Detour;
 
 /// The rate of a narrow line in kbit/s, and how long it queues in milliseconds.
 const NARROW_KBIT: u32 = 2000;
@@ -15,7 +17,7 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
         Kind::IsolateFollower => Whom::Follower,
         Kind::IsolateChunkServer | Kind::NarrowChunkServer | Kind::ClientsFromChunkServer => Whom::ChunkServer,
         Kind::CutPair => Whom::LeaderAndFollower,
-        Kind::Loss => Whom::Everybody,
+        Kind::Loss | Kind::DuplicatePackets | Kind::ReorderPackets => Whom::Everybody,
         _ => Whom::Leader,
     };
     let Some(victims) = site.victims(whom).await else { return Ok(None) };
@@ -41,6 +43,18 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
                 }
                 // What clients are sent is lost where it leaves: they have no rules of their own.
                 wires.0.push(Remedy::Lift(here.drop_to(&clients, percent)?));
+            }
+        }
+        Kind::DuplicatePackets => {
+            let percent = site.percent(1..=30);
+            for server in &victims {
+                wires.0.extend(site.host(*server)?.twice(percent)?.map(Remedy::Lift));
+            }
+        }
+        Kind::ReorderPackets => {
+            let percent = site.percent(1..=20);
+            for server in &victims {
+                wires.0.push(Remedy::Straighten(Detour::begin(&site.host(*server)?, percent)?));
             }
         }
         Kind::CutPair => {
