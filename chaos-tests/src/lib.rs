@@ -6,7 +6,7 @@
 //! | `scenario/` | one story each: load, faults, checks, a verdict |
 //! | `nemesis/` | faults: processes, lines, disks and power, mounts |
 //! | `workload/` | loads, each with what it needs to be judged |
-//! | `check/` | linearizable names, the tree, logs, what processes hold |
+//! | `check/` | linearizable names, the tree, copies of trees, logs, what processes hold |
 //! | `block.rs` | blocks that say which file, place and write they belong to |
 //! | `ledger.rs` | what was acknowledged, kept outside the mount |
 //! | `lab.rs` | a cluster with its folder, cleaned up however a scenario ends |

@@ -52,7 +52,7 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
             }
         }
         Kind::ReorderPackets => {
-            let percent = site.percent(1..=20);
+            let percent = site.percent(5..=20);
             for server in &victims {
                 wires.0.push(Remedy::Straighten(Detour::begin(&site.host(*server)?, percent)?));
             }
