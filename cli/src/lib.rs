@@ -8,6 +8,7 @@
 //! | `bench/` | measures mounted directories and clusters; the comparison with other systems uses it too |
 //! | `probe.rs` | the longest gap that a mounted client feels |
 //! | `tree.rs` | trees of files: choosing, copying, comparing byte by byte |
+//! | `costs.rs` | what work costs the metadata nodes, from their own counters |
 //! | `colour.rs` | colours, on terminals only |
 //! | `admin.rs` | calls to the metadata nodes' AdminService |
 //! | `failure.rs` | what a person reads when something is wrong, and the exit code |
@@ -16,6 +17,7 @@ pub mod admin;
 pub mod bench;
 pub mod cmd;
 mod colour;
+pub mod costs;
 pub mod demo;
 pub mod failure;
 pub mod local;

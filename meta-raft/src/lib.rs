@@ -1,5 +1,5 @@
 //! Caribou's metadata node: a pure state machine (`fsm`), replicated by Raft (`raft`), offered over gRPC (`service`), with the
-//! loops that only the leader runs (`leader`). `server` puts them together; `config` and `listen` are what a process needs besides.
+//! loops that only the leader runs (`leader`). `server` puts them together; `config`, `listen` and `usage` are what a process needs besides.
 
 pub mod config;
 pub mod embedded;
@@ -10,3 +10,4 @@ mod listen;
 pub mod raft;
 pub mod server;
 mod service;
+mod usage;

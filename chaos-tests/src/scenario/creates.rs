@@ -32,17 +32,21 @@ pub async fn run(setting: &Setting, args: &Args) -> Result<Verdict> {
         remove: false,
     };
     for commits in commits::run(load, Arc::default()).await? {
-        let (in_flight, creates) = (commits.in_flight, commits.creates);
+        let (in_flight, creates, costs) = (commits.in_flight, commits.creates, commits.create_costs);
         println!("{in_flight} in flight: {} creates", creates.operations);
         let latency = creates.latency.context("at least one create")?;
         verdict.figure(
             &format!("{in_flight} in flight"),
             format!("{:.0} creates/s, p50 {:.0} µs, p99 {:.0} µs", creates.value, latency.p50_us, latency.p99_us),
         );
+        if let Some(costs) = costs {
+            verdict.figure(&format!("{in_flight} in flight, each on all nodes"), costs);
+        }
     }
     let status = lab.cluster.status().await;
     if let Some(leader) = status.leader() {
-        verdict.figure("commands, log fsyncs of the leader", format!("{}, {}", leader.commands, leader.log_fsyncs));
+        verdict
+            .figure("commands, log fsyncs of the leader", format!("{}, {}", leader.commands, leader.costs.log_fsyncs));
     }
     lab.finish(!verdict.is_passed())?;
     Ok(verdict)

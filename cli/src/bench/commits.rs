@@ -12,6 +12,8 @@ use serde::Serialize;
 use super::calls::{self, Calls, End, ROOT_INODE, caller};
 use super::figure::Figure;
 use super::progress::Progress;
+use crate::cmd::status::ClusterStatus;
+use crate::costs::{Costs, EachCosts};
 
 /// How much of it, and where.
 #[derive(Debug, Clone)]
@@ -31,8 +33,12 @@ pub struct Load {
 pub struct Commits {
     pub in_flight: usize,
     pub creates: Figure,
+    /// What each has cost the metadata nodes; absent if one of them did not say.
+    pub create_costs: Option<EachCosts>,
     /// Absent if the files stay.
     pub unlinks: Option<Figure>,
+    /// As for creates; purges that follow later are not in it.
+    pub unlink_costs: Option<EachCosts>,
 }
 
 /// Measures. All of the load is on one thread, so that the nodes get what is left of a small machine.
@@ -75,10 +81,16 @@ impl Folder {
             let this = this.clone();
             async move { calls::create(&this.client, this.inode, file(number)).await }
         };
+        let before = costs(load).await;
         let creates = creates.measure(progress, create).await?;
-        let unlinks =
-            if load.remove { Some(self.unlink(in_flight, creates.operations, progress).await?) } else { None };
-        Ok(Commits { in_flight, creates, unlinks })
+        let created = costs(load).await;
+        let create_costs = each(before, created, &creates);
+        if !load.remove {
+            return Ok(Commits { in_flight, creates, create_costs, unlinks: None, unlink_costs: None });
+        }
+        let unlinks = self.unlink(in_flight, creates.operations, progress).await?;
+        let unlink_costs = each(created, costs(load).await, &unlinks);
+        Ok(Commits { in_flight, creates, create_costs, unlinks: Some(unlinks), unlink_costs })
     }
 
     async fn unlink(&self, in_flight: usize, files: u64, progress: &Arc<Progress>) -> Result<Figure> {
@@ -94,6 +106,15 @@ impl Folder {
         };
         unlinks.measure(progress, unlink).await
     }
+}
+
+/// What the metadata nodes have used so far.
+async fn costs(load: &Load) -> Option<Costs> {
+    ClusterStatus::of(&load.meta).await.costs()
+}
+
+fn each(before: Option<Costs>, after: Option<Costs>, done: &Figure) -> Option<EachCosts> {
+    after?.since(before?).each(done.operations)
 }
 
 fn file(number: u64) -> String {

@@ -3,6 +3,7 @@
 use comfy_table::{CellAlignment, LineStyle, Table, presets};
 
 use super::figure::{Figure, rounded};
+use crate::costs::EachCosts;
 
 /// One row per figure.
 pub fn table(figures: &[Figure]) -> Table {
@@ -12,6 +13,29 @@ pub fn table(figures: &[Figure]) -> Table {
 /// One row per figure of calls in flight.
 pub fn in_flight(figures: &[Figure]) -> Table {
     with_counts(figures, "in flight")
+}
+
+/// One row per workload and calls in flight: what one operation has cost the metadata nodes.
+pub fn costs(rows: &[(&Figure, EachCosts)]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()));
+    table.set_header(["each", "in flight", "entries", "fsyncs", "node msgs", "client msgs", "switches", "CPU"]);
+    for (figure, each) in rows {
+        table.add_row([
+            figure.workload.clone(),
+            figure.threads.to_string(),
+            rounded(each.entries),
+            rounded(each.log_fsyncs),
+            rounded(each.peer_messages),
+            rounded(each.client_messages),
+            rounded(each.context_switches),
+            time(each.cpu_us),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
 }
 
 fn with_counts(figures: &[Figure], counted: &str) -> Table {

@@ -14,6 +14,7 @@ use crate::admin::MetaAddresses;
 use crate::bench::bar::Drawing;
 use crate::bench::big::{self, BigFile};
 use crate::bench::{Caches, Figure, Placement, Progress, commits, metadata, small, table};
+use crate::costs::EachCosts;
 use crate::failure::usage;
 
 /// Overwrites of single blocks without fsync.
@@ -180,9 +181,17 @@ impl MetaArgs {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&commits)?);
         } else {
-            let figures: Vec<Figure> =
-                commits.into_iter().flat_map(|c| [Some(c.creates), c.unlinks]).flatten().collect();
+            let rows = commits.iter().flat_map(|c| {
+                [Some((&c.creates, c.create_costs)), c.unlinks.as_ref().map(|unlinks| (unlinks, c.unlink_costs))]
+            });
+            let rows: Vec<(&Figure, Option<EachCosts>)> = rows.flatten().collect();
+            let figures: Vec<Figure> = rows.iter().map(|(figure, _)| (*figure).clone()).collect();
             println!("{}", table::in_flight(&figures));
+            let costs: Vec<(&Figure, EachCosts)> =
+                rows.into_iter().filter_map(|(f, costs)| Some((f, costs?))).collect();
+            if !costs.is_empty() {
+                println!("what each has cost the metadata nodes, all together:\n{}", table::costs(&costs));
+            }
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::admin::{self, MetaAddresses};
 use crate::colour;
+use crate::costs::Costs;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -49,7 +50,8 @@ pub struct NodeStatus {
     pub health: String,
     pub replies_from_table: u64,
     pub commands: u64,
-    pub log_fsyncs: u64,
+    #[serde(flatten)]
+    pub costs: Costs,
 }
 
 #[derive(Debug, Serialize)]
@@ -115,6 +117,11 @@ impl ClusterStatus {
         Self { nodes, chunk_servers: servers, clients, totals, healthy }
     }
 
+    /// What all nodes together have used; `None` if one does not say.
+    pub fn costs(&self) -> Option<Costs> {
+        self.nodes.iter().map(|n| (n.node_id != 0).then_some(n.costs)).sum()
+    }
+
     /// The node that leads, if one does.
     pub fn leader(&self) -> Option<&NodeStatus> {
         self.nodes.iter().filter(|n| n.role == "leader" && n.ready).max_by_key(|n| n.term)
@@ -157,7 +164,7 @@ impl NodeStatus {
                     health: health.to_owned(),
                     replies_from_table: counters.replies_from_table,
                     commands: counters.commands,
-                    log_fsyncs: counters.log_fsyncs,
+                    costs: Costs::from(&counters),
                 }
             }
             Err(error) => Self {
@@ -176,7 +183,7 @@ impl NodeStatus {
                 health: format!("unreachable: {}", error.root_cause()),
                 replies_from_table: 0,
                 commands: 0,
-                log_fsyncs: 0,
+                costs: Costs::default(),
             },
         }
     }

@@ -188,4 +188,6 @@ pub struct RaftStatus {
     /// Commands and entries that this node has proposed.
     pub commands: u64,
     pub entries: u64,
+    /// Messages that it has sent to other nodes.
+    pub peer_messages: u64,
 }

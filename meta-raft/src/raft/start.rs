@@ -205,7 +205,7 @@ async fn run(
         tokio::spawn(catch_up::stand_again(raft.clone(), last_log, applied.clone()));
     }
     let progress = Arc::new(Progress::default());
-    let server = Server::new(raft.clone(), Arc::clone(&identity), gathering, Arc::clone(&progress), blocking.clone());
+    let server = Server::new(raft.clone(), Arc::clone(&identity), gathering, Arc::clone(&progress), &peers);
     failpoints::pass(Point::StartRaftUp);
     Ok(Inner {
         identity,

@@ -42,6 +42,7 @@ pub(super) fn status(node: &RaftNode) -> RaftStatus {
         log_bytes: inner.log.bytes(),
         commands: proposed.commands.load(Ordering::Relaxed),
         entries: proposed.entries.load(Ordering::Relaxed),
+        peer_messages: inner.peers.traffic().messages(),
     }
 }
 

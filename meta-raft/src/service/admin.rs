@@ -16,6 +16,7 @@ use crate::fsm::tables::sessions::Session;
 use crate::fsm::tables::{Tables, Visit, chunks, servers, session_grants, sessions};
 use crate::leader::LeaderHandle;
 use crate::raft::RaftStatus;
+use crate::usage::{Usage, usage};
 
 /// Sessions that a status lists.
 const CLIENTS_SHOWN: usize = 10_000;
@@ -148,12 +149,17 @@ impl AdminService for Admin {
             },
             None => None,
         };
+        let Usage { context_switches, cpu_ms } = usage();
         let counters = wire::Counters {
             commands: raft.commands,
             replies_from_table: self.node.counters.replies_from_table.load(Ordering::Relaxed),
             entries: raft.entries,
             log_fsyncs: raft.log_fsyncs,
             queries: self.node.counters.queries.load(Ordering::Relaxed),
+            peer_messages: raft.peer_messages,
+            client_messages: self.node.counters.messages.load(Ordering::Relaxed),
+            context_switches,
+            cpu_ms,
         };
         Ok(Response::new(wire::StatusReply {
             node_id: raft.node_id.0,

@@ -1,10 +1,11 @@
 //! gRPC: what clients, operators and chunk servers ask of this node (STYLE: request → authorise → command → propose → reply).
 //!
 //! `node` what all services share · `session` one client's stream · `burst` requests that came together · `queries` calls that are not logged · `wire` conversions ·
-//! `waiters` who waits for a chunk · `registry` the open streams · `seam` Raft for the leader's loops · `admin` operators.
+//! `counted` messages of streams, counted · `waiters` who waits for a chunk · `registry` the open streams · `seam` Raft for the leader's loops · `admin` operators.
 
 pub(crate) mod admin;
 mod burst;
+mod counted;
 pub(crate) mod node;
 mod queries;
 mod registry;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use counted::Counted;
 use node::Node;
 
 /// Messages that wait to be sent on one session stream; then its calls wait.
@@ -34,14 +36,15 @@ pub(crate) struct Meta {
 
 #[tonic::async_trait]
 impl MetaService for Meta {
-    type SessionStream = ReceiverStream<Result<ServerMessage, Status>>;
+    type SessionStream = Counted<ReceiverStream<Result<ServerMessage, Status>>>;
 
     async fn session(
         &self,
         request: Request<Streaming<ClientMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbox, replies) = mpsc::channel(OUTBOX);
-        tokio::spawn(session::serve(self.node.clone(), request.into_inner(), outbox));
-        Ok(Response::new(ReceiverStream::new(replies)))
+        let messages = Counted::new(request.into_inner(), self.node.clone());
+        tokio::spawn(session::serve(self.node.clone(), messages, outbox));
+        Ok(Response::new(Counted::new(ReceiverStream::new(replies), self.node.clone())))
     }
 }

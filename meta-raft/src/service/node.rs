@@ -32,6 +32,8 @@ const GRANTS_PAGE: usize = 256;
 pub(crate) struct Counters {
     pub(crate) replies_from_table: AtomicU64,
     pub(crate) queries: AtomicU64,
+    /// Of sessions, in both directions.
+    pub(crate) messages: AtomicU64,
 }
 
 /// Everything that the services of this node share.

@@ -208,13 +208,14 @@ impl NetStreamAppend<TypeConfig> for PeerClient {
             let header = self.header()?;
             let mut client = self.client(self.purpose)?;
             let sent = Arc::new(AtomicU64::new(0));
-            let counter = Arc::clone(&sent);
+            let (counter, traffic) = (Arc::clone(&sent), self.peers.traffic());
             let credit = Arc::new(Mutex::new(Credit::default()));
             let made = Arc::clone(&credit);
             let input = futures::stream::iter([first]).chain(input);
             let input = input.inspect(move |request| made.lock().made(!request.entries.is_empty()));
             let requests = in_company(input, |request| request.entries.is_empty()).map(move |request| {
                 counter.fetch_add(1, Ordering::Release);
+                traffic.sent();
                 convert::to_append(header.clone(), request)
             });
             let replies = timely(CONNECT_TIMEOUT, client.append(requests)).await?.into_inner();

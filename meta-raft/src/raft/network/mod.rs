@@ -10,6 +10,7 @@ pub(crate) mod peers;
 pub(crate) mod server;
 mod snapshot_client;
 mod snapshot_server;
+pub(crate) mod traffic;
 
 use std::sync::Arc;
 

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tonic::transport::{Channel, Endpoint};
 
 use super::door;
+use super::traffic::Traffic;
 use crate::raft::config::{CONNECT_TIMEOUT, MAX_MESSAGE_BYTES};
 use crate::raft::identity::Identity;
 use crate::raft::surroundings::{Blocking, Line, Surroundings};
@@ -38,6 +39,7 @@ pub(crate) struct Peers {
     surroundings: Surroundings,
     channels: Mutex<HashMap<(String, Purpose), Line>>,
     snapshots: Mutex<HashSet<u64>>,
+    traffic: Arc<Traffic>,
 }
 
 impl fmt::Debug for Peers {
@@ -48,7 +50,13 @@ impl fmt::Debug for Peers {
 
 impl Peers {
     pub(crate) fn new(identity: Arc<Identity>, surroundings: Surroundings) -> Self {
-        Self { identity, surroundings, channels: Mutex::default(), snapshots: Mutex::default() }
+        Self {
+            identity,
+            surroundings,
+            channels: Mutex::default(),
+            snapshots: Mutex::default(),
+            traffic: Arc::default(),
+        }
     }
 
     pub(crate) fn node_id(&self) -> u64 {
@@ -57,6 +65,10 @@ impl Peers {
 
     pub(crate) fn blocking(&self) -> Blocking {
         self.surroundings.blocking.clone()
+    }
+
+    pub(crate) fn traffic(&self) -> Arc<Traffic> {
+        Arc::clone(&self.traffic)
     }
 
     /// The header of a message to `to_node` (F1).

@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::company::in_company;
+use super::peers::Peers;
 use super::snapshot_server;
+use super::traffic::Traffic;
 use crate::raft::codec::wire as convert;
 use crate::raft::identity::{ClusterIdentity, Identity};
 use crate::raft::snapshot::receive::{Gathering, Progress};
@@ -29,6 +31,7 @@ pub struct Server {
     pub(super) gathering: Arc<tokio::sync::Mutex<Gathering>>,
     pub(super) progress: Arc<Progress>,
     pub(super) blocking: Blocking,
+    traffic: Arc<Traffic>,
 }
 
 impl std::fmt::Debug for Server {
@@ -52,9 +55,10 @@ impl Server {
         identity: Arc<Identity>,
         gathering: Gathering,
         progress: Arc<Progress>,
-        blocking: Blocking,
+        peers: &Peers,
     ) -> Self {
-        Self { raft, identity, gathering: Arc::new(tokio::sync::Mutex::new(gathering)), progress, blocking }
+        let gathering = Arc::new(tokio::sync::Mutex::new(gathering));
+        Self { raft, identity, gathering, progress, blocking: peers.blocking(), traffic: peers.traffic() }
     }
 
     /// F1: refuses what is not for this cluster, generation and node, before anything else is looked at.
@@ -114,7 +118,11 @@ impl RaftService for Server {
             let can_wait = unanswered.pop_front().unwrap_or(false) && unanswered.contains(&false);
             (reply, can_wait)
         });
-        let replies = in_company(replies.boxed(), |(_, can_wait)| *can_wait).map(|(reply, _)| reply);
+        let traffic = Arc::clone(&self.traffic);
+        let replies = in_company(replies.boxed(), |(_, can_wait)| *can_wait).map(move |(reply, _)| {
+            traffic.sent();
+            reply
+        });
         let last = futures::stream::once(async move { broken.lock().take() });
         let replies = replies.chain(last.filter_map(|status| async move { status.map(Err) }));
         Ok(Response::new(Box::pin(replies)))
