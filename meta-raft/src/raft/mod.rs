@@ -1,8 +1,8 @@
 //! The Raft library behind one door: [`RaftNode`]. Its types appear nowhere outside of this folder (STACK, openraft 9).
 //!
 //! - [`node`], [`start`], [`init`], [`status`]: the door; `api` has its errors and answers, `config` its settings and limits.
-//! - `proposer` (commands → entries), `reads` (linearizable views), `leadership` (who is ready), `upkeep` (snapshots and purges by bytes),
-//!   `catch_up` (flushes, and who had better not lead after a restart).
+//! - `proposer` (commands → entries) and `pace` (when), `reads` (linearizable views), `leadership` (who is ready), `upkeep` (snapshots and purges
+//!   by bytes), `catch_up` (flushes, and who had better not lead after a restart).
 //! - `log_store` (the Raft log), `state` (the tables on RocksDB), `snapshot` (checkpoints), `state_machine` (their adapter).
 //! - `surroundings` (the network, the clock and the threads that it is given), `network` (gRPC between nodes), `identity` (whose folder, whose message), `codec` (bytes), `types` (the library's parameters).
 
@@ -17,6 +17,7 @@ mod leadership;
 mod log_store;
 mod network;
 mod node;
+mod pace;
 mod proposer;
 mod reads;
 mod snapshot;

@@ -1,4 +1,5 @@
-//! Puts commands into the log: everything that has queued while earlier entries were in flight becomes one entry (DESIGN 3.2).
+//! Puts commands into the log: everything that has queued while earlier entries were in flight becomes one entry (DESIGN 3.2). When the next one
+//! leaves beside those is decided in `pace`.
 //!
 //! One task owns the clock stamps: each entry's time is `max(previous + 1, clock)`, and entries reach Raft in the order of their times.
 
@@ -8,12 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use openraft::errors::{ClientWriteError, ForwardReason};
 use openraft::impls::ProgressResponder;
 use openraft::raft::ClientWriteResult;
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::api::{LeaderState, NotLeader, ProposeError};
 use super::codec::command as codec;
 use super::config::{MAX_ENTRIES_IN_FLIGHT, MAX_ENTRY_BYTES, MAX_ENTRY_COMMANDS, MAX_PROPOSAL_BYTES, PROPOSAL_QUEUE};
 use super::node::{forwarded, hint};
+use super::pace::Pace;
 use super::reads::Reads;
 use super::state::StateStore;
 use super::types::{CommittedLeaderId, Payload, Raft, TypeConfig};
@@ -53,6 +56,7 @@ pub(crate) struct Counters {
 #[derive(Clone, Debug)]
 pub(crate) struct Proposer {
     queue: mpsc::Sender<Proposal>,
+    pace: Arc<Pace>,
     counters: Arc<Counters>,
 }
 
@@ -70,15 +74,17 @@ impl Proposer {
     pub(crate) fn start(parts: Parts) -> Self {
         let (queue, proposals) = mpsc::channel(PROPOSAL_QUEUE);
         let counters = Arc::new(Counters::default());
+        let pace = Arc::new(Pace::default());
         let task = Task {
             parts,
             requeue: queue.downgrade(),
+            pace: Arc::clone(&pace),
             counters: Arc::clone(&counters),
             in_flight: Arc::new(Semaphore::new(MAX_ENTRIES_IN_FLIGHT)),
             stamp: Stamp::default(),
         };
         tokio::spawn(task.run(proposals));
-        Self { queue, counters }
+        Self { queue, pace, counters }
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -99,9 +105,18 @@ impl Proposer {
         }
         let (reply, replies) = oneshot::channel();
         let proposal = Proposal { count: commands.len(), commands, bytes, term, reply, retried: false };
-        self.queue.send(proposal).await.map_err(|_| NotLeader { hint: None })?;
+        if send(&self.queue, &self.pace, proposal).await.is_err() {
+            return Err(NotLeader { hint: None }.into());
+        }
         Ok(replies)
     }
+}
+
+/// Queues a proposal; an error if nobody takes it any more.
+async fn send(queue: &mpsc::Sender<Proposal>, pace: &Pace, proposal: Proposal) -> Result<(), SendError<()>> {
+    let place = queue.reserve().await?;
+    pace.enqueue(proposal.count, || place.send(proposal));
+    Ok(())
 }
 
 /// At least as many bytes as a command takes in the log: nothing else bounds an entry.
@@ -170,6 +185,7 @@ impl Stamp {
 struct Task {
     parts: Parts,
     requeue: mpsc::WeakSender<Proposal>,
+    pace: Arc<Pace>,
     counters: Arc<Counters>,
     in_flight: Arc<Semaphore>,
     stamp: Stamp,
@@ -184,14 +200,19 @@ impl Task {
             let first = match held.take() {
                 Some(proposal) => proposal,
                 None => match proposals.recv().await {
-                    Some(proposal) => proposal,
+                    Some(proposal) => {
+                        self.pace.leave(proposal.count);
+                        proposal
+                    }
                     None => return,
                 },
             };
+            self.pace.worth_an_entry(first.count).await;
             let mut group = vec![first];
             let (mut bytes, mut count) = (group[0].bytes, group[0].count);
             while bytes < MAX_ENTRY_BYTES && count < MAX_ENTRY_COMMANDS {
                 let Ok(proposal) = proposals.try_recv() else { break };
+                self.pace.leave(proposal.count);
                 if bytes + proposal.bytes > MAX_ENTRY_BYTES || count + proposal.count > MAX_ENTRY_COMMANDS {
                     held = Some(proposal);
                     break;
@@ -233,12 +254,13 @@ impl Task {
         if write.with_leader(CommittedLeaderId::new(leader.term)).await.is_err() {
             return fail(group, &ProposeError::Unavailable);
         }
-        let (requeue, reads) = (self.requeue.clone(), Arc::clone(&self.parts.reads));
+        let under_way = self.pace.begin(group.iter().map(|p| p.count).sum());
+        let (requeue, pace, reads) = (self.requeue.clone(), Arc::clone(&self.pace), Arc::clone(&self.parts.reads));
         let raft = self.parts.raft.clone();
         tokio::spawn(async move {
             let result = result.await.ok();
-            drop(permit);
-            finish(Submitted { group, payload }, result, &raft, &requeue, &reads).await;
+            drop((permit, under_way));
+            finish(Submitted { group, payload }, result, &raft, (&requeue, &pace), &reads).await;
         });
     }
 }
@@ -273,7 +295,7 @@ async fn finish(
     entry: Submitted,
     result: Option<ClientWriteResult<TypeConfig>>,
     raft: &Raft,
-    requeue: &mpsc::WeakSender<Proposal>,
+    (requeue, pace): (&mpsc::WeakSender<Proposal>, &Pace),
     reads: &Reads,
 ) {
     match result {
@@ -292,7 +314,7 @@ async fn finish(
                 let queue = if confirmed && !proposal.retried { requeue.upgrade() } else { None };
                 proposal.retried = true;
                 match queue {
-                    Some(queue) => drop(queue.send(proposal).await),
+                    Some(queue) => drop(send(&queue, pace, proposal).await),
                     None => fail(vec![proposal], &ProposeError::NotLeader(NotLeader { hint: hint(raft) })),
                 }
             }
