@@ -63,6 +63,8 @@ pub struct Body {
     pub lost: Vec<u32>,
     /// EndGrants: the same by id, since they may be of many files.
     pub lost_chunks: Vec<ChunkId>,
+    /// Rename, Rmdir: the directories that changed besides those that the request names. `None`: unknown, as in every stored reply.
+    pub others: Option<Vec<InodeId>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

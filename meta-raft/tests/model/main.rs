@@ -8,7 +8,7 @@ mod tree;
 
 use std::collections::BTreeMap;
 
-use caribou_meta_raft::fsm::command::{ClientCommand, Command, Entry, InitCluster};
+use caribou_meta_raft::fsm::command::{ClientCommand, ClientOp, Command, Entry, InitCluster, Kind};
 use caribou_meta_raft::fsm::error::{Errno, Failure, OpResult};
 use caribou_meta_raft::fsm::reply::{Attr, Body, ClientReply, Outcome, Reply};
 use caribou_meta_raft::fsm::tables::memory::MemoryTables;
@@ -60,6 +60,12 @@ fn plain(attr: Attr) -> Attr {
 
 fn plain_body(body: Body) -> Body {
     Body { attr: body.attr.map(plain), ..body }
+}
+
+/// All directories, removed ones among them.
+fn directories(tree: &Tree) -> BTreeMap<InodeId, Attr> {
+    let directories = tree.nodes.iter().filter(|(_, node)| node.kind == Kind::Directory);
+    directories.map(|(id, _)| (InodeId(*id), tree.attr(*id))).collect()
 }
 
 /// All rows but the time stamp and the hash, which every entry moves.
@@ -149,10 +155,17 @@ impl Harness {
         let entry = self.entry(commands, time_step);
         let replies = self.commit(&entry);
         for (command, reply) in entry.commands.iter().zip(replies) {
-            let (Command::Client(request), Reply::Client(reply)) = (command, reply) else { panic!("not a request") };
+            let (Command::Client(request), Reply::Client(mut reply)) = (command, reply) else {
+                panic!("not a request")
+            };
+            let before = directories(&self.tree);
             let expected = self.tree.apply(&request.caller, &request.op, self.time_ns);
             assert_eq!(reply.outcome, Outcome::Executed);
             assert!(!reply.from_table);
+            // No part of what is stored, nor of what the tree says.
+            if let Ok(body) = &mut reply.result {
+                self.check_others(&request.op, &before, body.others.take());
+            }
             assert_eq!(reply.result.clone().map(plain_body), expected, "{request:?}");
             self.first_replies.insert((request.session, request.seq), reply);
         }
@@ -163,6 +176,23 @@ impl Harness {
         }
         self.entries.push(entry.clone());
         self.check_retry(entry);
+    }
+
+    /// A rename and an rmdir tell of all directories that they change and do not name.
+    fn check_others(&self, op: &ClientOp, before: &BTreeMap<InodeId, Attr>, others: Option<Vec<InodeId>>) {
+        let named = match op {
+            ClientOp::Rename(rename) => [rename.parent, rename.new_parent],
+            ClientOp::Rmdir { parent, .. } => [*parent; 2],
+            _ => {
+                assert_eq!(others, None, "{op:?}");
+                return;
+            }
+        };
+        let told: Vec<InodeId> = others.expect("told").into_iter().chain(named).collect();
+        let after = directories(&self.tree);
+        for (id, _) in before.iter().filter(|(id, attr)| after.get(*id) != Some(*attr)) {
+            assert!(told.contains(id), "{op:?} changed {id} and told of {told:?}");
+        }
     }
 
     /// S2: a retry gets the first answer and changes nothing.
@@ -250,7 +280,7 @@ impl Harness {
                 assert_eq!((attr.inode, attr.kind), (entry.inode, entry.kind));
                 let kind = attr.kind;
                 assert_eq!(found.insert(path.clone(), attr), None, "listed twice: {path:?}");
-                if kind == caribou_meta_raft::fsm::command::Kind::Directory {
+                if kind == Kind::Directory {
                     self.walk(entry.inode, path, found);
                 }
                 path.pop();

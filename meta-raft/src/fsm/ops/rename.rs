@@ -60,9 +60,11 @@ pub(super) fn apply(op: &mut Op<'_, '_>, args: &Rename) -> OpResult<Body> {
         check_loops(op.txn, args, &source, target.as_ref())?;
     }
     if target.as_ref().is_some_and(|(dentry, _)| dentry.inode == source.0.inode) {
-        return Ok(Body::default());
+        return Ok(Body { others: Some(Vec::new()), ..Body::default() });
     }
     check_access(op, args, &mut directories, &source.1, target.as_ref())?;
+    let moved = [Some(&source), target.as_ref()].into_iter().flatten().filter(|(_, inode)| inode.is_dir());
+    let others = Some(moved.map(|(dentry, _)| dentry.inode).collect());
     match target {
         Some(target) if args.exchange => exchange(op, args, &mut directories, source, target)?,
         target => replace(op, args, &mut directories, source, target)?,
@@ -73,7 +75,7 @@ pub(super) fn apply(op: &mut Op<'_, '_>, args: &Rename) -> OpResult<Body> {
         to.content_changed(op.time_ns);
         inodes::put(op.txn, args.new_parent, to);
     }
-    Ok(Body::default())
+    Ok(Body { others, ..Body::default() })
 }
 
 /// EINVAL for a directory into itself, ENOTEMPTY onto one of its ancestors.

@@ -19,10 +19,11 @@ pub(super) fn apply(op: &mut Op<'_, '_>, parent: InodeId, name: &[u8]) -> OpResu
     if inode.entries > 0 {
         return Err(Errno::NotEmpty.into());
     }
+    let others = Some(vec![dentry.inode]);
     dentries::remove(op.txn, (parent, &mut directory), name, &dentry);
     names::drop_link(op, parent, (dentry, inode))?;
     directory.nlink -= 1;
     directory.content_changed(op.time_ns);
     inodes::put(op.txn, parent, &directory);
-    Ok(Body::default())
+    Ok(Body { others, ..Body::default() })
 }

@@ -1,4 +1,5 @@
-//! `Replies`: `(session, slot) → (seq, the first answer)`, whole (S2), so that a retry after a failover gets it again.
+//! `Replies`: `(session, slot) → (seq, the first answer)`, whole (S2) but for the hint in `Body::others`, so that a retry after a failover gets
+//! it again.
 //!
 //! A seq's slot is its remainder by the window. What may be stored is less than a window above the lowest seq that is not acknowledged, so
 //! only acknowledged answers are ever overwritten, and nothing has to be deleted while a session lives. Owns the stored form of replies.
@@ -225,7 +226,7 @@ mod tests {
             holders,
             clip: None,
         };
-        Body { attr: Some(attr), created: true, grant: Some(grant), length: 77, lost: vec![1, 2], lost_chunks: vec![] }
+        Body { attr: Some(attr), created: true, grant: Some(grant), length: 77, lost: vec![1, 2], ..Body::default() }
     }
 
     #[test]

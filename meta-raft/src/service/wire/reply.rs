@@ -52,6 +52,7 @@ fn body(body: Body, address: &dyn Fn(ServerId) -> String) -> wire::ReplyBody {
         length: body.length,
         lost: body.lost,
         lost_chunks: body.lost_chunks.into_iter().map(|chunk| chunk.0).collect(),
+        others: body.others.map(|others| wire::Others { inodes: others.into_iter().map(|inode| inode.0).collect() }),
         ..wire::ReplyBody::default()
     }
 }
