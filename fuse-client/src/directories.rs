@@ -3,6 +3,9 @@
 //! After each change in a directory the kernel forgets the directory's attributes and asks for them before the next one. Replies name
 //! them, so that the question needs no call. What is kept counts as long as what the kernel keeps itself (`attr_timeout`), from the
 //! moment it came; with a time-out of zero nothing is kept.
+//!
+//! A directory that is moved, replaced or removed changes too. Replies name those, so that only they are forgotten: many threads that each
+//! rename in a folder of their own must not make each other ask.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -10,7 +13,7 @@ use std::time::{Duration, Instant};
 use caribou_client::proto::meta::v1::{Attr, FileKind};
 use parking_lot::Mutex;
 
-/// Directories kept at once; when more change within the time-out, all are asked for again.
+/// Directories kept at once, and as many that were forgotten; when more change within the time-out, all are asked for again.
 const MAX_DIRECTORIES: usize = 4096;
 
 #[derive(Debug)]
@@ -24,6 +27,9 @@ struct Known {
     attrs: HashMap<u64, (Instant, Attr)>,
     /// Counts what was forgotten: attributes that were on their way then may be the old ones.
     forgotten: u64,
+    /// The count when all were forgotten last, and when single ones were since.
+    all_forgotten: u64,
+    each_forgotten: HashMap<u64, u64>,
 }
 
 /// A call under way whose reply may bring attributes. If it is given up its outcome is unknown (S5), and all is forgotten.
@@ -38,23 +44,20 @@ pub(crate) struct Call<'a> {
 impl Call<'_> {
     /// It was answered, with the attributes of directories after it.
     pub(crate) fn answered(self, attrs: &[Attr]) {
-        self.over(false, attrs);
+        self.changed_others(attrs, Some(&[]));
     }
 
-    /// The same, and it has changed others too, of which nothing is told.
-    pub(crate) fn changed_others(self, attrs: &[Attr]) {
-        self.over(true, attrs);
-    }
-
-    fn over(mut self, forget: bool, attrs: &[Attr]) {
+    /// The same, and it has changed others too, whose attributes are not told; `None`: nobody knows which.
+    pub(crate) fn changed_others(mut self, attrs: &[Attr], others: Option<&[u64]>) {
         self.is_over = true;
         let mut known = self.directories.known.lock();
-        let is_outdated = known.forgotten != self.forgotten;
-        if forget {
-            known.forget_all();
+        let current: Vec<&Attr> = attrs.iter().filter(|attr| !known.is_outdated(attr.inode, self.forgotten)).collect();
+        match others {
+            Some(others) => others.iter().for_each(|inode| known.forget(*inode)),
+            None => known.forget_all(),
         }
-        if !is_outdated && !self.directories.keep.is_zero() {
-            attrs.iter().for_each(|attr| known.learn(self.began, attr));
+        if !self.directories.keep.is_zero() {
+            current.into_iter().for_each(|attr| known.learn(self.began, attr));
         }
     }
 
@@ -75,7 +78,23 @@ impl Drop for Call<'_> {
 impl Known {
     fn forget_all(&mut self) {
         self.attrs.clear();
+        self.each_forgotten.clear();
         self.forgotten += 1;
+        self.all_forgotten = self.forgotten;
+    }
+
+    fn forget(&mut self, inode: u64) {
+        if self.each_forgotten.len() >= MAX_DIRECTORIES {
+            return self.forget_all();
+        }
+        self.attrs.remove(&inode);
+        self.forgotten += 1;
+        self.each_forgotten.insert(inode, self.forgotten);
+    }
+
+    /// Whether attributes that a call brought which began at this count may be the old ones.
+    fn is_outdated(&self, inode: u64, began: u64) -> bool {
+        began < self.all_forgotten || self.each_forgotten.get(&inode).is_some_and(|forgotten| began < *forgotten)
     }
 
     /// Replies may overtake each other: the newer attributes count, by their ctime.
@@ -170,10 +189,28 @@ mod tests {
         let directories = hour();
         directories.call().answered(&[directory(2, 10), directory(7, 3)]);
         let under_way = directories.call();
-        directories.call().changed_others(&[directory(2, 20)]);
+        directories.call().changed_others(&[directory(2, 20)], None);
         assert_eq!((ctime(&directories, 2), ctime(&directories, 7)), (Some(20), None));
         under_way.answered(&[directory(7, 3)]);
         assert_eq!(ctime(&directories, 7), None);
+    }
+
+    #[test]
+    fn only_those_are_forgotten_that_a_call_has_changed() {
+        let directories = hour();
+        directories.call().answered(&[directory(2, 10), directory(7, 3), directory(8, 4)]);
+        let under_way = directories.call();
+        directories.call().changed_others(&[directory(2, 20)], Some(&[7]));
+        let known = [2, 7, 8].map(|inode| ctime(&directories, inode));
+        assert_eq!(known, [Some(20), None, Some(4)]);
+        under_way.answered(&[directory(7, 3), directory(8, 5)]);
+        assert_eq!((ctime(&directories, 7), ctime(&directories, 8)), (None, Some(5)), "7 may be from before");
+        directories.call().answered(&[directory(7, 6)]);
+        assert_eq!(ctime(&directories, 7), Some(6));
+        for inode in 0..=MAX_DIRECTORIES as u64 {
+            directories.call().changed_others(&[], Some(&[100 + inode]));
+        }
+        assert_eq!(ctime(&directories, 8), None, "too many to remember");
     }
 
     #[test]

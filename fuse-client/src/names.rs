@@ -5,8 +5,8 @@ use caribou_client::Error;
 use caribou_client::meta::QueryOp;
 use caribou_client::proto::ids::NAME_MAX;
 use caribou_client::proto::meta::v1::{
-    Attr, Caller, Create, FileKind, Link, Lookup, Mkdir, Mknod, ReadLink, Rename, ReplyBody, Rmdir, Symlink, Unlink,
-    mutation::Op,
+    Attr, Caller, Create, FileKind, Link, Lookup, Mkdir, Mknod, ReadLink, RemoveXattr, Rename, ReplyBody, Rmdir,
+    SetXattr, Symlink, Unlink, mutation::Op,
 };
 
 use crate::convert::{MODE_BITS, kind_of_mode};
@@ -96,14 +96,21 @@ impl Fs {
     /// A change, with the pages of directories read before and during it made worthless.
     pub(crate) async fn mutate(&self, caller: &Caller, op: Op) -> Result<ReplyBody, Error> {
         self.changed();
-        // A directory that is moved, replaced or removed changes itself; and no reply tells of a changed ctime alone.
-        let changes_others = matches!(op, Op::Rename(_) | Op::Rmdir(_) | Op::Setxattr(_) | Op::Removexattr(_));
+        // A directory that is moved, replaced or removed changes itself, as the reply tells; and no reply tells of a changed ctime alone.
+        let is_told = matches!(op, Op::Rename(_) | Op::Rmdir(_));
+        let own = match &op {
+            Op::Setxattr(SetXattr { inode, .. }) | Op::Removexattr(RemoveXattr { inode, .. }) => Some(*inode),
+            _ => None,
+        };
         let call = self.directories.call();
         let result = self.client.meta().mutate(caller, op).await;
         self.changed();
         match &result {
-            Ok(body) if changes_others => call.changed_others(&body.directories),
-            Ok(body) => call.answered(&body.directories),
+            Ok(body) if is_told => {
+                let others = body.others.as_ref().map(|others| others.inodes.as_slice());
+                call.changed_others(&body.directories, others);
+            }
+            Ok(body) => call.changed_others(&body.directories, Some(own.as_slice())),
             Err(Error::Errno(errno)) if is_decided(*errno) => call.refused(),
             Err(_) => {}
         }
