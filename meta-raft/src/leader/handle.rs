@@ -103,8 +103,21 @@ impl LeaderHandle {
 
     /// Takes the effects of applied entries, in order; never blocks. What does not fit is found again by scanning.
     pub fn effects(&self, mut effects: Vec<Effect>) {
-        // Changes of chunks concern waiters only; they come with every write.
-        effects.retain(|effect| !matches!(effect, Effect::ChunkChanged(_)));
+        let mut orphans = Vec::new();
+        effects.retain(|effect| match effect {
+            // Changes of chunks concern waiters only; they come with every write.
+            Effect::ChunkChanged(_) => false,
+            Effect::Orphaned(inode) => {
+                orphans.push(*inode);
+                false
+            }
+            _ => true,
+        });
+        if !orphans.is_empty() {
+            // Noted here: that takes no decision, and the task would be woken for every name that is removed. S7: a create that may have opened one
+            // of them is ahead of its end in the log, and so has begun.
+            self.claims(|claims| orphans.into_iter().for_each(|inode| claims.orphaned(inode)));
+        }
         if !effects.is_empty() && self.effects.try_send(effects).is_err() {
             self.overflow.store(true, Ordering::Release);
         }

@@ -262,7 +262,6 @@ impl Loops<'_> {
         match effect {
             Effect::IntentStarted(chunk) => self.recovery.intent_started(cx, chunk)?,
             Effect::RecallGrant { chunk, grant, .. } => self.recalls.recalled(cx.now, chunk, grant),
-            Effect::Orphaned(inode) => cx.shared.claims.lock().orphaned(inode),
             Effect::Garbage(server) => self.garbage.added(server),
             Effect::BelowGoal(chunk) => self.repair.below_goal(chunk),
             Effect::SessionEnded(session) => {
@@ -270,7 +269,8 @@ impl Loops<'_> {
                 cx.shared.seen.forget(session);
             }
             Effect::ServerChanged(_) => self.liveness.changed(),
-            Effect::ChunkChanged(_) => {}
+            // Not passed on (`LeaderHandle::effects`).
+            Effect::Orphaned(_) | Effect::ChunkChanged(_) => {}
         }
         Ok(())
     }

@@ -121,3 +121,19 @@ async fn s7_an_orphan_goes_when_nobody_claims_it() {
     node.handle.claims(|claims| claims.release(b, inode));
     node.until("it is gone", |n| !exists(n)).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn s7_an_orphan_is_noted_with_the_entry_that_makes_it() {
+    let node = Node::new(2);
+    let session = node.world.lock().open(1);
+    let (inode, _) = node.file(session, "f", &[1]);
+    node.handle.claims(|claims| claims.claims_complete(session));
+    let create = node.handle.begin_create();
+    node.apply(|w| drop(w.client(session, ClientOp::Unlink { parent: ROOT_INODE, name: b"f".to_vec() }).unwrap()));
+    assert!(node.handle.claims(|claims| claims.has_orphans()), "before the loops have run");
+    let exists = |n: &Node| inodes::get(&n.world.lock().tables, inode).unwrap().is_some();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(exists(&node), "the create may have opened it");
+    node.handle.end_create(create, None);
+    node.until("it is gone", |n| !exists(n)).await;
+}
