@@ -1,6 +1,7 @@
 //! The one task that owns the session: it waits for commands, the stream, the search and the clock, and lets `session.rs`
 //! decide. Nothing here blocks on the network: a full stream leaves messages in the session's queue.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::call::Command;
 use super::finder::{Finder, Found, Greeting, pause};
@@ -46,6 +47,8 @@ struct Task {
     began_at: Instant,
     /// Streams in a row that ended soon after they began.
     short_streams: u32,
+    /// Goes off at the next look or before it.
+    clock: Pin<Box<Sleep>>,
 }
 
 // Lives from one `select!` to the next: boxing its largest variant would cost an allocation per message.
@@ -72,6 +75,7 @@ pub(crate) async fn run(parts: TaskParts) {
         complain_at: Instant::now() + COMPLAIN_EVERY,
         began_at: Instant::now(),
         short_streams: 0,
+        clock: Box::pin(tokio::time::sleep_until(Instant::now())),
     };
     task.search(None);
     let mut commands = Vec::with_capacity(BATCH);
@@ -105,13 +109,17 @@ impl Task {
         } else {
             self.session.next_look(Instant::now())
         };
+        // Brought forward only: with every call the look is put off again, and a clock that is set for each wakes a thread to wait for it.
+        if look_at < self.clock.deadline() || self.clock.is_elapsed() {
+            self.clock.as_mut().reset(look_at);
+        }
         let receiver = &mut self.receiver;
         tokio::select! {
             count = inbox.recv_many(commands, BATCH) => Event::Commands(count),
             message = async { receiver.as_mut().expect("guarded").next().await }, if receiver.is_some() => Event::Message(message),
             _ = async { stuck.as_ref().expect("guarded").reserve().await.map(drop) }, if stuck.is_some() => Event::Room,
             found = self.finder.next(), if searching => Event::Found(found),
-            () = tokio::time::sleep_until(look_at) => Event::Clock,
+            () = self.clock.as_mut() => Event::Clock,
         }
     }
 
