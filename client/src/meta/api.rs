@@ -11,6 +11,7 @@ use caribou_proto::meta::v1::{Caller, Open, ReplyBody, mutation};
 use tokio::sync::{Semaphore, broadcast, mpsc, oneshot};
 
 use super::call::{CallId, CallResult, Command, PendingCall, Replier, shut_down};
+use super::releases::Releases;
 use super::status::Board;
 use super::task::{self, TaskParts};
 use super::{GrpcTransport, MetaEvent, MetaStatus, QueryOp, Transport};
@@ -44,6 +45,7 @@ pub struct MetaClient {
 
 struct Shared {
     commands: mpsc::UnboundedSender<Command>,
+    releases: Releases,
     calls: Arc<Semaphore>,
     next_call: AtomicU64,
     events: broadcast::Sender<MetaEvent>,
@@ -71,13 +73,20 @@ impl MetaClient {
         }
         let (commands, inbox) = mpsc::unbounded_channel();
         let (events, _) = broadcast::channel(EVENT_QUEUE);
-        let board = Board::default();
-        let parts =
-            TaskParts { config: config.clone(), environment, inbox, events: events.clone(), board: board.clone() };
+        let (board, releases) = (Board::default(), Releases::default());
+        let parts = TaskParts {
+            config: config.clone(),
+            environment,
+            inbox,
+            releases: releases.clone(),
+            events: events.clone(),
+            board: board.clone(),
+        };
         tokio::spawn(task::run(parts));
         let client = Self {
             shared: Arc::new(Shared {
                 commands,
+                releases,
                 calls: Arc::new(Semaphore::new(MAX_CALLS)),
                 next_call: AtomicU64::new(1),
                 events,
@@ -132,8 +141,10 @@ impl MetaClient {
 
     /// One handle less on this inode; the last one ends the claim (S7).
     pub fn release_claim(&self, inode: u64) {
-        // Fails only when the task has ended, and the claims with it.
-        let _ = self.shared.commands.send(Command::ReleaseClaim { inode });
+        if !self.shared.releases.leave(inode) {
+            // Fails only when the task has ended, and the claims with it.
+            let _ = self.shared.commands.send(Command::ReleaseClaim { inode });
+        }
     }
 
     /// Recalls and changes of session and leader. A receiver that is more than 1024 events behind misses some.

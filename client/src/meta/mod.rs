@@ -10,6 +10,7 @@
 //! | `session.rs` | the state and its transitions, no I/O: messages, outcomes, expiry (S1, S4) |
 //! | `liveness.rs` | renewals, silence, the own deadline (S3) |
 //! | `requests.rs`, `queries.rs`, `claims.rs` | its three tables: logged calls (S1, S2, S5), queries, open files (S7) |
+//! | `releases.rs` | claims that are let go, left for the task to find |
 //! | `finder.rs`, `nodes.rs` | the search for the leader; the addresses that it knows |
 //! | `transport.rs`, `grpc.rs` | a stream to one node, as a trait; over tonic |
 //!
@@ -26,6 +27,7 @@ mod liveness;
 mod nodes;
 mod queries;
 mod query;
+mod releases;
 mod requests;
 mod session;
 mod status;

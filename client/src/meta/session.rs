@@ -23,6 +23,7 @@ use super::claims::Claims;
 use super::finder::Greeting;
 use super::liveness::{Liveness, Silence};
 use super::queries::{Kind, Queries};
+use super::releases::{Found, Releases};
 use super::requests::{Requests, Sent, Waiting};
 use super::status::Board;
 use crate::{ClientConfig, Error, errno};
@@ -65,6 +66,7 @@ pub(crate) struct Session {
     requests: Requests,
     queries: Queries,
     claims: Claims,
+    releases: Found,
     liveness: Liveness,
     /// Inodes whose claim the leader may hold though no handle is left.
     unsure: Vec<u64>,
@@ -81,6 +83,7 @@ impl Session {
     pub(crate) fn new(
         config: &ClientConfig,
         random: Arc<dyn Fn() -> [u8; 16] + Send + Sync>,
+        releases: Releases,
         events: broadcast::Sender<MetaEvent>,
         board: Board,
     ) -> Self {
@@ -93,6 +96,7 @@ impl Session {
             requests: Requests::new(),
             queries: Queries::default(),
             claims: Claims::default(),
+            releases: Found::new(releases),
             liveness: Liveness::new(Instant::now()),
             unsure: Vec::new(),
             releases_due: None,
@@ -147,7 +151,10 @@ impl Session {
                     self.out.extend(cancel);
                 }
             }
-            Command::ReleaseClaim { inode } => self.claims.release(inode, self.newest_create()),
+            Command::ReleaseClaim { inode } => {
+                self.claims.release(inode, self.newest_create());
+                self.releases.told();
+            }
             Command::Close => {}
         }
     }
@@ -241,6 +248,9 @@ impl Session {
 
     /// Sends what may be sent: calls that the window lets through, claims, releases, a renewal that is due.
     pub(crate) fn advance(&mut self, now: Instant) {
+        for inode in self.releases.take(now) {
+            self.claims.release(inode, self.newest_create());
+        }
         if !self.linked {
             return;
         }
@@ -264,7 +274,7 @@ impl Session {
 
     pub(crate) fn next_look(&self, now: Instant) -> Instant {
         let look = self.liveness.next_look(self.waiting(), now);
-        self.releases_due.map_or(look, |due| due.min(look))
+        [self.releases_due, self.releases.next_look()].into_iter().flatten().fold(look, Instant::min)
     }
 
     fn welcomed(&mut self, welcome: Welcome, now: Instant) -> Step {

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 use super::call::Command;
 use super::finder::{Finder, Found, Greeting, pause};
 use super::liveness::Silence;
+use super::releases::Releases;
 use super::session::{Session, Step};
 use super::status::Board;
 use super::{Environment, Link, MetaEvent, TransportError};
@@ -32,6 +33,7 @@ pub(crate) struct TaskParts {
     pub(crate) config: ClientConfig,
     pub(crate) environment: Environment,
     pub(crate) inbox: mpsc::UnboundedReceiver<Command>,
+    pub(crate) releases: Releases,
     pub(crate) events: broadcast::Sender<MetaEvent>,
     pub(crate) board: Board,
 }
@@ -63,8 +65,8 @@ enum Event {
 
 /// Runs until [`Command::Close`], or until no handle is left.
 pub(crate) async fn run(parts: TaskParts) {
-    let TaskParts { config, environment, mut inbox, events, board } = parts;
-    let session = Session::new(&config, Arc::clone(&environment.random), events, board.clone());
+    let TaskParts { config, environment, mut inbox, releases, events, board } = parts;
+    let session = Session::new(&config, Arc::clone(&environment.random), releases, events, board.clone());
     let mut task = Task {
         session,
         finder: Finder::new(environment.transport, config.meta, board.clone()),

@@ -45,6 +45,25 @@ async fn a_release_leaves_with_the_next_message_or_soon_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn releases_without_pause_all_arrive_and_opens_among_them_stay() {
+    let fake = Fake::new();
+    let client = fake.client().await;
+    for round in 0..20 {
+        for inode in 100..200 {
+            client.open_claim(&me(), inode, 4).await.expect("opened");
+        }
+        for inode in 100..200 {
+            client.release_claim(inode);
+        }
+        client.open_claim(&me(), 100 + round, 4).await.expect("opened");
+        tokio::time::sleep(Duration::from_millis(round)).await;
+        fake.until("all but one released", |state| state.claims.iter().eq([&(1_u64, 100 + round)])).await;
+        client.release_claim(100 + round);
+    }
+    fake.until("released", |state| state.claims.is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn all_claims_are_asserted_again_before_complete() {
     let fake = Fake::new();
     let client = fake.client().await;
