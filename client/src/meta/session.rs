@@ -187,6 +187,11 @@ impl Session {
         }
     }
 
+    /// Calls on their way, and what the session asks by itself.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.requests.unanswered() + self.queries.unanswered()
+    }
+
     pub(crate) fn stream_lost(&mut self) {
         self.linked = false;
         self.releases_due = None;
@@ -484,7 +489,7 @@ impl Session {
     }
 
     fn waiting(&self) -> bool {
-        self.requests.unanswered() + self.queries.unanswered() > 0
+        self.unanswered() > 0
     }
 }
 

@@ -24,6 +24,8 @@ use crate::ClientConfig;
 
 /// Commands, and messages, handled before the others get their turn.
 const BATCH: usize = 256;
+/// With more calls than this unanswered, others are likely to be about to come.
+const FEW_CALLS: usize = 2;
 /// A stream that ends within this time counts as short.
 const SHORT_STREAM: Duration = Duration::from_secs(1);
 /// How often a search without success is logged.
@@ -85,6 +87,9 @@ pub(crate) async fn run(parts: TaskParts) {
         match task.next_event(&mut inbox, &mut commands).await {
             Event::Commands(0) => return,
             Event::Commands(_) => {
+                if task.session.unanswered() > FEW_CALLS {
+                    gather(&mut inbox, &mut commands).await;
+                }
                 for command in commands.drain(..) {
                     if matches!(command, Command::Close) {
                         task.session.ending(Instant::now());
@@ -99,6 +104,17 @@ pub(crate) async fn run(parts: TaskParts) {
             Event::Room | Event::Clock => {}
         }
         task.advance();
+    }
+}
+
+/// Lets those who are ready to run make their calls, so that these leave in one write and arrive together: this task was woken by the first of them,
+/// and would run before them.
+async fn gather(inbox: &mut mpsc::UnboundedReceiver<Command>, commands: &mut Vec<Command>) {
+    tokio::task::yield_now().await;
+    while commands.len() < BATCH
+        && let Ok(command) = inbox.try_recv()
+    {
+        commands.push(command);
     }
 }
 
