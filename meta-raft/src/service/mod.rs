@@ -1,7 +1,7 @@
 //! gRPC: what clients, operators and chunk servers ask of this node (STYLE: request → authorise → command → propose → reply).
 //!
 //! `node` what all services share · `session` one client's stream · `burst` requests that came together · `queries` calls that are not logged · `wire` conversions ·
-//! `counted` messages of streams, counted · `waiters` who waits for a chunk · `registry` the open streams · `seam` Raft for the leader's loops · `admin` operators.
+//! `warmth` whether memory is worth a try · `counted` messages of streams, counted · `waiters` who waits for a chunk · `registry` the open streams · `seam` Raft for the leader's loops · `admin` operators.
 
 pub(crate) mod admin;
 mod burst;
@@ -12,6 +12,7 @@ mod registry;
 mod seam;
 mod session;
 mod waiters;
+mod warmth;
 mod wire;
 
 use std::sync::Arc;

@@ -100,9 +100,6 @@ pub(super) fn is_brief(query: &Query) -> bool {
 /// As [`answer`] for a brief question, without a wait: while the lease holds and all that it needs is in memory. So it costs no task of its own.
 /// `None`: [`answer`] must be asked.
 pub(super) fn answer_at_once(node: &Node, leading: &LeaderHandle, session: SessionId, query: &Query) -> Option<Answer> {
-    if !is_brief(query) {
-        return None;
-    }
     let caller = request::caller(query.caller.clone()).ok()?;
     // Before the view, as in `answer`.
     let opening = Opening::of(leading, query);

@@ -21,6 +21,7 @@ use tracing::Instrument;
 use super::burst::{BURST, BURST_BYTES};
 use super::node::Node;
 use super::registry::Outbox;
+use super::warmth::Warmth;
 use super::wire::reply::Extras;
 use super::{burst, queries, wire};
 use crate::fsm::command::Command;
@@ -217,6 +218,7 @@ async fn work(
     }
     let room = Arc::new(Semaphore::new(node.limits.calls_per_session));
     let burst = BURST.min(node.limits.calls_per_session);
+    let mut warmth = Warmth::default();
     let (failed, mut failures) = mpsc::channel::<Goodbye>(1);
     loop {
         let message = tokio::select! {
@@ -248,7 +250,7 @@ async fn work(
                 body => {
                     // One client must not keep this thread for itself.
                     tokio::task::consume_budget().await;
-                    match call.handle_at_once(body) {
+                    match call.handle_at_once(body, &mut warmth) {
                         Some(client_message::Body::Query(query)) if queries::is_brief(&query) => slow.push(query),
                         Some(body) => {
                             let work = call.clone();
@@ -324,12 +326,15 @@ pub(super) struct Call {
 
 impl Call {
     /// Answers a question that can be answered without waiting for anything, the stream's room included; else gives the message back.
-    fn handle_at_once(&self, body: client_message::Body) -> Option<client_message::Body> {
+    fn handle_at_once(&self, body: client_message::Body, warmth: &mut Warmth) -> Option<client_message::Body> {
         let client_message::Body::Query(query) = &body else { return Some(body) };
-        let Ok(room) = self.outbox.try_reserve() else { return Some(body) };
-        let Some(answer) = queries::answer_at_once(&self.node, &self.leading, self.session, query) else {
+        if !queries::is_brief(query) || !warmth.is_worth_a_try() {
             return Some(body);
-        };
+        }
+        let Ok(room) = self.outbox.try_reserve() else { return Some(body) };
+        let answer = queries::answer_at_once(&self.node, &self.leading, self.session, query);
+        warmth.tried(answer.is_some());
+        let Some(answer) = answer else { return Some(body) };
         self.node.counters.queries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         room.send(Ok(ServerMessage { body: Some(server_message::Body::Answer(answer)) }));
         None
