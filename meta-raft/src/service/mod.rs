@@ -1,7 +1,7 @@
 //! gRPC: what clients, operators and chunk servers ask of this node (STYLE: request → authorise → command → propose → reply).
 //!
 //! `node` what all services share · `session` one client's stream · `burst` requests that came together · `queries` calls that are not logged · `wire` conversions ·
-//! `warmth` whether memory is worth a try · `counted` messages of streams, counted · `waiters` who waits for a chunk · `registry` the open streams · `seam` Raft for the leader's loops · `admin` operators.
+//! `together` replies that leave together · `warmth` whether memory is worth a try · `counted` messages of streams, counted · `waiters` who waits for a chunk · `registry` the open streams · `seam` Raft for the leader's loops · `admin` operators.
 
 pub(crate) mod admin;
 mod burst;
@@ -11,20 +11,21 @@ mod queries;
 mod registry;
 mod seam;
 mod session;
+mod together;
 mod waiters;
 mod warmth;
 mod wire;
 
 use std::sync::Arc;
 
+use caribou_proto::meta::v1::ClientMessage;
 use caribou_proto::meta::v1::meta_service_server::MetaService;
-use caribou_proto::meta::v1::{ClientMessage, ServerMessage};
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{Semaphore, mpsc};
 use tonic::{Request, Response, Status, Streaming};
 
 use counted::Counted;
 use node::Node;
+use together::Together;
 
 /// Messages that wait to be sent on one session stream; then its calls wait.
 const OUTBOX: usize = 1024;
@@ -37,15 +38,17 @@ pub(crate) struct Meta {
 
 #[tonic::async_trait]
 impl MetaService for Meta {
-    type SessionStream = Counted<ReceiverStream<Result<ServerMessage, Status>>>;
+    type SessionStream = Counted<Together>;
 
     async fn session(
         &self,
         request: Request<Streaming<ClientMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (outbox, replies) = mpsc::channel(OUTBOX);
+        let calls = self.node.limits.calls_per_session;
+        let room = Arc::new(Semaphore::new(calls));
         let messages = Counted::new(request.into_inner(), self.node.clone());
-        tokio::spawn(session::serve(self.node.clone(), messages, outbox));
-        Ok(Response::new(Counted::new(ReceiverStream::new(replies), self.node.clone())))
+        tokio::spawn(session::serve(self.node.clone(), messages, outbox, room.clone()));
+        Ok(Response::new(Counted::new(Together::new(replies, room, calls), self.node.clone())))
     }
 }

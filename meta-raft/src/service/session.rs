@@ -72,16 +72,17 @@ impl From<wire::request::Malformed> for Goodbye {
     }
 }
 
-/// Serves a stream until it ends.
+/// Serves a stream until it ends. `room`: for the calls that may be under way.
 pub(crate) async fn serve(
     node: Arc<Node>,
     mut inbox: impl tokio_stream::Stream<Item = Result<ClientMessage, tonic::Status>> + Unpin,
     outbox: Outbox,
+    room: Arc<Semaphore>,
 ) {
     let goodbye = match greet(&node, &mut inbox, &outbox).await {
         Ok(call) => {
             let span = tracing::debug_span!("session", session = %call.session);
-            work(&call, &mut inbox).instrument(span).await
+            work(&call, &mut inbox, &room).instrument(span).await
         }
         Err(goodbye) => goodbye,
     };
@@ -209,6 +210,7 @@ async fn session_of(node: &Node, hello: &Hello) -> Result<(SessionId, bool), Goo
 async fn work(
     call: &Call,
     inbox: &mut (impl tokio_stream::Stream<Item = Result<ClientMessage, tonic::Status>> + Unpin),
+    room: &Arc<Semaphore>,
 ) -> Goodbye {
     let Call { node, session, outbox, .. } = call;
     let session = *session;
@@ -216,7 +218,6 @@ async fn work(
     if let Err(fatal) = node.push_recalls(session) {
         return stop(node, &fatal);
     }
-    let room = Arc::new(Semaphore::new(node.limits.calls_per_session));
     let burst = BURST.min(node.limits.calls_per_session);
     let mut warmth = Warmth::default();
     let (failed, mut failures) = mpsc::channel::<Goodbye>(1);
@@ -254,7 +255,7 @@ async fn work(
                         Some(client_message::Body::Query(query)) if queries::is_brief(&query) => slow.push(query),
                         Some(body) => {
                             let work = call.clone();
-                            begin(admit(&room, 1).await, &failed, async move { work.handle(body).await });
+                            begin(admit(room, 1).await, &failed, async move { work.handle(body).await });
                         }
                         None => {}
                     }
@@ -265,7 +266,7 @@ async fn work(
         while !slow.is_empty() {
             let together = slow.split_off(slow.len().saturating_sub(TOGETHER));
             let work = call.clone();
-            let permit = admit(&room, together.len()).await;
+            let permit = admit(room, together.len()).await;
             begin(permit, &failed, async move { work.queries(together).await });
         }
         if requests.is_empty() {
@@ -274,7 +275,7 @@ async fn work(
             }
         } else {
             let count = requests.len();
-            let queued = async { (admit(&room, count).await, burst::enqueue(call, requests).await) };
+            let queued = async { (admit(room, count).await, burst::enqueue(call, requests).await) };
             let (permit, burst) = tokio::select! {
                 queued = queued => queued,
                 () = place.ended.cancelled() => return Goodbye::Redirect,
