@@ -48,18 +48,16 @@ impl Reads {
         let metrics = metrics.borrow_watched();
         let leads = metrics.vote.committed && metrics.vote.leader_id.voted_for == metrics.id;
         let term = metrics.vote.leader_id.term;
-        // The library notes only what others answer.
-        let is_alone = metrics.membership_config.voter_ids().eq([metrics.id]);
+        let is_fresh =
+            metrics.last_quorum_acked.is_some_and(|at| at.into_inner() + self.lease > openraft::TokioInstant::now());
+        // The library notes only what others answer. Looked at last: it gathers all voters, and every question comes by.
+        let is_alone = || metrics.membership_config.voter_ids().eq([metrics.id]);
         // Ready in this very term: between two terms of ours another leader may have committed what is not applied here.
         leads
             && ready.ready
             && ready.term == term
             && term > self.revoked_term.load(Ordering::SeqCst)
-            && (is_alone
-                || planted::is(Bug::ReadsWithoutLease)
-                || metrics
-                    .last_quorum_acked
-                    .is_some_and(|at| at.into_inner() + self.lease > openraft::TokioInstant::now()))
+            && (is_fresh || planted::is(Bug::ReadsWithoutLease) || is_alone())
     }
 
     /// Returns once this node is known to lead and to have applied everything acknowledged before the call.
