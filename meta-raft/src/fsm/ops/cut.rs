@@ -9,6 +9,7 @@ use crate::fsm::ops::chunk::{Edit, discard, end_by_force, intend};
 use crate::fsm::ops::inline;
 use crate::fsm::read::chunks::growth_waits_for;
 use crate::fsm::tables::inodes::{self, Inode, MAX_FILE_BYTES};
+use crate::fsm::tables::meta::{self, Counter};
 use crate::fsm::tables::{chunks, file_chunks};
 
 /// Sets the committed length of a regular file, longer or shorter; the caller puts the inode's row and has checked access.
@@ -69,13 +70,20 @@ fn cut(op: &mut Op<'_, '_>, inode: InodeId, old: u64, new: u64) -> Result<(), Fa
     Ok(())
 }
 
-/// Removes the inline data of a purged inode and puts up to `limit` of its chunks into garbage; whether none is left.
-pub(crate) fn purge(op: &mut Op<'_, '_>, inode: InodeId, limit: usize) -> OpResult<bool> {
-    let page = file_chunks::page(op.txn, inode, 0, limit)?;
-    for (_, id) in &page {
-        let stored = chunks::existing(op.txn, *id)?;
-        discard(op, *id, &stored)?;
+/// Removes the inline data of a purged inode and puts up to `limit` of its chunks into garbage, for which it takes from the limit; whether none is
+/// left.
+pub(crate) fn purge(op: &mut Op<'_, '_>, inode: InodeId, limit: &mut usize) -> OpResult<bool> {
+    let page = file_chunks::page(op.txn, inode, 0, *limit)?;
+    let is_last = page.len() < *limit;
+    // Most files that go are small and have none.
+    if !page.is_empty() {
+        let before = meta::counter(op.txn, Counter::Chunks)?;
+        for (_, id) in &page {
+            let stored = chunks::existing(op.txn, *id)?;
+            discard(op, *id, &stored)?;
+        }
+        *limit = limit.saturating_sub((before - meta::counter(op.txn, Counter::Chunks)?) as usize);
     }
     inline::cut(op, inode, 0)?; // I5
-    Ok(page.len() < limit)
+    Ok(is_last)
 }

@@ -6,7 +6,6 @@ use caribou_proto::ids::InodeId;
 
 use super::*;
 use crate::fsm::command::Kind;
-use crate::fsm::tables::meta::Counter;
 use crate::fsm::tables::{inodes, orphans, symlinks, xattrs};
 
 /// Chunks that one record sends to the garbage at most.
@@ -30,12 +29,8 @@ pub(super) fn apply(op: &mut Op<'_, '_>, ids: &[InodeId]) -> OpResult<Reply> {
         if inode.nlink != 0 {
             continue;
         }
-        if inode.kind == Kind::Regular {
-            let before = meta::counter(op.txn, Counter::Chunks)?;
-            if !cut::purge(op, *id, chunks_left)? {
-                return Ok(Reply::Progress { finished: false });
-            }
-            chunks_left = chunks_left.saturating_sub((before - meta::counter(op.txn, Counter::Chunks)?) as usize);
+        if inode.kind == Kind::Regular && !cut::purge(op, *id, &mut chunks_left)? {
+            return Ok(Reply::Progress { finished: false });
         }
         if inode.xattrs > 0 {
             for (name, _) in xattrs::names(op.txn, *id)? {
