@@ -7,6 +7,7 @@ use super::error::Errno;
 
 /// The answer to one command, in the order of the entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all replies are those to clients")]
 pub enum Reply {
     Client(ClientReply),
     SessionOpened {
