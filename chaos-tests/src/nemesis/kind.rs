@@ -257,19 +257,23 @@ impl Kind {
     /// Complaints in logs that it explains, besides those that every run may have (`log-expected.txt`).
     pub fn complaints(self) -> &'static [&'static str] {
         match self {
-            Self::FullFollower | Self::FullLeader | Self::FullChunkServer => &["No space left on device"],
+            Self::FullFollower | Self::FullLeader => &["No space left on device"],
+            // That a chunk is deleted is written down before its file moves.
+            Self::FullChunkServer => &["No space left on device", "a deletion failed"],
             Self::FailDiskLeader | Self::FailDiskFollower => &["Input/output error", "this metadata node must stop"],
             Self::FailDiskChunkServer => &[
                 "Input/output error",
                 "the disk has failed and is not used any more",
                 "a server has lost its replica",
                 "a replica is damaged",
+                "a deletion failed",
                 // The name of what was being made was synced with others, its header was not.
                 "a file without a place has been moved to the quarantine",
             ],
             Self::HungDiskChunkServer => &[
                 "the disk has failed and is not used any more",
                 "a server has lost its replica",
+                "a deletion failed",
                 // What was being made when the server ended has a name and no header.
                 "a file without a place has been moved to the quarantine",
                 // Another server was told to stop while the next one in its chain hung.
@@ -290,6 +294,7 @@ impl Kind {
                 // The disk stood still while it was copied, for longer than a server bears if there was much, and the server ended in the middle
                 // of making a file.
                 "the disk has failed and is not used any more",
+                "a deletion failed",
                 "a file without a place has been moved to the quarantine",
             ],
             // RocksDB's word. What a node says that does not even start has no level.
