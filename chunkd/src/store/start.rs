@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use caribou_proto::ids::{ChunkId, ChunkVersion, Incarnation};
+use caribou_proto::ids::{ChunkId, Incarnation};
 
 use super::OpenError;
 use super::disk::Disk;
@@ -156,20 +156,21 @@ fn look_through(ours: Ours, incarnation: Incarnation) -> Result<Ready, OpenError
     Ok(Ready { ours, clean, journal, scanned })
 }
 
-/// A disk that failed and came back may hold old replicas of what has been recovered elsewhere: the highest version stays.
+/// A disk that failed and came back may hold old replicas of what has been recovered elsewhere: the highest version stays, and of those
+/// a complete one, which may be the one that is named, and of those the one that was written last.
 fn displace_doubles(folders: &mut [Ready]) -> Result<(), OpenError> {
-    let mut best: HashMap<ChunkId, (usize, ChunkVersion)> = HashMap::new();
+    let mut best = HashMap::new();
     let mut losers = Vec::new();
     for (index, ready) in folders.iter().enumerate() {
         for (chunk, replica) in &ready.scanned.index {
-            let version = replica.info().map_or(ChunkVersion(0), |info| info.version);
+            let rank = replica.info().map(|info| (info.version, info.complete, info.last_grant));
             match best.get(chunk).copied() {
-                Some((_, other)) if other >= version => losers.push((index, *chunk)),
+                Some((_, other)) if other >= rank => losers.push((index, *chunk)),
                 Some((other, _)) => {
                     losers.push((other, *chunk));
-                    best.insert(*chunk, (index, version));
+                    best.insert(*chunk, (index, rank));
                 }
-                None => drop(best.insert(*chunk, (index, version))),
+                None => drop(best.insert(*chunk, (index, rank))),
             }
         }
     }

@@ -115,8 +115,11 @@ impl LeaderHandle {
         });
         if !orphans.is_empty() {
             // Noted here: that takes no decision, and the task would be woken for every name that is removed. S7: a create that may have opened one
-            // of them is ahead of its end in the log, and so has begun.
-            self.claims(|claims| orphans.into_iter().for_each(|inode| claims.orphaned(inode)));
+            // of them is ahead of its end in the log, and so has begun; noting it later does no harm. Raft's one thread waits for nobody.
+            match self.shared.claims.try_lock() {
+                Some(mut claims) => orphans.into_iter().for_each(|inode| claims.orphaned(inode)),
+                None => effects.extend(orphans.into_iter().map(Effect::Orphaned)),
+            }
         }
         if !effects.is_empty() && self.effects.try_send(effects).is_err() {
             self.overflow.store(true, Ordering::Release);

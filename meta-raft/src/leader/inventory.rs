@@ -60,7 +60,11 @@ impl Inventories {
         self.last = Some(server);
         let page = server_chunks::page(cx.tables, server, walk.after, limits::PAGE)?;
         let last = page.last().copied().filter(|_| page.len() == limits::PAGE);
-        let (first, from) = (walk.after.is_none(), walk.after.map_or(0, |after| after.0.saturating_add(1)));
+        // F1: of what an older generation made nothing is asked, but what the metadata know.
+        let oldest = ChunkId::new(cx.links.generation(), 0);
+        let (first, from) =
+            (walk.after.is_none(), walk.after.map_or(oldest, |after| ChunkId(after.0.saturating_add(1))));
+        let from = from.max(oldest).0;
         let mut told = Inventory { first, from, up_to: last.map_or(u64::MAX, |last| last.0), ..Inventory::default() };
         for chunk in &page {
             // Under a grant or an Intent a replica may be on its way; whoever works on the chunk finds out.
@@ -91,7 +95,7 @@ mod tests {
     use std::time::Duration;
 
     use caribou_proto::chunk::v1::{Inventory, from_server, to_server};
-    use caribou_proto::ids::{ServerId, SessionId};
+    use caribou_proto::ids::{ChunkId, ServerId, SessionId};
     use futures::StreamExt;
 
     use crate::leader::limits;
@@ -129,7 +133,7 @@ mod tests {
             }
         }
         assert_eq!(pages.iter().map(|page| page.first).collect::<Vec<_>>(), [true, false]);
-        assert_eq!((pages[0].from, pages[1].from), (0, pages[0].up_to + 1));
+        assert_eq!((pages[0].from, pages[1].from), (ChunkId::new(1, 0).0, pages[0].up_to + 1));
         let all: BTreeSet<u64> =
             pages.iter().flat_map(|page| page.chunks.iter().chain(&page.under_way)).copied().collect();
         assert_eq!(all, files.iter().map(|(_, chunk)| chunk.0).collect());

@@ -97,6 +97,8 @@ pub(crate) const INVENTORY_SETTLED: Duration = Duration::from_secs(30);
 pub(crate) const LOSS_PATIENCE: Duration = Duration::from_secs(300);
 /// R3: for so long what a server reported as lost is not counted as a copy.
 pub(crate) const LOSS_REMEMBERED: Duration = Duration::from_secs(60);
+/// R3: what one heartbeat names as lost at most; with fewer it has named all.
+pub(crate) const LOST_PER_HEARTBEAT: usize = 1024;
 /// R3: what one heartbeat names as damaged at most; with fewer it has named all (`chunk/v1/control.proto`).
 pub(crate) const DAMAGED_PER_HEARTBEAT: usize = 1024;
 /// R3: a chunk that stays damaged, or is damaged anew, is not recovered again before this; each time it doubles …

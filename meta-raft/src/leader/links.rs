@@ -51,7 +51,7 @@ pub(crate) enum Purpose {
 
 /// All control streams.
 pub(crate) struct Links {
-    generation: u32,
+    generation: u16,
     term: u64,
     next_command: u64,
     links: HashMap<ServerId, Link>,
@@ -61,7 +61,12 @@ pub(crate) struct Links {
 
 impl Links {
     pub(crate) fn new(generation: u16, term: u64) -> Self {
-        Self { generation: u32::from(generation), term, next_command: 1, links: HashMap::new(), joined: Vec::new() }
+        Self { generation, term, next_command: 1, links: HashMap::new(), joined: Vec::new() }
+    }
+
+    /// F1.
+    pub(crate) fn generation(&self) -> u16 {
+        self.generation
     }
 
     /// Takes a new stream; what the older one of the server had under way is returned, its answers will not come.
@@ -119,7 +124,7 @@ impl Links {
         let joins = matches!(&body, Body::Prepare(prepare) if prepare.join);
         let command = Command {
             id,
-            generation: self.generation,
+            generation: u32::from(self.generation),
             term: self.term,
             log_index: applied,
             chunk: chunk.0,

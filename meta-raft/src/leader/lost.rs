@@ -32,6 +32,8 @@ struct Reports {
     last: BTreeMap<ChunkId, ChunkVersion>,
     /// At all, and when it was said last.
     at: BTreeMap<ChunkId, Instant>,
+    /// The last heartbeat named as many as it can: there may be more.
+    is_full: bool,
 }
 
 impl Losses {
@@ -46,6 +48,7 @@ impl Losses {
         let before = std::mem::take(&mut reports.last);
         reports.at.retain(|_, at| cx.now < *at + limits::LOSS_REMEMBERED);
         reports.at.extend(lost.iter().map(|chunk| (*chunk, cx.now)));
+        reports.is_full = lost.len() >= limits::LOST_PER_HEARTBEAT;
         let mut said = BTreeMap::new();
         let mut commands = Vec::new();
         for chunk in lost.iter().copied().collect::<BTreeSet<_>>() {
@@ -82,6 +85,11 @@ impl Losses {
     pub(crate) fn is_there(&self, cx: &Cx<'_>, inventories: &Inventories, holder: ServerId, chunk: ChunkId) -> bool {
         let reported = self.servers.get(&holder).is_some_and(|reports| reports.at.contains_key(&chunk));
         cx.links.get(holder).is_some() && inventories.is_settled(cx.now, holder) && !reported
+    }
+
+    /// Whether the holder may lack more than it has said.
+    pub(crate) fn may_lack_more(&self, holder: ServerId) -> bool {
+        self.servers.get(&holder).is_some_and(|reports| reports.is_full)
     }
 
     pub(crate) fn server_detached(&mut self, server: ServerId) {

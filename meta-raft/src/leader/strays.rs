@@ -141,8 +141,10 @@ fn judge(
     if committed.is_some() {
         return Ok(Some(stray));
     }
-    let vouches =
-        |holder: ServerId| losses.is_there(cx, inventories, holder, chunk) && !damages.is_damaged(holder, chunk);
+    let vouches = |holder: ServerId| {
+        let is_there = losses.is_there(cx, inventories, holder, chunk) && !losses.may_lack_more(holder);
+        is_there && !damages.is_damaged(holder, chunk)
+    };
     let is_whole = row.replicas.len() >= classes::get(cx.tables, row.class)?.goal();
     let is_spare = is_whole && row.replicas.iter().any(|replica| vouches(replica.server));
     Ok(is_spare.then_some(stray))

@@ -269,8 +269,9 @@ impl Loops<'_> {
                 cx.shared.seen.forget(session);
             }
             Effect::ServerChanged(_) => self.liveness.changed(),
-            // Not passed on (`LeaderHandle::effects`).
-            Effect::Orphaned(_) | Effect::ChunkChanged(_) => {}
+            // Somebody had the claims (`LeaderHandle::effects`).
+            Effect::Orphaned(inode) => cx.shared.claims.lock().orphaned(inode),
+            Effect::ChunkChanged(_) => {}
         }
         Ok(())
     }

@@ -80,6 +80,10 @@ fn open(config: &RaftConfig, blocking: Blocking) -> Result<Opened, StartError> {
     let identity = Arc::new(Identity::load(dir, config.node_id)?);
     failpoints::pass(Point::StartLocked);
     let log_dir = dir.join("log");
+    // The log has its first file before the node can take part: one that is gone may have held a vote.
+    if identity.member_of().is_some() && !LogStore::is_there(&log_dir) {
+        return Err(StartError::NoLog { path: log_dir });
+    }
     let mut log = LogStore::open(&log_dir, config.log_tail_bytes, config.segment_bytes(), blocking)
         .map_err(|e| store(&log_dir, e.to_string()))?;
     failpoints::pass(Point::StartLogOpened);

@@ -162,7 +162,8 @@ impl Drive {
             let goal = classes::get(cx.tables, row.class)?.goal();
             let answered = self.members.iter().filter(|m| m.state == State::Answered).count();
             let except = row.replicas.iter().map(|r| r.server).collect();
-            for server in self.candidates(cx, goal.saturating_sub(answered), except)? {
+            let counts = (goal.saturating_sub(answered), Self::least(cx, row)?.saturating_sub(answered));
+            for server in self.candidates(cx, counts, except)? {
                 let purpose = Purpose::Recovery { chunk: self.chunk, round: self.round };
                 let prepare = Prepare { version: self.version.0, join: true, old_grant: row.last_grant.0 };
                 if cx.send(server, self.chunk, Body::Prepare(prepare), purpose) {
@@ -177,18 +178,28 @@ impl Drive {
         Ok(self.members.iter().any(|m| !m.named && m.state == State::Asked))
     }
 
-    /// Servers for replacements. One that has still to delete what it had (R3, R4) would delete the new one, or, once it has heard of this
-    /// version, refuse the deletion of the older one for ever.
-    fn candidates(&self, cx: &Cx<'_>, wanted: usize, mut except: Vec<ServerId>) -> Result<Vec<ServerId>, Fatal> {
+    /// Servers for replacements. Not one that has still to delete its copy of this version, since it had lost it (R3): it would delete the new one.
+    /// One whose deletion is of an older version would refuse that as soon as it has heard of this one, until a `StrayFound` names it: it is
+    /// taken only where there would be no Ready without it, since a failed disk may keep it from deleting until it starts anew.
+    fn candidates(
+        &self,
+        cx: &Cx<'_>,
+        (wanted, needed): (usize, usize),
+        mut except: Vec<ServerId>,
+    ) -> Result<Vec<ServerId>, Fatal> {
+        let mut hindered = Vec::new();
         loop {
-            let found = cx.shared.placement.lock().next(wanted, &except);
+            let mut found = cx.shared.placement.lock().next(wanted, &except);
             let before = except.len();
             for server in &found {
-                if garbage::get(cx.tables, *server, self.chunk)?.is_some() {
-                    except.push(*server);
+                let Some(version) = garbage::get(cx.tables, *server, self.chunk)? else { continue };
+                except.push(*server);
+                if version < self.version {
+                    hindered.push(*server);
                 }
             }
             if except.len() == before {
+                found.extend(hindered.into_iter().take(needed.saturating_sub(found.len())));
                 return Ok(found);
             }
         }

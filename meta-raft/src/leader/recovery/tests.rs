@@ -267,6 +267,41 @@ async fn r4_a_server_with_a_deletion_to_come_is_not_joined() {
     assert_eq!(node.replica(2, chunk).unwrap().cells, Replica::whole(1, &[1, 2]).cells);
 }
 
+/// Its failed disk may keep it from deleting until it starts anew; there is room on another one.
+#[tokio::test(start_paused = true)]
+async fn v6_without_anybody_else_a_server_is_joined_beside_its_older_deletion() {
+    let mut node = Node::new(3);
+    for server in 1..=3 {
+        node.connect(server, 1, &[]);
+        node.attached(server).await;
+    }
+    let session = node.world.lock().open(1);
+    let (inode, chunk) = node.file(session, "f", &[1, 2]);
+    let breaks = |node: &Node| {
+        let mut grant = None;
+        node.apply(|w| grant = Some(w.take(session, inode, 0)));
+        node.apply(|w| assert_eq!(w.report(session, inode, &grant.unwrap()), GrantState::Pending));
+    };
+    node.disconnect(2);
+    breaks(&node);
+    node.ready(chunk).await;
+    assert_eq!(holders(&node, chunk), [1, 3]);
+    node.disks.lock().mute.push((2, "delete"));
+    node.connect(2, 2, &[]);
+    node.until("it is told to delete", |n| n.told().contains(&(2, "delete 2".to_owned()))).await;
+    node.disconnect(3);
+    breaks(&node);
+    node.ready(chunk).await;
+    assert_eq!(holders(&node, chunk), [1, 2], "of three copies two are the least");
+    node.disks.lock().mute.clear();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert_eq!(
+        node.replica(2, chunk).unwrap().cells,
+        Replica::whole(1, &[1, 2]).cells,
+        "the older deletion is refused"
+    );
+}
+
 /// The Ready of a recovery that was under way names the holder as it was before it lost its power.
 #[tokio::test(start_paused = true)]
 async fn v3_a_holder_that_comes_back_dirty_after_its_fix_is_recovered_again() {

@@ -77,6 +77,11 @@ pub(crate) struct LogHandle {
 }
 
 impl LogStore {
+    /// Whether there is a log in `dir`, be it an empty one.
+    pub(crate) fn is_there(dir: &Path) -> bool {
+        segment::list(dir).is_ok_and(|listed| !listed.numbers.is_empty())
+    }
+
     /// Opens or creates the log in `dir`; `tail_bytes` bounds the entries kept in memory, files have `segment_bytes`.
     pub(crate) fn open(dir: &Path, tail_bytes: usize, segment_bytes: u64, blocking: Blocking) -> io::Result<Self> {
         let (disk, disk::Stored { purged, vote, last, sizes }) = disk::Disk::open(dir, segment_bytes)?;

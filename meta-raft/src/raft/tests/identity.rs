@@ -109,13 +109,17 @@ async fn a_node_that_has_lost_its_log_does_not_start() {
     cluster.assert_equal_states().await;
     cluster.node(1).shutdown().await;
     cluster.crash(1).await;
-    let log = cluster.config(1).dir.join("log");
-    let away = cluster.config(1).dir.join("away");
-    std::fs::rename(&log, &away).unwrap();
+    let place = |name: &str| cluster.config(1).dir.join(name);
+    std::fs::rename(place("log"), place("log away")).unwrap();
     let refused = Running::start(cluster.config(1), cluster.addresses[&1]).await.err().unwrap();
     assert!(matches!(refused, StartError::NoLog { .. }), "{refused}");
-    std::fs::remove_dir_all(&log).unwrap();
-    std::fs::rename(&away, &log).unwrap();
+    // Nor does one that has neither: that it is a member is all that is left to say that it may have voted.
+    std::fs::rename(place("state"), place("state away")).unwrap();
+    let refused = Running::start(cluster.config(1), cluster.addresses[&1]).await.err().unwrap();
+    assert!(matches!(refused, StartError::NoLog { .. }), "{refused}");
+    for name in ["log", "state"] {
+        std::fs::rename(place(&format!("{name} away")), place(name)).unwrap();
+    }
     cluster.start(1).await;
     cluster.assert_equal_states().await;
 }
