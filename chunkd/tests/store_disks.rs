@@ -10,7 +10,7 @@ use std::time::Duration;
 use caribou_chunkd::store::disk::{Disk, OpenMode, Space};
 use caribou_chunkd::store::file::FileDisk;
 use caribou_chunkd::store::memory::MemoryDisk;
-use caribou_chunkd::store::{ChunkStore, ClusterIdentity, Error, OpenError, OpenOptions};
+use caribou_chunkd::store::{ChunkStore, ClusterIdentity, Error, OpenError, OpenOptions, Prepare};
 use caribou_proto::ids::{ChunkVersion, Incarnation, ServerId};
 use store_support::*;
 
@@ -225,6 +225,28 @@ async fn without_a_journal_everything_is_doubtful() {
     disk.unlink("journal").unwrap();
     let store = open(&disk).await;
     assert_eq!(store.dirty_chunks(), [id(1)]);
+}
+
+/// A copy that was made anew on another disk, after the one that it was begun on had failed, is the one that was named.
+#[tokio::test]
+async fn of_two_replicas_of_a_version_the_complete_one_stays() {
+    let disks = [memory(), memory()];
+    let both = |disks: &[Arc<MemoryDisk>; 2]| -> Vec<Arc<dyn Disk>> { vec![disks[0].clone(), disks[1].clone()] };
+    disks[0].set_space(Space { total_bytes: 10 << 30, free_bytes: 6 << 30 });
+    disks[1].set_space(Space { total_bytes: 10 << 30, free_bytes: 5 << 30 });
+    let store = try_open(both(&disks), 1).await.unwrap();
+    store.adopt(CLUSTER, SERVER).await.unwrap();
+    let join = Prepare { chunk: id(9), version: version(3), join: true, old_grant: grant(1) };
+    store.prepare(join).await.unwrap();
+    disks[0].kill();
+    assert!(prepare(&store, 9, 4).await.is_err(), "its disk has failed");
+    assert!(!store.prepare(join).await.unwrap().found, "on the other disk");
+    store.complete(id(9), version(3)).await.unwrap();
+    drop(store);
+    let disks = disks.map(|disk| Arc::new(disk.restart()));
+    let store = try_open(both(&disks), 1).await.unwrap();
+    let kept = store.replica(id(9)).unwrap();
+    assert!(kept.complete && kept.completed == version(3), "{kept:?}");
 }
 
 // R4: a disk that was replaced by an empty one is noticed only by what the leader counts on.
