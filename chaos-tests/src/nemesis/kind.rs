@@ -273,6 +273,8 @@ impl Kind {
             Self::HungDiskChunkServer => &[
                 "the disk has failed and is not used any more",
                 "a server has lost its replica",
+                // The other holder is away.
+                "a replica is damaged or missing, and no other is known to be there",
                 "a deletion failed",
                 // What was being made when the server ended has a name and no header.
                 "a file without a place has been moved to the quarantine",

@@ -63,8 +63,10 @@ impl Losses {
             }
             let vouches =
                 |other: ServerId| self.is_there(cx, inventories, other, chunk) && !damages.is_damaged(other, chunk);
-            if !row.replicas.iter().map(|replica| replica.server).any(|other| other != server && vouches(other)) {
-                if self.alone.len() < limits::PAGE && self.alone.insert(chunk) {
+            let mut others = row.replicas.iter().map(|replica| replica.server).filter(|other| *other != server);
+            if !others.clone().any(vouches) {
+                let is_known = !others.any(|other| is_undecided(cx, inventories, other));
+                if is_known && self.alone.len() < limits::PAGE && self.alone.insert(chunk) {
                     tracing::error!(%chunk, %server, version = %row.version, "a replica is damaged or missing, and no other is known to be there");
                 }
             } else if recovering + commands.len() < limits::LOSSES_AT_ONCE {
@@ -95,6 +97,12 @@ impl Losses {
     pub(crate) fn server_detached(&mut self, server: ServerId) {
         self.servers.remove(&server);
     }
+}
+
+/// Whether a holder has not had the time yet to say what it lacks, which it is given anew by each leader.
+fn is_undecided(cx: &Cx<'_>, inventories: &Inventories, holder: ServerId) -> bool {
+    let is_new = cx.now < cx.since + limits::INVENTORY_SETTLED;
+    is_new || (cx.links.get(holder).is_some() && !inventories.is_settled(cx.now, holder))
 }
 
 #[cfg(test)]
