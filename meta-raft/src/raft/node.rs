@@ -257,6 +257,14 @@ impl RaftNode {
 
     /// Hands the leadership to `to`, or to the voter that is furthest; returns once it leads.
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        let node = self.clone();
+        // Goes on if whoever asked has gone: one that failed leaves a leader that takes no writes until its end is seen to.
+        tokio::spawn(async move { node.hand_over(to).await })
+            .await
+            .unwrap_or_else(|_| Err(NotLeader { hint: self.leader_hint() }.into()))
+    }
+
+    async fn hand_over(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
         let _exclusive = self.inner.exclusive.lock().await;
         let inner = &self.inner;
         let state = inner.leader.borrow().clone();

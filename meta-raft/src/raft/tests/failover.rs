@@ -1,6 +1,7 @@
 //! Proposals, linearizable reads, leaders that die, nodes that restart.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use caribou_proto::ids::NodeId;
@@ -148,6 +149,22 @@ async fn leadership_is_handed_over_on_request() {
     assert_eq!(cluster.leader().await, target);
     let back = cluster.node(target).transfer_leader(None).await.unwrap();
     assert_ne!(back, NodeId(target));
+    cluster.assert_equal_states().await;
+}
+
+/// The library's leader takes no writes from then on; a new term ends that, whoever asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hand_over_that_fails_after_its_caller_has_gone_is_ended() {
+    let mut cluster = Cluster::three(|_| {}).await;
+    let leader = cluster.leader().await;
+    let target = (1..=3).find(|id| *id != leader).unwrap();
+    cluster.propose(open_session(1)).await;
+    cluster.crash(target).await;
+    let asked = cluster.node(leader).clone();
+    let call = asked.transfer_leader(Some(NodeId(target)));
+    assert!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err(), "nobody takes it");
+    cluster.propose(open_session(2)).await;
+    cluster.start(target).await;
     cluster.assert_equal_states().await;
 }
 
