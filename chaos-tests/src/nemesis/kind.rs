@@ -291,7 +291,7 @@ impl Kind {
                 // Of the seconds that are missing.
                 "replicas that the cluster counts on are not here",
                 "a server has lost its replica",
-                // Until another holder has been attached for half a minute.
+                // The other holder is away.
                 "a replica is damaged or missing, and no other is known to be there",
                 // The disk stood still while it was copied, for longer than a server bears if there was much, and the server ended in the middle
                 // of making a file.

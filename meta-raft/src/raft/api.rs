@@ -73,7 +73,7 @@ pub enum StartError {
     #[error("{path} holds data but no identity file: choose an empty data folder, or restore this one")]
     NoIdentity { path: PathBuf },
     #[error(
-        "{path} holds no Raft log, but this node has a state that came from one: mount or restore it (a node without its log could vote twice)"
+        "{path} holds no Raft log, but this node takes part in a cluster: mount or restore it (a node without its log could vote twice)"
     )]
     NoLog { path: PathBuf },
     #[error(

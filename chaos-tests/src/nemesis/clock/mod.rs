@@ -1,6 +1,6 @@
 //! Clocks that jump: wall clocks of running servers that are suddenly an hour early or late, and right again. libfaketime stands between a
 //! server and its C library (`library`), so a victim is started with it before and without it afterwards. Only the wall clock jumps, as on a
-//! real machine: monotonic clocks go on. How far those may drift apart is a promise of the machines (ADR 7), which no fault breaks.
+//! real machine: monotonic clocks go on. How far those may drift apart is a promise of the machines (docs/adr/0007), which no fault breaks.
 //!
 //! What shows that it took effect: lines of logs that were written at the wrong time. A metadata node at rest says nothing, so the leadership
 //! changes hands before its clock is set right, which each of them tells.
