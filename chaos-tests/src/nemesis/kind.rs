@@ -263,6 +263,8 @@ impl Kind {
             Self::FailDiskLeader | Self::FailDiskFollower => &["Input/output error", "this metadata node must stop"],
             Self::FailDiskChunkServer => &[
                 "Input/output error",
+                // What a reader says; the other holder is away.
+                "every replica is damaged",
                 "the disk has failed and is not used any more",
                 "a server has lost its replica",
                 "a replica is damaged",

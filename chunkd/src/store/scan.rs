@@ -19,7 +19,7 @@ use super::journal::Contents;
 use super::layout;
 use super::open_chunk::find_header;
 use super::replica::Replica;
-use super::volume::quarantine_found;
+use super::volume::{quarantine_found, set_aside};
 
 /// What a scan has found.
 #[derive(Default)]
@@ -74,12 +74,29 @@ pub(crate) fn scan(disk: &dyn Disk, identity: &Identity, journal: Option<&Conten
                     if matches!(found, Found::NoHeader | Found::Unreadable) && !dirty {
                         scanned.lost.insert(chunk);
                     }
-                    quarantine_found(disk, &path).map_err(failed(disk, "moving a file to the quarantine"))?;
+                    let is_explained = matches!(found, Found::NoHeader) && dirty && journal.is_some();
+                    put_away(disk, &path, is_explained).map_err(failed(disk, "moving a file to the quarantine"))?;
                 }
             }
         }
     }
     Ok(scanned)
+}
+
+/// `is_explained`: it was being made when the server ended; its name was made durable with others, its header was not. Were it counted on, that would be
+/// told by the comparison with what the leader knows.
+fn put_away(disk: &dyn Disk, path: &str, is_explained: bool) -> io::Result<()> {
+    if !is_explained {
+        return quarantine_found(disk, path);
+    }
+    let target = set_aside(disk, path)?;
+    tracing::info!(
+        disk = disk.path(),
+        file = path,
+        target,
+        "a replica that was being made when the server ended has been moved to the quarantine"
+    );
+    Ok(())
 }
 
 fn look(disk: &dyn Disk, identity: &Identity, chunk: ChunkId, path: &str) -> Result<Found, OpenError> {

@@ -374,8 +374,15 @@ fn lacks_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Moves a file into `quarantine/found`, durably, under a name that is not taken.
+/// Moves a file that nothing explains into `quarantine/found`.
 pub(crate) fn quarantine_found(disk: &dyn Disk, name: &str) -> io::Result<()> {
+    let target = set_aside(disk, name)?;
+    tracing::warn!(disk = disk.path(), file = name, target, "a file without a place has been moved to the quarantine");
+    Ok(())
+}
+
+/// Moves a file into `quarantine/found`, durably, under a name that is not taken, which is returned.
+pub(crate) fn set_aside(disk: &dyn Disk, name: &str) -> io::Result<String> {
     let (dir, file) = name.rsplit_once('/').unwrap_or(("", name));
     let taken = disk.list(layout::FOUND)?;
     let mut target = file.to_owned();
@@ -387,6 +394,5 @@ pub(crate) fn quarantine_found(disk: &dyn Disk, name: &str) -> io::Result<()> {
     disk.rename(name, &format!("{}/{target}", layout::FOUND))?;
     disk.sync_dir(layout::FOUND)?;
     disk.sync_dir(dir)?;
-    tracing::warn!(disk = disk.path(), file = name, target, "a file without a place has been moved to the quarantine");
-    Ok(())
+    Ok(target)
 }
