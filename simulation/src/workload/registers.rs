@@ -101,6 +101,7 @@ impl Registers {
         let (file, offset) = PLACES[register];
         let (inode, value) = (self.inodes[file], self.values.fetch_add(1, Ordering::Relaxed));
         let (called, written_at) = (self.now(), tokio::time::Instant::now());
+        findings.on_trail(|| format!("register {register}: {client} writes {value}"));
         let place = || findings.places.get(self.key(register));
         let asked = place();
         let event = Event { client: number_of(client), kind: Kind::Write, value, called, answered: NEVER };
@@ -119,6 +120,7 @@ impl Registers {
         file.flush().await?;
         file.release().await;
         let answered = self.now();
+        findings.on_trail(|| format!("register {register}: {client} has written {value}, synced: {synced}"));
         let mut state = self.state.lock();
         let events = state.events.entry(register).or_default();
         answer(events, value, answered);
@@ -167,6 +169,7 @@ impl Registers {
             findings.violation(format!("P2: register {register} is mixed or another's: {parts}; {unsynced}"));
             return Ok(());
         };
+        findings.on_trail(|| format!("register {register}: {client} has read {value}"));
         let event = Event { client: number_of(client), kind: Kind::Read, value, called, answered: self.now() };
         self.state.lock().events.entry(register).or_default().push(event);
         Ok(())
