@@ -262,6 +262,8 @@ async fn r4_a_server_with_a_deletion_to_come_is_not_joined() {
     breaks(&node);
     node.ready(chunk).await;
     assert_eq!(holders(&node, chunk), [1], "V6: there is nobody else");
+    let heard = |(server, told): &(u64, String)| *server == 2 && told.starts_with("prepare 3");
+    assert!(!node.told().iter().any(heard), "it would refuse the deletion of version 2 from then on");
     node.disks.lock().mute.clear();
     node.until("two copies again", |n| holders(n, chunk) == [1, 2] && n.chunk(chunk).intent.is_none()).await;
     assert_eq!(node.replica(2, chunk).unwrap().cells, Replica::whole(1, &[1, 2]).cells);
