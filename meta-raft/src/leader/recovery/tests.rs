@@ -236,43 +236,9 @@ async fn r3_a_server_that_lost_its_copy_gets_another_only_after_its_deletion() {
     assert_eq!(node.replica(2, chunk).unwrap().cells, Replica::whole(1, &[1, 2]).cells);
 }
 
-/// Seed 1 of `run --profile smoke`: what it had heard of by the join that was given up it would not delete by the older deletion.
-#[tokio::test(start_paused = true)]
-async fn r4_a_server_with_a_deletion_to_come_is_not_joined() {
-    let mut node = Node::new(2);
-    for server in 1..=3 {
-        node.connect(server, 1, &[]);
-        node.attached(server).await;
-    }
-    let session = node.world.lock().open(1);
-    let (inode, chunk) = node.file(session, "f", &[1, 2]);
-    let breaks = |node: &Node| {
-        let mut grant = None;
-        node.apply(|w| grant = Some(w.take(session, inode, 0)));
-        node.apply(|w| assert_eq!(w.report(session, inode, &grant.unwrap()), GrantState::Pending));
-    };
-    node.disconnect(2);
-    breaks(&node);
-    node.ready(chunk).await;
-    assert_eq!(holders(&node, chunk), [1, 3]);
-    node.disks.lock().mute.extend([(2, "delete"), (2, "fix")]);
-    node.connect(2, 2, &[]);
-    node.until("it is told to delete", |n| n.told().contains(&(2, "delete 2".to_owned()))).await;
-    node.disconnect(3);
-    breaks(&node);
-    node.ready(chunk).await;
-    assert_eq!(holders(&node, chunk), [1], "V6: there is nobody else");
-    let heard = |(server, told): &(u64, String)| *server == 2 && told.starts_with("prepare 3");
-    assert!(!node.told().iter().any(heard), "it would refuse the deletion of version 2 from then on");
-    node.disks.lock().mute.clear();
-    node.until("two copies again", |n| holders(n, chunk) == [1, 2] && n.chunk(chunk).intent.is_none()).await;
-    assert_eq!(node.replica(2, chunk).unwrap().cells, Replica::whole(1, &[1, 2]).cells);
-}
-
-/// Its failed disk may keep it from deleting until it starts anew; there is room on another one.
-#[tokio::test(start_paused = true)]
-async fn v6_without_anybody_else_a_server_is_joined_beside_its_older_deletion() {
-    let mut node = Node::new(3);
+/// A chunk that servers 1 and 3 have, of which 3 is gone and a new version is made; server 2 has an older one to delete, and cannot.
+async fn beside_a_deletion(goal: u8) -> (Node, ChunkId) {
+    let mut node = Node::new(goal);
     for server in 1..=3 {
         node.connect(server, 1, &[]);
         node.attached(server).await;
@@ -294,6 +260,25 @@ async fn v6_without_anybody_else_a_server_is_joined_beside_its_older_deletion() 
     node.disconnect(3);
     breaks(&node);
     node.ready(chunk).await;
+    (node, chunk)
+}
+
+/// Seed 1 of `run --profile smoke`: what it had heard of by the join that was given up it would not delete by the older deletion.
+#[tokio::test(start_paused = true)]
+async fn r4_a_server_with_a_deletion_to_come_is_not_joined() {
+    let (node, chunk) = beside_a_deletion(2).await;
+    assert_eq!(holders(&node, chunk), [1], "V6: there is nobody else");
+    let heard = |(server, told): &(u64, String)| *server == 2 && told.starts_with("prepare 3");
+    assert!(!node.told().iter().any(heard), "it would refuse the deletion of version 2 from then on");
+    node.disks.lock().mute.clear();
+    node.until("two copies again", |n| holders(n, chunk) == [1, 2] && n.chunk(chunk).intent.is_none()).await;
+    assert_eq!(node.replica(2, chunk).unwrap().cells, Replica::whole(1, &[1, 2]).cells);
+}
+
+/// Its failed disk may keep it from deleting until it starts anew; there is room on another one.
+#[tokio::test(start_paused = true)]
+async fn v6_without_anybody_else_a_server_is_joined_beside_its_older_deletion() {
+    let (node, chunk) = beside_a_deletion(3).await;
     assert_eq!(holders(&node, chunk), [1, 2], "of three copies two are the least");
     node.disks.lock().mute.clear();
     tokio::time::sleep(Duration::from_secs(20)).await;
