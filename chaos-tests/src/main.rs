@@ -21,5 +21,32 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    runtime.block_on(args.run())
+    let code = runtime.block_on(async {
+        tokio::select! {
+            code = args.run() => code,
+            // What it was doing is dropped, and with it the cluster: no frozen disk, mount or process stays.
+            signal = stop_signal() => {
+                eprintln!("caribou-chaos: {signal}: cleaning up");
+                ExitCode::from(INTERRUPTED)
+            }
+        }
+    });
+    // Loads may wait in calls of a mount that is gone.
+    runtime.shutdown_background();
+    code
+}
+
+/// As shells have it for SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// Waits until somebody asks the process to stop.
+async fn stop_signal() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = interrupt.recv() => "interrupted",
+        _ = terminate.recv() => "terminated",
+    }
 }
