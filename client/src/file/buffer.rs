@@ -36,14 +36,20 @@ struct Extent {
     since: u64,
     /// A committed write-end has told of these bytes: if they lie beyond the committed length now, somebody has cut them off.
     told: bool,
-    /// Told, and acknowledged by all in the epoch that ended last.
-    kept: bool,
-    /// Its session has ended since, and with it what kept others from writing there: what they see is on the servers, and so it is here (P2).
+    /// Acknowledged by all, as this fragment, in the epoch that ended last.
+    acked: Option<u64>,
+    /// Told, and its session has ended since, and with it what kept others from writing there: what they see is on the servers, and so it is
+    /// here as far as it was acknowledged (P2).
     theirs: bool,
     state: State,
 }
 
 impl Extent {
+    /// Where others see it, if a holder of the epoch that ended has kept it.
+    fn is_seen(&self) -> bool {
+        self.told && self.acked.is_some()
+    }
+
     fn len(&self) -> u32 {
         u32::try_from(self.data.len()).expect("extents are shorter than a chunk")
     }
@@ -96,7 +102,7 @@ impl ChunkBuffer {
                 data,
                 since,
                 told: false,
-                kept: false,
+                acked: None,
                 theirs: false,
                 state: State::Dirty { unsent },
             },
@@ -185,7 +191,7 @@ impl ChunkBuffer {
         let told = pieces[0].told;
         self.put(
             start,
-            Extent { data: data.clone(), pinned, since, told, kept: false, theirs: false, state: State::InFlight(n) },
+            Extent { data: data.clone(), pinned, since, told, acked: None, theirs: false, state: State::InFlight(n) },
         );
         data
     }
@@ -201,8 +207,7 @@ impl ChunkBuffer {
 
     /// What was taken as number `n`, and was not written over since, is in the metadata (I2), or can never be stored. False if there was nothing.
     pub(crate) fn drop_flight(&mut self, n: u64) -> bool {
-        let of_flight = |extent: &Extent| extent.state == State::InFlight(n);
-        let gone: Vec<u32> = self.extents.iter().filter(|(_, e)| of_flight(e)).map(|(offset, _)| *offset).collect();
+        let gone = self.places(|extent| extent.state == State::InFlight(n));
         for &offset in &gone {
             self.remove(offset);
         }
@@ -222,10 +227,11 @@ impl ChunkBuffer {
         }
     }
 
-    /// W9: a write-end that told of all fragments up to `n` is committed.
+    /// W9: a write-end that told of all fragments up to `n`, of this epoch or of the one that has ended, is committed.
     pub(crate) fn told(&mut self, n: u64) {
         for extent in self.extents.values_mut() {
-            extent.told |= matches!(extent.state, State::Acked(m) | State::Synced(m) if m <= n);
+            let is_acked = matches!(extent.state, State::Acked(m) | State::Synced(m) if m <= n);
+            extent.told |= is_acked || extent.acked.is_some_and(|m| m <= n);
         }
     }
 
@@ -266,7 +272,9 @@ impl ChunkBuffer {
             if planted::is(Bug::ResendForgotten) && matches!(extent.state, State::Acked(_) | State::Synced(_)) {
                 continue;
             }
-            extent.kept = extent.told && matches!(extent.state, State::Acked(_) | State::Synced(_));
+            if let State::Acked(n) | State::Synced(n) = extent.state {
+                extent.acked = Some(n);
+            }
             extent.state = State::Dirty { unsent: extent.since };
             self.put(offset, extent);
         }
@@ -275,22 +283,49 @@ impl ChunkBuffer {
     /// W5: a holder that stayed up still has what was told and acknowledged by all in the epoch that ended: not to be sent again
     /// (another client may have written there since), but to be synced; it counts as fragment `n`. False if there is none.
     pub(crate) fn keep(&mut self, n: u64) -> bool {
-        let kept: Vec<u32> = self.extents.iter().filter(|(_, extent)| extent.kept).map(|(offset, _)| *offset).collect();
+        let kept = self.places(Extent::is_seen);
         for &offset in &kept {
             let extent = self.remove(offset);
-            self.put(offset, Extent { state: State::Acked(n), kept: false, ..extent });
+            self.put(offset, Extent { state: State::Acked(n), acked: None, ..extent });
         }
         !kept.is_empty()
     }
 
-    /// W5: nobody has it any more: everything is to be sent again.
+    fn places(&self, such: impl Fn(&Extent) -> bool) -> Vec<u32> {
+        self.extents.iter().filter(|(_, extent)| such(extent)).map(|(offset, _)| *offset).collect()
+    }
+
+    /// W5: nobody has the rest any more: it is to be sent again.
     pub(crate) fn keep_nothing(&mut self) {
-        self.extents.values_mut().for_each(|extent| (extent.kept, extent.theirs) = (false, false));
+        self.extents.values_mut().for_each(|extent| (extent.acked, extent.theirs) = (None, false));
     }
 
     /// S4: nothing keeps others from writing over what they have been told of.
     pub(crate) fn leave_to_others(&mut self) {
-        self.extents.values_mut().for_each(|extent| extent.theirs |= extent.kept);
+        self.extents.values_mut().for_each(|extent| extent.theirs |= extent.told);
+    }
+
+    /// There are bytes that others may have written over.
+    pub(crate) fn has_theirs(&self) -> bool {
+        self.extents.values().any(|extent| extent.theirs)
+    }
+
+    /// V1: the recovery at the session's end has kept what was acknowledged, on all disks.
+    pub(crate) fn release_theirs(&mut self) {
+        for offset in self.places(|extent| extent.theirs && extent.is_seen()) {
+            self.remove(offset);
+        }
+    }
+
+    /// P2: others have written since: what they could write over is not sent again. The range within which bytes were dropped.
+    pub(crate) fn drop_theirs(&mut self) -> Option<Range<u32>> {
+        let gone = self.places(|extent| extent.theirs);
+        let (first, last) = (*gone.first()?, *gone.last()?);
+        let end = last + self.extents[&last].len();
+        for offset in gone {
+            self.remove(offset);
+        }
+        Some(first..end)
     }
 
     /// W9: bytes at or beyond `offset` no longer exist.
@@ -303,7 +338,7 @@ impl ChunkBuffer {
         let before = self.extents.range(..start).next_back();
         let within = self.extents.range(start..end);
         (before.into_iter().chain(within))
-            .filter(|(_, extent)| !extent.theirs)
+            .filter(|(_, extent)| !(extent.theirs && extent.is_seen()))
             .filter_map(|(&offset, extent)| {
                 let (from, to) = (offset.max(start), (offset + extent.len()).min(end));
                 (from < to).then(|| (from, extent.data.slice((from - offset) as usize..(to - offset) as usize)))

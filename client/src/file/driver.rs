@@ -2,6 +2,7 @@
 //! of it. It decides nothing; it ends when nothing is left.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,15 +91,9 @@ fn handle(inode: u64, state: &mut State, event: Event) {
             Ok(()) => state.write.acked(held.index, epoch, n),
             Err(broken) => {
                 if let Some(lost) = state.write.broke(held.index, epoch, broken) {
-                    let (chunk, index, start, end) = (held.chunk, held.index, lost.start, lost.end);
-                    tracing::error!(
-                        inode,
-                        index,
-                        chunk,
-                        start,
-                        end,
-                        "bytes of a file are lost: the block that they go to is damaged"
-                    );
+                    let (Held { index, chunk, .. }, Range { start, end }) = (held, lost);
+                    let what = "bytes of a file are lost: the block that they go to is damaged";
+                    tracing::error!(inode, index, chunk, start, end, "{what}");
                     state.sticky.record(errno::EIO);
                 }
             }
@@ -108,7 +103,11 @@ fn handle(inode: u64, state: &mut State, event: Event) {
             if let Some(attr) = &body.attr {
                 state.learn_content(attr.data_generation, attr.size);
             }
-            state.write.granted(index, body.grant.as_ref(), body.inline);
+            if let Some(Range { start, end }) = state.write.granted(index, body.grant.as_ref(), body.inline) {
+                let what = "bytes of a file are lost with the session and their chunk servers, and others have written since";
+                tracing::error!(inode, index, start, end, "{what}");
+                state.sticky.record(errno::EIO);
+            }
         }
         Event::Waited { index, result } => {
             let place = result.as_ref().ok().and_then(|body| body.chunks.iter().find(|place| place.index == index));

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caribou_proto::cluster::v1::Holder;
 use caribou_proto::ids::{BLOCK_BYTES, CHUNK_BYTES};
 use tokio::time::Instant;
 
@@ -73,8 +72,14 @@ pub(crate) struct WriteChunk {
     attempt: u32,
     careful: Option<Careful>,
     suspects: Vec<u64>,
-    /// Chunk and holders that have had all told bytes without a break since they acknowledged them.
-    keepers: Option<(u64, Vec<Holder>)>,
+    /// The last grant that ended otherwise than cleanly: its holders may have kept what was told.
+    before: Option<Held>,
+    /// The last grant of this chunk that is known to be this client's.
+    newest: u64,
+    /// The session has ended while a call for a grant was under way: its answer counts for nothing.
+    outdated: bool,
+    /// The session has ended, and no grant was given since.
+    forsaken: bool,
     /// Chunk and version at which nothing may be sent any more (W4).
     spoilt: Option<(u64, u64)>,
     /// Bytes were sent at that version which were never synced, whatever has become of them here (W7).
@@ -116,7 +121,10 @@ impl WriteChunk {
             attempt: 0,
             careful: None,
             suspects: Vec::new(),
-            keepers: None,
+            before: None,
+            newest: 0,
+            outdated: false,
+            forsaken: false,
             spoilt: None,
             unsynced: false,
             last_sent: 0,
@@ -222,6 +230,8 @@ impl WriteChunk {
         match self.phase {
             // I2: its bytes go with a write-end.
             Phase::Free if self.may_inline(want.inline_limit) => {}
+            // What a write-end under way has told of must be known before anything is sent again.
+            Phase::Free if self.forsaken && want.committing => {}
             Phase::Free => {
                 let forced = self.buffer.oldest_unsent().is_some_and(|oldest| oldest <= flush);
                 let much = self.buffer.dirty_bytes() >= u64::from(caribou_proto::ids::MAX_FRAGMENT_BYTES);

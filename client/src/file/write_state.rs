@@ -189,7 +189,7 @@ impl WriteState {
     /// S4: the session's grants are gone. What is buffered is sent again under new ones.
     pub(crate) fn session_changed(&mut self) {
         self.lose_grants(true);
-        self.chunks.values_mut().for_each(|chunk| chunk.buffer.leave_to_others());
+        self.chunks.values_mut().for_each(WriteChunk::session_ended);
     }
 
     /// Grants may be gone or not: each is taken anew, and the leader is told that there is nothing to send again (W5).
@@ -309,11 +309,11 @@ impl WriteState {
         chunk.broke(epoch, broken, self.write)
     }
 
-    /// The answer to taking a grant or to a report.
-    pub(crate) fn granted(&mut self, index: u32, grant: Option<&Grant>, inline: Option<Bytes>) {
-        let Some(chunk) = self.chunks.get_mut(&index) else { return };
+    /// The answer to taking a grant or to a report: the bytes within the chunk that are lost (W5: an error for every handle).
+    pub(crate) fn granted(&mut self, index: u32, grant: Option<&Grant>, inline: Option<Bytes>) -> Option<Range<u32>> {
+        let chunk = self.chunks.get_mut(&index)?;
         if !matches!(chunk.phase, Phase::Taking | Phase::Reporting) {
-            return;
+            return None;
         }
         match grant {
             Some(grant) if grant.state() == GrantState::Granted && !grant.holders.is_empty() => {
@@ -322,6 +322,7 @@ impl WriteState {
             grant => {
                 let again = grant.is_some_and(|grant| grant.state() == GrantState::Restart);
                 chunk.not_granted(again);
+                None
             }
         }
     }

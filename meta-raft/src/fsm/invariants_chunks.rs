@@ -63,9 +63,8 @@ fn row(chunk: &Chunk) -> Result<(), Fatal> {
     if let Some(intent) = &chunk.intent {
         ensure(intent.version > chunk.version, "V1: an Intent that is not higher")?;
         ensure(u64::from(intent.cut) <= CHUNK_BYTES, "a cut beyond the chunk")?;
-        let held = |session| chunk.hold.is_some_and(|h| h.session == session);
-        ensure(intent.ended.as_ref().is_none_or(|e| held(e.session)), "W5: an ended writer without a hold")?;
     }
+    ensure(chunk.unkept.is_none_or(|grant| grant <= chunk.last_grant), "W5: a grant that was never given was not kept")?;
     Ok(())
 }
 

@@ -114,6 +114,10 @@ pub struct GrantReply {
     pub holders: Vec<(ServerId, Incarnation)>,
     /// M12: where the chunk was cut since the session's last write-end under a grant of it.
     pub clip: Option<u32>,
+    /// The chunk's grant before this one, to anybody; 0 for the first. This one itself when the answer is given again.
+    pub before: GrantId,
+    /// W5: [`Chunk::unkept`](crate::fsm::tables::chunks::Chunk), 0 for none.
+    pub unkept: GrantId,
 }
 
 /// Hints to the leader; the truth is in the state, and a new leader re-derives them by scanning (STYLE 9).

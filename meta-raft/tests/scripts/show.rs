@@ -69,7 +69,7 @@ fn body(body: &Body) -> String {
     if let Some(a) = &body.attr {
         text += &format!(" {}", attr(a));
     }
-    if let Some(GrantReply { state, index, chunk, version, grant, create, holders, clip }) = &body.grant {
+    if let Some(GrantReply { state, index, chunk, version, grant, create, holders, clip, before, unkept }) = &body.grant {
         let holders: Vec<_> = holders.iter().map(|(server, incarnation)| format!("{server}@{incarnation}")).collect();
         text += &format!(
             " grant {state:?} of [{index}] chunk {:x} v{version} grant {:x} create {create} on {}",
@@ -79,6 +79,12 @@ fn body(body: &Body) -> String {
         );
         if let Some(clip) = clip {
             text += &format!(" clip {clip}");
+        }
+        if before.0 != 0 {
+            text += &format!(" before {:x}", before.0);
+        }
+        if unkept.0 != 0 {
+            text += &format!(" unkept {:x}", unkept.0);
         }
     }
     if body.length != 0 {

@@ -154,6 +154,7 @@ fn row(version: u64, grant: Option<u64>) -> Chunk {
         replicas: vec![Replica { server: SERVER, incarnation: Incarnation(1) }],
         new: false,
         last_grant: GrantId(9),
+        unkept: None,
         grant,
         intent: None,
         hold: None,

@@ -1,4 +1,4 @@
-//! Broken streams, power cuts, recalls, lost grants, the end of the session (W4, W5, W8, W9, S4).
+//! Broken streams, power cuts, recalls, lost grants (W4, W5, W8, W9).
 
 use std::time::Duration;
 
@@ -6,7 +6,6 @@ use caribou_proto::chunk::v1::Status;
 use caribou_proto::meta::v1::SetAttr;
 
 use super::rig::{Rig, assert_same, pattern, read_all};
-use super::world::SESSION;
 use crate::meta::MetaEvent;
 use crate::{ClientConfig, Error};
 
@@ -273,37 +272,6 @@ async fn a_lost_grant_is_replaced_and_everything_unsynced_is_sent_again() {
     file.write(5000, pattern(2, 5000)).await.expect("writes");
     file.sync(false).await.expect("syncs");
     assert_same(&rig.on_disk(file.inode()), &[pattern(1, 5000), pattern(2, 5000)].concat());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_new_session_takes_new_grants() {
-    let rig = Rig::new();
-    let file = rig.create().await;
-    file.write(0, pattern(1, 5000)).await.expect("writes");
-    file.flush().await.expect("flushes");
-    let untouched = rig.create().await;
-    untouched.write(0, pattern(7, 70)).await.expect("writes");
-    rig.world.expire_session();
-    file.write(5000, pattern(2, 10)).await.expect("writes");
-    file.sync(false).await.expect("syncs");
-    untouched.sync(false).await.expect("syncs");
-    assert_same(&rig.on_disk(file.inode()), &[pattern(1, 5000), pattern(2, 10)].concat());
-    assert_same(&rig.on_disk(untouched.inode()), &pattern(7, 70));
-    let inner = rig.world.inner.lock();
-    assert_eq!(inner.files[&file.inode()].chunks[&0].grant.map(|grant| grant.session), Some(SESSION + 1));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_session_that_ends_between_sync_and_close_does_not_hang_the_close() {
-    let rig = Rig::new();
-    let file = rig.create().await;
-    file.write(0, pattern(1, 100)).await.expect("writes");
-    file.sync(false).await.expect("syncs");
-    file.write(0, pattern(2, 100)).await.expect("writes");
-    file.sync(false).await.expect("syncs");
-    rig.world.expire_session();
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    file.flush().await.expect("flushes");
 }
 
 #[tokio::test(start_paused = true)]

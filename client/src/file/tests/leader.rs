@@ -149,6 +149,8 @@ impl Inner {
                 hold: None,
                 cut: None,
                 clip: None,
+                last_grant: 0,
+                unkept: 0,
             };
             self.files.get_mut(&inode).expect("it was just seen").chunks.insert(index, row);
         }
@@ -179,6 +181,7 @@ impl Inner {
         self.next += 1;
         let id = row.grant.map_or(self.next, |grant| grant.id);
         row.grant = Some(GrantRow { id, session });
+        let before = std::mem::replace(&mut row.last_grant, id);
         let row = row.clone();
         Grant {
             state: GrantState::Granted.into(),
@@ -189,6 +192,8 @@ impl Inner {
             create: row.is_new,
             holders: self.holders(&row),
             clip: row.clip,
+            before,
+            unkept: row.unkept,
         }
     }
 

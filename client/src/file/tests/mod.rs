@@ -7,7 +7,7 @@
 //! | `leader.rs` | its metadata side |
 //! | `servers.rs`, `sparse.rs` | its chunk servers and their bytes |
 //! | `rig.rs` | a client on it, and what tests ask of both |
-//! | `writing.rs`, `reading.rs`, `faults.rs`, `sizes.rs`, `attributes.rs`, `inline.rs` | scenarios |
+//! | `writing.rs`, `reading.rs`, `faults.rs`, `sessions.rs`, `sizes.rs`, `attributes.rs`, `inline.rs` | scenarios |
 //! | `random.rs` | random operations and faults against a naive model |
 
 mod attributes;
@@ -18,6 +18,7 @@ mod random;
 mod reading;
 mod rig;
 mod servers;
+mod sessions;
 mod sizes;
 mod sparse;
 mod world;

@@ -82,6 +82,8 @@ pub(super) struct ChunkRow {
     pub(super) cut: Option<u64>,
     /// M12: the lowest cut since the last write-end.
     pub(super) clip: Option<u32>,
+    pub(super) last_grant: u64,
+    pub(super) unkept: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -164,6 +166,24 @@ impl World {
         self.break_streams(server);
     }
 
+    /// Another client writes and syncs a chunk that nobody has a grant of, and ends cleanly.
+    pub(super) fn written_by_another(&self, inode: u64, index: u32, offset: usize, bytes: &[u8]) {
+        let mut inner = self.inner.lock();
+        inner.recover(inode, index);
+        inner.next += 1;
+        let grant = inner.next;
+        let row = inner.files.get_mut(&inode).expect("there").chunks.get_mut(&index).expect("there");
+        assert!(row.grant.is_none() && row.hold.is_none() && !row.recovering, "nobody may write");
+        row.last_grant = grant;
+        let (chunk, holders) = (row.chunk, row.holders.clone());
+        for (id, _) in holders {
+            let replica = inner.servers.get_mut(&id).expect("there").replicas.get_mut(&chunk).expect("there");
+            replica.grant = grant;
+            replica.memory.write(offset, bytes);
+            replica.disk.clone_from(&replica.memory);
+        }
+    }
+
     /// The session expires: its grants end in recovery.
     pub(super) fn expire_session(&self) {
         let mut inner = self.inner.lock();
@@ -173,6 +193,7 @@ impl World {
         for chunk in lengths {
             if chunk.hold == Some(old) {
                 chunk.hold = None;
+                chunk.unkept = chunk.last_grant;
             }
             if chunk.grant.is_some_and(|grant| grant.session == old) {
                 chunk.end_uncleanly();
@@ -244,6 +265,8 @@ impl Inner {
         let lived = up.iter().any(|id| stayed_up(id) && !self.servers[id].replicas[&row.chunk].dirty);
         if !lived && row.owner == self.session {
             row.hold = Some(row.owner);
+        } else if !lived && row.owner != 0 {
+            row.unkept = row.last_grant;
         }
         let mut bytes = self.servers[&source].replicas[&row.chunk].memory.clone();
         let base = u64::from(index) * CHUNK_BYTES;

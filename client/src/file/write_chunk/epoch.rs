@@ -55,7 +55,8 @@ impl WriteChunk {
     fn end_epoch(&mut self, write: u64) {
         if let Some(held) = &self.held {
             self.spoilt = Some((held.chunk, held.version));
-            self.keepers = Some((held.chunk, held.holders.to_vec()));
+            self.newest = held.grant;
+            self.before = Some(held.clone());
         }
         self.epoch += 1;
         self.unsynced |= self.last_sent > self.last_synced;
@@ -69,9 +70,34 @@ impl WriteChunk {
         (self.draining, self.recalled) = (false, false);
     }
 
-    /// The answer to taking a grant or to reporting a broken one.
+    /// S4: the session has ended, and with it the grant, and what kept others from writing here.
+    pub(crate) fn session_ended(&mut self) {
+        self.outdated = matches!(self.phase, Phase::Taking | Phase::Reporting);
+        self.forsaken = true;
+        self.buffer.leave_to_others();
+    }
+
+    /// W9: a write-end that told of all fragments up to `n` under `grant` is committed. Its answer may come after the epoch's end, and after the session's.
+    pub(crate) fn told(&mut self, grant: u64, n: u64) {
+        let is_of = |held: &Option<Held>| held.as_ref().is_some_and(|held| held.grant == grant);
+        if is_of(&self.held) || is_of(&self.before) {
+            self.buffer.told(n);
+            if self.forsaken {
+                self.buffer.leave_to_others();
+            }
+        }
+    }
+
+    /// The answer to taking a grant or to reporting a broken one: the bytes within the chunk that are lost with it, if any.
     /// `inline`: what the metadata has of the chunk, if it is new (I3).
-    pub(crate) fn granted(&mut self, grant: &Grant, inline: Option<Bytes>) {
+    pub(crate) fn granted(&mut self, grant: &Grant, inline: Option<Bytes>) -> Option<Range<u32>> {
+        if self.outdated {
+            if grant.before == self.newest {
+                self.newest = grant.grant;
+            }
+            self.not_granted(false);
+            return None;
+        }
         let held = Held::new(grant);
         self.clipped(grant.clip);
         self.epoch += 1;
@@ -88,15 +114,20 @@ impl WriteChunk {
         if spoilt && (unsynced || !self.buffer.is_empty()) {
             self.attempt += 1;
             self.phase = Phase::Broken;
-            return;
+            return None;
         }
         if self.is_new && self.buffer.is_empty() {
             // W5: there is nothing to send again, and nothing that a reader could wait for.
             self.resend = None;
         }
-        self.keep_told(other_chunk);
-        self.spoilt = None;
+        if other_chunk {
+            // W9: a chunk that was told does not go to garbage; somebody has cut it off, and what was told with it.
+            self.buffer.cut_told(0);
+        }
+        let lost = self.keep_told(grant);
+        (self.spoilt, self.forsaken) = (None, false);
         self.phase = Phase::Held;
+        lost
     }
 
     /// M12: somebody has cut the file here since the last write-end, and may have made it longer again: what was told beyond was written
@@ -107,38 +138,49 @@ impl WriteChunk {
         }
     }
 
-    /// W5: if a holder of the epoch that ended is among the new ones and has not restarted, recovery has kept what all had
-    /// acknowledged. What was told of that stays as it is on the servers: somebody else may have written there since, and must
-    /// not be taken back in time (P2). It leaves the buffer, as ever, only after a sync under this grant.
-    fn keep_told(&mut self, other_chunk: bool) {
-        if other_chunk {
-            // W9: a chunk that was told does not go to garbage; somebody has cut it off, and what was told with it.
-            self.buffer.cut_told(0);
+    /// W5: if a holder of the epoch that ended is among the new ones and has not restarted, recovery has kept what all had acknowledged: while
+    /// the session lives the leader lets nobody else write meanwhile (ADR 5), but others may have seen it. It leaves the buffer, as ever, only after a
+    /// sync under this grant. The rest is sent again. After the session's end: [`Self::settle_theirs`].
+    fn keep_told(&mut self, grant: &Grant) -> Option<Range<u32>> {
+        let before = self.before.take().filter(|before| before.chunk == grant.chunk);
+        let mut lost = None;
+        if self.buffer.has_theirs() {
+            lost = self.settle_theirs(grant, before.map_or(0, |before| before.grant));
+        } else if let Some(before) = before {
+            let stayed = |old: &Holder| {
+                let is_same = |new: &Holder| (new.server_id, new.incarnation) == (old.server_id, old.incarnation);
+                grant.holders.iter().any(is_same)
+            };
+            if before.holders.iter().any(stayed) && self.buffer.keep(self.next_n) {
+                self.last_sent = self.next_n;
+                self.next_n += 1;
+                self.own_sync = self.own_sync.max(1);
+            }
         }
-        let held = self.held.as_ref().expect("it was just given");
-        let same = |old: &Holder| {
-            held.holders.iter().any(|new| old.server_id == new.server_id && old.incarnation == new.incarnation)
-        };
-        let stayed = self.keepers.take().is_some_and(|(chunk, old)| chunk == held.chunk && old.iter().any(same));
-        if !stayed {
-            self.buffer.keep_nothing();
-        } else if self.buffer.keep(self.next_n) {
-            self.last_sent = self.next_n;
-            self.next_n += 1;
-            self.own_sync = self.own_sync.max(1);
+        self.buffer.keep_nothing();
+        lost
+    }
+
+    /// S4, P2: after the session's end others may have written over what they had been told of. What the recovery of `own` has kept is not sent
+    /// again; what it has not, only if nobody else has had a grant since: else the bytes that are lost.
+    fn settle_theirs(&mut self, grant: &Grant, own: u64) -> Option<Range<u32>> {
+        if grant.unkept < own {
+            self.buffer.release_theirs();
         }
+        if grant.before == self.newest { None } else { self.buffer.drop_theirs() }
     }
 
     /// Not now: wait for the chunk first, or take a grant anew at once (`again`, W2: the chunk went to garbage).
     pub(crate) fn not_granted(&mut self, again: bool) {
         self.attempt += 1;
-        self.held = None;
+        (self.held, self.outdated) = (None, false);
         self.look_first = !again;
         self.phase = Phase::Free;
     }
 
     /// The wait is over, or a call came to nothing: to be tried anew.
     pub(crate) fn try_again(&mut self) {
+        self.outdated = false;
         self.phase = match self.phase {
             Phase::Ending => Phase::Held,
             Phase::Reporting => Phase::Broken,

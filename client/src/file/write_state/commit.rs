@@ -125,6 +125,10 @@ impl WriteState {
         let is_committed = commit.acked.iter().all(|(_, end)| *end <= body.length);
         for (told, (acked, end)) in commit.chunks.iter().zip(commit.acked) {
             let Some(chunk) = self.chunks.get_mut(&told.index) else { continue };
+            // The length counts only if the chunk of its last byte was still granted.
+            if !body.lost.contains(&told.index) && end <= body.length {
+                chunk.told(told.grant, acked);
+            }
             if chunk.held.as_ref().is_none_or(|held| held.grant != told.grant) {
                 continue;
             }
@@ -134,10 +138,6 @@ impl WriteState {
                 continue;
             }
             chunk.first_write_end();
-            // The length counts only if the chunk of its last byte was still granted.
-            if chunk.phase == Phase::Held && end <= body.length {
-                chunk.buffer.told(acked);
-            }
             if told.resent && chunk.resend_done() {
                 chunk.resend = None;
             }

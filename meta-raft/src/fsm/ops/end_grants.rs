@@ -52,9 +52,8 @@ pub(crate) fn end_session(op: &mut Op<'_, '_>, session: SessionId, limit: usize)
         if owns {
             end_by_force(&mut edit, IntentKind::Recover, false, length);
         }
-        edit.row.hold = edit.row.hold.filter(|h| h.session != session);
-        if let Some(intent) = edit.row.intent.as_mut() {
-            intent.ended = intent.ended.take().filter(|e| e.session != session);
+        if edit.row.hold.is_some_and(|h| h.session == session) {
+            edit.row.forsake();
         }
         edit.save(op)?;
     }

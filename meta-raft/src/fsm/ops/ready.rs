@@ -37,8 +37,11 @@ pub(crate) fn apply(op: &mut Op<'_, '_>, ready: &Ready) -> OpResult<Reply> {
         ready.holders.iter().map(|h| Replica { server: h.server, incarnation: h.incarnation }).collect();
     // W5: un-synced bytes of a living writer may be gone: nobody reads before it has resent. A hold outlives this Ready.
     let stayed = |ended: &Ended| ready.holders.iter().any(|h| source_stayed(ended, h));
-    if let (Some(hold), Some(ended)) = (edit.row.hold.as_mut(), intent.ended.as_ref()) {
-        hold.reads |= !stayed(ended);
+    if intent.ended.as_ref().is_some_and(|ended| !stayed(ended)) {
+        match edit.row.hold.as_mut() {
+            Some(hold) => hold.reads = true,
+            None => edit.row.unkept = Some(edit.row.last_grant),
+        }
     }
     if ready.holders.len() < classes::get(op.txn, edit.row.class)?.goal() {
         op.effects.push(Effect::BelowGoal(edit.id));

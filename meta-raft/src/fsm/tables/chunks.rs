@@ -115,11 +115,7 @@ fn servers_of(chunk: &Chunk) -> BTreeSet<ServerId> {
 
 /// The sessions whose end concerns this chunk.
 pub(crate) fn sessions_of(chunk: &Chunk) -> BTreeSet<SessionId> {
-    let ended = chunk.intent.as_ref().and_then(|i| i.ended.as_ref()).map(|e| e.session);
-    [chunk.grant.as_ref().map(|g| g.session), chunk.hold.as_ref().map(|h| h.session), ended]
-        .into_iter()
-        .flatten()
-        .collect()
+    chunk.grant.iter().map(|g| g.session).chain(chunk.hold.iter().map(|h| h.session)).collect()
 }
 
 fn for_difference<T: Ord + Copy>(

@@ -60,6 +60,7 @@ const LENGTH: u8 = 8;
 const LOST: u8 = 16;
 const CLIP: u8 = 32;
 const LOST_CHUNKS: u8 = 64;
+const UNKEPT: u8 = 128;
 
 fn encode(seq: Seq, reply: &ClientReply) -> Vec<u8> {
     let room = if reply.result.as_ref().is_ok_and(|body| body.attr.is_some()) { 80 } else { 16 };
@@ -85,18 +86,23 @@ fn encode_body(w: &mut Writer, body: &Body) {
         | bit(body.length != 0, LENGTH)
         | bit(!body.lost.is_empty(), LOST)
         | bit(body.grant.as_ref().is_some_and(|grant| grant.clip.is_some()), CLIP)
-        | bit(!body.lost_chunks.is_empty(), LOST_CHUNKS));
+        | bit(!body.lost_chunks.is_empty(), LOST_CHUNKS)
+        | bit(body.grant.as_ref().is_some_and(|grant| grant.unkept.0 != 0), UNKEPT));
     if let Some(attr) = &body.attr {
         encode_attr(w, attr);
     }
     if let Some(grant) = &body.grant {
-        w.u8(grant.state as u8).u32(grant.index).u64(grant.chunk.0).u64(grant.version.0).u64(grant.grant.0);
+        w.u8(grant.state as u8).u32(grant.index).u64(grant.chunk.0).u64(grant.version.0);
+        w.u64(grant.grant.0).u64(grant.before.0);
         w.bool(grant.create).u64(grant.holders.len() as u64);
         for (server, incarnation) in &grant.holders {
             w.u64(server.0).u64(incarnation.0);
         }
         if let Some(clip) = grant.clip {
             w.u32(clip);
+        }
+        if grant.unkept.0 != 0 {
+            w.u64(grant.unkept.0);
         }
     }
     if body.length != 0 {
@@ -151,6 +157,9 @@ fn decode_body(r: &mut Reader<'_>) -> Result<Body, Fatal> {
     if parts & GRANT != 0 {
         let mut grant = decode_grant(r)?;
         grant.clip = if parts & CLIP != 0 { Some(r.u32()?) } else { None };
+        if parts & UNKEPT != 0 {
+            grant.unkept = GrantId(r.u64()?);
+        }
         body.grant = Some(grant);
     }
     if parts & LENGTH != 0 {
@@ -199,9 +208,11 @@ fn decode_grant(r: &mut Reader<'_>) -> Result<GrantReply, Fatal> {
         chunk: ChunkId(r.u64()?),
         version: ChunkVersion(r.u64()?),
         grant: GrantId(r.u64()?),
+        before: GrantId(r.u64()?),
         create: r.bool()?,
         holders: Vec::new(),
         clip: None,
+        unkept: GrantId(0),
     };
     for _ in 0..r.u64()? {
         grant.holders.push((ServerId(r.u64()?), Incarnation(r.u64()?)));
@@ -225,6 +236,8 @@ mod tests {
             create: true,
             holders,
             clip: None,
+            before: GrantId(5),
+            unkept: GrantId(0),
         };
         Body { attr: Some(attr), created: true, grant: Some(grant), length: 77, lost: vec![1, 2], ..Body::default() }
     }
@@ -234,6 +247,7 @@ mod tests {
         let executed = |result| ClientReply { outcome: Outcome::Executed, result, from_table: true };
         let mut clipped = full_body();
         clipped.grant.as_mut().unwrap().clip = Some(0);
+        clipped.grant.as_mut().unwrap().unkept = GrantId(3);
         clipped.lost_chunks = vec![ChunkId(7), ChunkId(u64::MAX)];
         let replies = [
             executed(Ok(Body::default())),

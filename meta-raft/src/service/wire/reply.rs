@@ -74,6 +74,8 @@ fn grant(grant: GrantReply, address: &dyn Fn(ServerId) -> String) -> wire::Grant
         create: grant.create,
         holders: grant.holders.into_iter().map(|(server, inc)| holder(server, inc, address)).collect(),
         clip: grant.clip,
+        before: grant.before.0,
+        unkept: grant.unkept.0,
     }
 }
 

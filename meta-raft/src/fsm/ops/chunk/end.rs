@@ -15,14 +15,14 @@ pub(crate) fn end_by_force(edit: &mut Edit, kind: IntentKind, writer_lives: bool
     let row = &mut edit.row;
     assert!(!row.new, "W2: a chunk before its first write-end goes to garbage");
     let grant = row.grant.take().expect("only a live grant is ended");
-    let ended = writer_lives.then(|| Ended { session: grant.session, holders: row.replicas.clone() });
+    let ended = Some(Ended { holders: row.replicas.clone() });
     if writer_lives && !planted::is(Bug::HoldForgotten) {
         let reads = row.hold.is_some_and(|h| h.reads);
         // M12: the lowest cut since its bytes were written.
         let clip = row.hold.filter(|h| h.session == grant.session).map_or(CHUNK_BYTES as u32, |h| h.clip);
         row.hold = Some(Hold { session: grant.session, reads, clip });
     } else {
-        row.hold = None;
+        row.forsake();
     }
     intend(row, kind, ended, length);
 }

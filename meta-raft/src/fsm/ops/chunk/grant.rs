@@ -32,6 +32,7 @@ pub(crate) fn new_chunk(
         replicas,
         new: true,
         last_grant: GrantId(0),
+        unkept: None,
         grant: None,
         intent: None,
         hold: None,
@@ -59,13 +60,13 @@ pub(crate) fn give(op: &mut Op<'_, '_>, mut edit: Edit) -> Result<GrantReply, Fa
     assert!(edit.row.grant.is_none() && edit.row.intent.is_none(), "F3: at most one live grant");
     let id = meta::next_grant(op.txn)?;
     edit.row.grant = Some(Grant { id, session: op.session, recalled: false });
-    edit.row.last_grant = id;
-    let reply = granted(edit.id, &edit.row);
+    let before = std::mem::replace(&mut edit.row.last_grant, id);
+    let reply = GrantReply { before, ..granted(edit.id, &edit.row) };
     edit.save(op)?;
     Ok(reply)
 }
 
-/// The answer that names the live grant of a chunk.
+/// The answer that names the live grant of a chunk, to somebody who has it already: which one was before it is not known any more.
 pub(crate) fn granted(id: ChunkId, row: &Chunk) -> GrantReply {
     GrantReply {
         state: GrantState::Granted,
@@ -76,6 +77,8 @@ pub(crate) fn granted(id: ChunkId, row: &Chunk) -> GrantReply {
         create: row.new,
         holders: row.replicas.iter().map(|r| (r.server, r.incarnation)).collect(),
         clip: row.grant.and_then(|g| row.clip_of(g.session)),
+        before: row.last_grant,
+        unkept: row.unkept.unwrap_or(GrantId(0)),
     }
 }
 
@@ -90,5 +93,7 @@ pub(crate) fn not_granted(state: GrantState, index: u32) -> GrantReply {
         create: false,
         holders: Vec::new(),
         clip: None,
+        before: GrantId(0),
+        unkept: GrantId(0),
     }
 }

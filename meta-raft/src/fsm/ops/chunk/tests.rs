@@ -179,10 +179,53 @@ fn w5_the_end_of_the_session_lifts_its_holds() {
     let grant = w.take(a, inode, 0);
     w.report(a, inode, &grant);
     w.expire(a);
-    assert_eq!(w.chunk(chunk).intent.unwrap().ended, None);
     assert_eq!(w.ready(chunk, &[(1, 1, false), (2, 1, false)]), Reply::Done);
     assert_eq!(w.chunk(chunk).hold, None);
     assert_eq!(w.take(b, inode, 0).state, GrantState::Granted);
+}
+
+#[test]
+fn w5_a_grant_names_the_one_before_it_and_the_last_that_was_not_kept() {
+    let mut w = World::new(2);
+    let (a, b) = (w.open(1), w.open(2));
+    let (inode, chunk) = w.file(a, "f", 10);
+    let created = w.chunk(chunk).last_grant;
+    let first = w.take(a, inode, 0);
+    assert_eq!((first.before, first.unkept), (created, GrantId(0)));
+    assert_eq!(w.take(a, inode, 0).before, first.grant, "asked again: not known any more");
+    w.expire(a);
+    assert_eq!(w.ready(chunk, &[(1, 1, false), (2, 1, true)]), Reply::Done);
+    let kept = w.take(b, inode, 0);
+    assert_eq!((kept.before, kept.unkept), (first.grant, GrantId(0)), "a source had stayed up");
+    w.expire(b);
+    w.register(1, 2);
+    assert_eq!(w.ready(chunk, &[(1, 2, true), (2, 1, false)]), Reply::Done, "the only source has restarted");
+    let a = w.open(3);
+    let lost = w.take(a, inode, 0);
+    assert_eq!((lost.before, lost.unkept), (kept.grant, kept.grant));
+    // The same over several Intents, and if the session ends within.
+    w.report(a, inode, &lost);
+    let other = w.open(4);
+    w.truncate(other, inode, 5);
+    w.expire(a);
+    assert_eq!(w.ready(chunk, &[(1, 2, false), (2, 1, false)]), Reply::Done);
+    let c = w.open(5);
+    let next = w.take(c, inode, 0);
+    assert_eq!((next.before, next.unkept), (lost.grant, lost.grant));
+    w.end(c, &[end(&next)]);
+    w.register(1, 3);
+    assert_eq!(w.take(c, inode, 0).state, GrantState::Pending, "W7");
+    assert_eq!(w.ready(chunk, &[(1, 3, false), (2, 1, false)]), Reply::Done);
+    let last = w.take(c, inode, 0);
+    assert_eq!((last.before, last.unkept), (next.grant, lost.grant), "W7: a clean end leaves nothing that could be lost");
+    // While its session lives, a writer resends.
+    w.report(c, inode, &last);
+    w.register(2, 2);
+    assert_eq!(w.ready(chunk, &[(1, 3, false), (2, 2, true)]), Reply::Done);
+    let resends = w.take(c, inode, 0);
+    assert_eq!((resends.before, resends.unkept), (last.grant, lost.grant));
+    w.expire(c);
+    assert_eq!(w.chunk(chunk).unkept, Some(resends.grant), "it has not");
 }
 
 #[test]
@@ -198,7 +241,7 @@ fn s4_expiry_fences_every_grant_in_bounded_steps() {
         let row = w.chunk(chunk);
         assert_eq!((row.grant, row.hold), (None, None));
         let intent = row.intent.unwrap();
-        assert_eq!((intent.kind, intent.version, intent.ended), (IntentKind::Recover, ChunkVersion(2), None));
+        assert_eq!((intent.kind, intent.version), (IntentKind::Recover, ChunkVersion(2)));
     }
 }
 

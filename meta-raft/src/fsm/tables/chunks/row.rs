@@ -23,10 +23,9 @@ pub struct Grant {
     pub recalled: bool,
 }
 
-/// A grant of a living session that ended by force: what Ready needs to know whether a source stayed up since (W5).
+/// A grant that ended by force: what Ready needs to know whether a source stayed up since (W5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
-    pub session: SessionId,
     /// The grant's holders and the incarnations that it named.
     pub holders: Vec<Replica>,
 }
@@ -39,7 +38,7 @@ pub struct Intent {
     /// Bytes of the chunk at or beyond it become a hole: every Intent cuts at the committed length, the lowest since the last Ready.
     /// `CHUNK_BYTES` cuts nothing.
     pub cut: u32,
-    /// The last grant of a living session that ended by force since the last Ready.
+    /// The last grant that ended by force since the last Ready.
     pub ended: Option<Ended>,
 }
 
@@ -69,6 +68,9 @@ pub struct Chunk {
     pub new: bool,
     /// F3: the highest grant given for this chunk.
     pub last_grant: GrantId,
+    /// W5: the last grant that ended by force, of whose holders no source stayed up until Ready, and whose session ended before it had resent: what
+    /// was written under it and not synced may be gone for good.
+    pub unkept: Option<GrantId>,
     pub grant: Option<Grant>,
     pub intent: Option<Intent>,
     pub hold: Option<Hold>,
@@ -81,6 +83,7 @@ const INTENT: u8 = 8;
 const ENDED: u8 = 16;
 const HOLD: u8 = 32;
 const HOLD_READS: u8 = 64;
+const UNKEPT: u8 = 128;
 
 impl Chunk {
     pub fn replica(&self, server: ServerId) -> Option<&Replica> {
@@ -104,6 +107,13 @@ impl Chunk {
         (u64::from(clip) < CHUNK_BYTES).then_some(clip)
     }
 
+    /// S4: the session that it was held for has ended: nobody is waited for.
+    pub(crate) fn forsake(&mut self) {
+        if self.hold.take().is_some_and(|hold| hold.reads) {
+            self.unkept = Some(self.last_grant);
+        }
+    }
+
     pub(crate) fn encode(&self) -> Vec<u8> {
         let flag = |bit: u8, set: bool| if set { bit } else { 0 };
         let ended = self.intent.as_ref().and_then(|i| i.ended.as_ref());
@@ -113,10 +123,14 @@ impl Chunk {
             | flag(INTENT, self.intent.is_some())
             | flag(ENDED, ended.is_some())
             | flag(HOLD, self.hold.is_some())
-            | flag(HOLD_READS, self.hold.is_some_and(|h| h.reads));
+            | flag(HOLD_READS, self.hold.is_some_and(|h| h.reads))
+            | flag(UNKEPT, self.unkept.is_some());
         let mut w = Writer::row();
         w.u8(flags).u64(self.inode.0).u32(self.index).u32(self.class).u64(self.version.0).u64(self.last_grant.0);
         write_replicas(&mut w, &self.replicas);
+        if let Some(unkept) = self.unkept {
+            w.u64(unkept.0);
+        }
         if let Some(grant) = &self.grant {
             w.u64(grant.id.0).u64(grant.session.0);
         }
@@ -124,7 +138,6 @@ impl Chunk {
             w.u8(intent.kind as u8).u64(intent.version.0).u32(intent.cut);
         }
         if let Some(ended) = ended {
-            w.u64(ended.session.0);
             write_replicas(&mut w, &ended.holders);
         }
         if let Some(hold) = &self.hold {
@@ -140,6 +153,7 @@ impl Chunk {
         let (inode, index, class) = (InodeId(r.u64()?), r.u32()?, r.u32()?);
         let (version, last_grant) = (ChunkVersion(r.u64()?), GrantId(r.u64()?));
         let replicas = read_replicas(&mut r)?;
+        let unkept = if has(UNKEPT) { Some(GrantId(r.u64()?)) } else { None };
         let grant = match has(GRANT) {
             true => Some(Grant { id: GrantId(r.u64()?), session: SessionId(r.u64()?), recalled: has(RECALLED) }),
             false => None,
@@ -153,7 +167,7 @@ impl Chunk {
             false => None,
         };
         if has(ENDED) {
-            let ended = Ended { session: SessionId(r.u64()?), holders: read_replicas(&mut r)? };
+            let ended = Ended { holders: read_replicas(&mut r)? };
             match intent.as_mut() {
                 Some(intent) => intent.ended = Some(ended),
                 None => return Err(r.corrupt("an ended grant without an Intent")),
@@ -164,7 +178,7 @@ impl Chunk {
             false => None,
         };
         r.end()?;
-        Ok(Self { inode, index, class, version, replicas, new: has(NEW), last_grant, grant, intent, hold })
+        Ok(Self { inode, index, class, version, replicas, new: has(NEW), last_grant, unkept, grant, intent, hold })
     }
 }
 
@@ -202,7 +216,7 @@ mod tests {
             session: SessionId(session),
             recalled,
         });
-        let ended = (any::<u64>(), replicas()).prop_map(|(s, holders)| Ended { session: SessionId(s), holders });
+        let ended = replicas().prop_map(|holders| Ended { holders });
         let intent = (1u8..4, any::<u64>(), any::<u32>(), prop::option::of(ended)).prop_map(|(k, v, cut, ended)| {
             Intent { kind: kind_from(k).unwrap(), version: ChunkVersion(v), cut, ended }
         });
@@ -213,8 +227,9 @@ mod tests {
         });
         let rest =
             (prop::option::of(grant), prop::option::of(intent), prop::option::of(hold), replicas(), any::<bool>());
-        (any::<u64>(), any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>(), rest).prop_map(
-            |(inode, index, class, version, last, (grant, intent, hold, replicas, new))| Chunk {
+        let grants = (any::<u64>(), prop::option::of(any::<u64>()));
+        (any::<u64>(), any::<u32>(), any::<u32>(), any::<u64>(), grants, rest).prop_map(
+            |(inode, index, class, version, (last, unkept), (grant, intent, hold, replicas, new))| Chunk {
                 inode: InodeId(inode),
                 index,
                 class,
@@ -222,6 +237,7 @@ mod tests {
                 replicas,
                 new,
                 last_grant: GrantId(last),
+                unkept: unkept.map(GrantId),
                 grant,
                 intent,
                 hold,
