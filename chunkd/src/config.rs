@@ -312,8 +312,9 @@ mod tests {
 
     #[test]
     fn the_documented_file_is_the_default() {
-        let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/config/chunkd.toml"));
-        let documented = Config::parse(&std::fs::read_to_string(path).unwrap(), path).unwrap();
+        let path = Path::new(&std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests"))
+            .join("../docs/config/chunkd.toml");
+        let documented = Config::parse(&std::fs::read_to_string(&path).unwrap(), &path).unwrap();
         assert_eq!(documented, Config::default());
         documented.validate().unwrap();
     }

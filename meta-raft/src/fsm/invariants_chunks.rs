@@ -64,7 +64,10 @@ fn row(chunk: &Chunk) -> Result<(), Fatal> {
         ensure(intent.version > chunk.version, "V1: an Intent that is not higher")?;
         ensure(u64::from(intent.cut) <= CHUNK_BYTES, "a cut beyond the chunk")?;
     }
-    ensure(chunk.unkept.is_none_or(|grant| grant <= chunk.last_grant), "W5: a grant that was never given was not kept")?;
+    ensure(
+        chunk.unkept.is_none_or(|grant| grant <= chunk.last_grant),
+        "W5: a grant that was never given was not kept",
+    )?;
     Ok(())
 }
 

@@ -69,7 +69,8 @@ fn body(body: &Body) -> String {
     if let Some(a) = &body.attr {
         text += &format!(" {}", attr(a));
     }
-    if let Some(GrantReply { state, index, chunk, version, grant, create, holders, clip, before, unkept }) = &body.grant {
+    if let Some(GrantReply { state, index, chunk, version, grant, create, holders, clip, before, unkept }) = &body.grant
+    {
         let holders: Vec<_> = holders.iter().map(|(server, incarnation)| format!("{server}@{incarnation}")).collect();
         text += &format!(
             " grant {state:?} of [{index}] chunk {:x} v{version} grant {:x} create {create} on {}",

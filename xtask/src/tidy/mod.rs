@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use walkdir::WalkDir;
 
-/// The workspace's root.
+/// The workspace's root: that of the checkout whose tests are run, which may not be the one where they were compiled.
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace").to_owned()
+    let own = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+    Path::new(&own).parent().expect("xtask lies in the workspace").to_owned()
 }
 
 /// Members of the workspace, by folder.

@@ -217,7 +217,11 @@ fn w5_a_grant_names_the_one_before_it_and_the_last_that_was_not_kept() {
     assert_eq!(w.take(c, inode, 0).state, GrantState::Pending, "W7");
     assert_eq!(w.ready(chunk, &[(1, 3, false), (2, 1, false)]), Reply::Done);
     let last = w.take(c, inode, 0);
-    assert_eq!((last.before, last.unkept), (next.grant, lost.grant), "W7: a clean end leaves nothing that could be lost");
+    assert_eq!(
+        (last.before, last.unkept),
+        (next.grant, lost.grant),
+        "W7: a clean end leaves nothing that could be lost"
+    );
     // While its session lives, a writer resends.
     w.report(c, inode, &last);
     w.register(2, 2);
