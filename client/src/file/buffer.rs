@@ -281,7 +281,7 @@ impl ChunkBuffer {
     }
 
     /// W5: a holder that stayed up still has what was told and acknowledged by all in the epoch that ended: not to be sent again
-    /// (another client may have written there since), but to be synced; it counts as fragment `n`. False if there is none.
+    /// (others may have seen it), but to be synced; it counts as fragment `n`. False if there is none.
     pub(crate) fn keep(&mut self, n: u64) -> bool {
         let kept = self.places(Extent::is_seen);
         for &offset in &kept {
@@ -291,6 +291,7 @@ impl ChunkBuffer {
         !kept.is_empty()
     }
 
+    /// Where such extents begin.
     fn places(&self, such: impl Fn(&Extent) -> bool) -> Vec<u32> {
         self.extents.iter().filter(|(_, extent)| such(extent)).map(|(offset, _)| *offset).collect()
     }

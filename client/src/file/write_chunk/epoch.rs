@@ -92,6 +92,7 @@ impl WriteChunk {
     /// `inline`: what the metadata has of the chunk, if it is new (I3).
     pub(crate) fn granted(&mut self, grant: &Grant, inline: Option<Bytes>) -> Option<Range<u32>> {
         if self.outdated {
+            // It ended with its session, or is asked for again: nobody else came between.
             if grant.before == self.newest {
                 self.newest = grant.grant;
             }
