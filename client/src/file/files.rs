@@ -219,12 +219,9 @@ async fn listen(mut events: broadcast::Receiver<MetaEvent>, context: Weak<Contex
                     inode.change(0, |state| state.write.recall(index, grant));
                 }
             }
-            Ok(MetaEvent::SessionChanged { .. }) => {
-                for inode in context.all() {
-                    inode.change(0, |state| state.write.session_changed());
-                }
-            }
-            // What was missed may have been the end of the session, or a recall of any grant.
+            // Every change of a file looks for that first.
+            Ok(MetaEvent::SessionChanged { .. }) => context.all().iter().for_each(|inode| inode.change(0, |_| ())),
+            // What was missed may have been a recall of any grant.
             Err(broadcast::error::RecvError::Lagged(_)) => {
                 for inode in context.all() {
                     inode.change(0, |state| state.write.grants_uncertain());

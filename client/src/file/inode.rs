@@ -63,7 +63,7 @@ pub(crate) struct State {
 impl Inode {
     pub(crate) fn new(context: Arc<Context>, attr: &Attr) -> Self {
         let state = State {
-            write: WriteState::new(attr.size, attr.mtime_ns),
+            write: WriteState::new(attr.size, attr.mtime_ns, context.ports.meta.expired_session()),
             places: Places::default(),
             ahead: Ahead::default(),
             sticky: Sticky::default(),
@@ -88,6 +88,8 @@ impl Inode {
     /// Changes the state. `reserved`: room that was taken for this change beforehand.
     pub(crate) fn change<R>(self: &Arc<Self>, reserved: u64, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.state.lock();
+        // S4: before an answer of the next session is taken in.
+        state.write.session_ended(self.context.ports.meta.expired_session());
         let result = change(&mut state);
         for note in std::mem::take(&mut state.write.notes) {
             match note {

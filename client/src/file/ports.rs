@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use caribou_proto::cluster::v1::ClusterId;
+use caribou_proto::ids::SessionId;
 use caribou_proto::meta::v1::{Caller, ReplyBody, mutation};
 use futures::future::BoxFuture;
 use tokio::sync::broadcast;
@@ -28,6 +29,8 @@ pub trait Metadata: Send + Sync + 'static {
     fn release_claim(&self, inode: u64);
     /// Recalls and changes of the session.
     fn events(&self) -> broadcast::Receiver<MetaEvent>;
+    /// S4: the session that expired last; 0: none. Ids rise. Known before the first answer of the next one.
+    fn expired_session(&self) -> SessionId;
     /// F1.
     fn cluster(&self) -> ClusterId;
     /// A number that differs between clients.
@@ -86,6 +89,10 @@ impl Metadata for MetaClient {
 
     fn events(&self) -> broadcast::Receiver<MetaEvent> {
         Self::events(self)
+    }
+
+    fn expired_session(&self) -> SessionId {
+        Self::expired_session(self)
     }
 
     fn cluster(&self) -> ClusterId {

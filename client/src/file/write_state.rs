@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::ids::{CHUNK_BYTES, SessionId};
 use caribou_proto::meta::v1::{Grant, GrantState};
 use tokio::time::Instant;
 
@@ -73,11 +73,14 @@ pub(crate) struct WriteState {
     refused: u32,
     /// End every grant as soon as it is clean: the client shuts down.
     ending: bool,
+    /// The last session whose end this file knows of.
+    ended: SessionId,
     pub(crate) notes: Vec<Note>,
 }
 
 impl WriteState {
-    pub(crate) fn new(length: u64, mtime_ns: i64) -> Self {
+    /// `ended`: the session that ended last.
+    pub(crate) fn new(length: u64, mtime_ns: i64, ended: SessionId) -> Self {
         Self {
             chunks: BTreeMap::new(),
             lives: 0,
@@ -97,6 +100,7 @@ impl WriteState {
             is_chunked: false,
             refused: 0,
             ending: false,
+            ended,
             notes: Vec::new(),
         }
     }
@@ -186,10 +190,14 @@ impl WriteState {
         }
     }
 
-    /// S4: the session's grants are gone. What is buffered is sent again under new ones.
-    pub(crate) fn session_changed(&mut self) {
-        self.lose_grants(true);
-        self.chunks.values_mut().for_each(WriteChunk::session_ended);
+    /// S4: the grants of this session, the last that has ended, are gone. What is buffered is sent again under new ones. Said once more when
+    /// grants of the next session are there, it does nothing to them.
+    pub(crate) fn session_ended(&mut self, session: SessionId) {
+        if session > self.ended {
+            self.ended = session;
+            self.lose_grants(true);
+            self.chunks.values_mut().for_each(WriteChunk::session_ended);
+        }
     }
 
     /// Grants may be gone or not: each is taken anew, and the leader is told that there is nothing to send again (W5).

@@ -167,6 +167,11 @@ impl MetaClient {
         self.shared.board.status().session_id
     }
 
+    /// S4: the session that expired last; 0: none. Known before the first answer of the next one.
+    pub fn expired_session(&self) -> SessionId {
+        self.shared.board.expired_session()
+    }
+
     /// The state of the session now.
     pub fn status(&self) -> MetaStatus {
         self.shared.board.status()

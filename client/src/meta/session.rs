@@ -421,8 +421,7 @@ impl Session {
         self.requests.session_ended();
         self.claims.session_ended();
         self.liveness.session_ended();
-        self.board.set_certain_until(None);
-        self.board.update(|status| status.sessions_expired += 1);
+        self.board.session_expired(old);
         // No receiver: nothing depends on the session yet.
         let _ = self.events.send(MetaEvent::SessionChanged { old });
     }

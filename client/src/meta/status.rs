@@ -53,6 +53,7 @@ struct State {
     cluster: ClusterId,
     inline_limit: u32,
     certain_until: Option<Instant>,
+    expired_session: SessionId,
     last_failure: String,
 }
 
@@ -94,6 +95,17 @@ impl Board {
 
     pub(crate) fn update(&self, change: impl FnOnce(&mut MetaStatus)) {
         change(&mut self.state.lock().status);
+    }
+
+    pub(crate) fn expired_session(&self) -> SessionId {
+        self.state.lock().expired_session
+    }
+
+    pub(crate) fn session_expired(&self, session: SessionId) {
+        let mut state = self.state.lock();
+        state.expired_session = session;
+        state.certain_until = None;
+        state.status.sessions_expired += 1;
     }
 
     pub(crate) fn set_cluster(&self, cluster: ClusterId) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caribou_proto::cluster::v1::ClusterId;
-use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::ids::{CHUNK_BYTES, SessionId};
 use caribou_proto::meta::v1::{
     Caller, ChunkLocation, ChunkState, EndGrants, Grant, GrantState, ReplyBody, ReportBroken, SetAttr, TakeGrant,
     WriteEnd, mutation::Op,
@@ -69,6 +69,10 @@ impl Metadata for Leader {
 
     fn events(&self) -> broadcast::Receiver<MetaEvent> {
         self.0.events.subscribe()
+    }
+
+    fn expired_session(&self) -> SessionId {
+        SessionId(self.0.inner.lock().expired)
     }
 
     fn cluster(&self) -> ClusterId {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use caribou_proto::cluster::v1::Holder;
-use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::ids::{CHUNK_BYTES, SessionId};
 use caribou_proto::meta::v1::{Caller, Grant, GrantState, ReplyBody, SetAttr};
 use tokio::time::Instant;
 
@@ -109,7 +109,7 @@ async fn an_open_for_reading_that_truncates_needs_the_right_to_write() {
 #[test]
 fn the_wait_for_a_lost_grant_tells_of_a_cut() {
     let now = Instant::now();
-    let mut state = WriteState::new(0, 1);
+    let mut state = WriteState::new(0, 1, SessionId(0));
     let holder = Holder { server_id: 1, incarnation: 1, ..Holder::default() };
     let grant = Grant {
         state: GrantState::Granted.into(),
@@ -138,7 +138,7 @@ fn the_wait_for_a_lost_grant_tells_of_a_cut() {
     state.waited(0, Some(100));
     assert_eq!(state.snapshot(0, 0, 2000), [(0, pattern(1, 100))]);
     // S4, P2: nobody keeps others from the chunk any more, so they may have written over what they had been told of.
-    state.session_changed();
+    state.session_ended(SessionId(1));
     assert_eq!(state.snapshot(0, 0, 2000), []);
     state.insert(50, pattern(2, 10), 2, now);
     assert_eq!(state.snapshot(0, 0, 2000), [(50, pattern(2, 10))]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use caribou_proto::chunk::v1::Status;
 use caribou_proto::cluster::v1::Holder;
-use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::ids::{CHUNK_BYTES, SessionId};
 use caribou_proto::meta::v1::{Attr, FileKind};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, broadcast};
@@ -30,6 +30,8 @@ pub(super) struct Inner {
     pub(super) files: BTreeMap<u64, FileRow>,
     pub(super) servers: BTreeMap<u64, Server>,
     pub(super) session: u64,
+    /// The session that expired last.
+    pub(super) expired: u64,
     pub(super) next: u64,
     pub(super) goal: usize,
     /// I1.
@@ -186,9 +188,21 @@ impl World {
 
     /// The session expires: its grants end in recovery.
     pub(super) fn expire_session(&self) {
+        let old = self.expire_unheard();
+        self.tell_expired(old);
+    }
+
+    /// The event of it, whenever it comes.
+    pub(super) fn tell_expired(&self, old: SessionId) {
+        let _ = self.events.send(MetaEvent::SessionChanged { old });
+    }
+
+    /// The same before the event has come.
+    pub(super) fn expire_unheard(&self) -> SessionId {
         let mut inner = self.inner.lock();
         let old = inner.session;
         inner.session += 1;
+        inner.expired = old;
         let lengths = inner.files.values_mut().flat_map(|file| file.chunks.values_mut());
         for chunk in lengths {
             if chunk.hold == Some(old) {
@@ -200,8 +214,7 @@ impl World {
             }
         }
         inner.files.values_mut().for_each(|file| file.chunks.retain(|_, chunk| !(chunk.is_new && chunk.recovering)));
-        drop(inner);
-        let _ = self.events.send(MetaEvent::SessionChanged { old: caribou_proto::ids::SessionId(old) });
+        SessionId(old)
     }
 
     pub(super) fn calls(&self, kind: &str) -> u64 {

@@ -51,6 +51,7 @@ async fn executed_calls_of_an_expired_session_keep_their_answer_and_others_are_i
     }
     let status = client.status();
     assert_eq!((status.session_id, status.sessions_expired, status.requests_reissued), (SessionId(2), 1, 2));
+    assert_eq!(client.expired_session(), SessionId(1));
     let mut seen = Vec::new();
     while let Ok(event) = events.try_recv() {
         seen.push(event);
