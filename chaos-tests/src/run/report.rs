@@ -101,7 +101,7 @@ pub struct Report {
     pub outcome: Outcome,
     pub windows: Windows,
     pub faults: Vec<Inflicted>,
-    /// Faults that were inflicted while another one was under way.
+    /// Faults that took effect while another one was under way.
     pub overlapping: usize,
     pub checks: Vec<Check>,
     pub timeline: Timeline,
@@ -136,7 +136,7 @@ impl Report {
             outcome: Outcome::Passed,
             windows,
             faults,
-            overlapping: timeline.overlapping().count(),
+            overlapping: timeline.overlapping().filter(|band| band.effect.is_some()).count(),
             checks,
             timeline,
         };
@@ -322,6 +322,10 @@ mod tests {
         let good = Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![Check::new("a", "all")]);
         assert_eq!((good.outcome(), good.injections(), good.overlapping), (Outcome::Passed, 2, 2));
         assert!(good.command.ends_with("--only kill-leader --plain"), "{}", good.command);
+        let mut weak = timeline(vec![5; 40]);
+        weak.bands[1].effect = None;
+        let weak = Report::new(&args(), WINDOWS, weak, vec![]);
+        assert_eq!((weak.injections(), weak.overlapping), (1, 1), "of those that took effect");
         let calm = Timeline { bands: vec![], ..timeline(vec![5; 40]) };
         assert_eq!(Report::new(&args(), WINDOWS, calm, vec![]).outcome(), Outcome::Invalid, "no fault proves nothing");
         let idle = Report::new(&args(), WINDOWS, timeline([vec![5; 30], vec![0; 10]].concat()), vec![]);
