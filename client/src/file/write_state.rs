@@ -130,7 +130,7 @@ impl WriteState {
         })
     }
 
-    /// W1: the grant that came with the creation.
+    /// W1: the grant that came with the creation. If its session has ended since, the first write-end says so (W9): nobody was told of anything.
     pub(crate) fn adopt(&mut self, grant: &Grant, now: Instant) {
         let chunk = self.chunk(grant.index, now);
         if chunk.phase == Phase::Free && grant.state() == GrantState::Granted {

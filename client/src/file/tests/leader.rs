@@ -35,6 +35,7 @@ impl Metadata for Leader {
             tokio::time::sleep(TRIP + delay).await;
             let result = world.inner.lock().mutate(op, &world);
             tokio::time::sleep(TRIP).await;
+            world.inner.lock().hear();
             result
         })
     }
@@ -56,6 +57,7 @@ impl Metadata for Leader {
             }
             let result = world.inner.lock().query(&op);
             tokio::time::sleep(TRIP).await;
+            world.inner.lock().hear();
             result
         })
     }
@@ -89,6 +91,11 @@ impl Metadata for Leader {
 }
 
 impl Inner {
+    /// S4: what the client knows of before an answer.
+    pub(super) fn hear(&mut self) {
+        self.expired = self.session - 1;
+    }
+
     fn mutate(&mut self, op: Op, world: &World) -> Result<ReplyBody, Error> {
         if !matches!(op, Op::Create(_))
             && let Some(errno) = self.errors.pop_front()

@@ -30,7 +30,7 @@ pub(super) struct Inner {
     pub(super) files: BTreeMap<u64, FileRow>,
     pub(super) servers: BTreeMap<u64, Server>,
     pub(super) session: u64,
-    /// The session that expired last.
+    /// The last session that the client knows to have expired.
     pub(super) expired: u64,
     pub(super) next: u64,
     pub(super) goal: usize,
@@ -194,15 +194,15 @@ impl World {
 
     /// The event of it, whenever it comes.
     pub(super) fn tell_expired(&self, old: SessionId) {
+        self.inner.lock().hear();
         let _ = self.events.send(MetaEvent::SessionChanged { old });
     }
 
-    /// The same before the event has come.
+    /// The same before the client knows: an answer of the next session will be the first sign, the event comes later.
     pub(super) fn expire_unheard(&self) -> SessionId {
         let mut inner = self.inner.lock();
         let old = inner.session;
         inner.session += 1;
-        inner.expired = old;
         let lengths = inner.files.values_mut().flat_map(|file| file.chunks.values_mut());
         for chunk in lengths {
             if chunk.hold == Some(old) {
