@@ -447,6 +447,8 @@ async fn on_a_real_folder() {
         store.adopt(CLUSTER, SERVER).await.unwrap();
         store
     };
+    // A job answers its caller before its thread lets go of the store, and the folder's lock goes with the last who does.
+    let unlocked = || std::fs::File::open(folder.path()).unwrap().lock().unwrap();
     let store = open().await;
     let data = pattern(1, 1 << 20);
     let writes = (0..8u64).map(|chunk| {
@@ -466,6 +468,7 @@ async fn on_a_real_folder() {
     assert!(try_open(vec![Arc::new(FileDisk::open(folder.path()).unwrap())], 1).await.is_err(), "locked");
     // An unclean stop: the store is dropped while its threads may still finish.
     drop(store);
+    unlocked();
     let store = open().await;
     assert!(store.unclean());
     for chunk in 0..8 {
@@ -484,6 +487,7 @@ async fn on_a_real_folder() {
     assert_eq!(store.purge_quarantine(5, Duration::ZERO).await.files, 1);
     store.close().await;
     drop(store);
+    unlocked();
     let store = open().await;
     assert!(!store.unclean() && store.dirty_chunks().is_empty());
     assert_eq!(read(&store, 0, 9, 69_999, 3).await.unwrap(), [data[69_999], 0, 0][..]);
