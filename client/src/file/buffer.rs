@@ -36,10 +36,12 @@ struct Extent {
     since: u64,
     /// A committed write-end has told of these bytes: if they lie beyond the committed length now, somebody has cut them off.
     told: bool,
+    /// Sent in an epoch that ended: servers may have these bytes, and others may have seen them.
+    sent: bool,
     /// Acknowledged by all, as this fragment, in the epoch that ended last.
     acked: Option<u64>,
-    /// Told, and its session has ended since, and with it what kept others from writing there: what they see is on the servers, and so it is
-    /// here as far as it was acknowledged (P2).
+    /// Told or sent, and its session has ended since, and with it what kept others from writing there: what they see is on the servers, and so
+    /// it is here as far as it was told and acknowledged (P2).
     theirs: bool,
     state: State,
 }
@@ -102,6 +104,7 @@ impl ChunkBuffer {
                 data,
                 since,
                 told: false,
+                sent: false,
                 acked: None,
                 theirs: false,
                 state: State::Dirty { unsent },
@@ -188,11 +191,10 @@ impl ChunkBuffer {
             }
             (joined.freeze(), (end - start) as usize)
         };
-        let told = pieces[0].told;
-        self.put(
-            start,
-            Extent { data: data.clone(), pinned, since, told, acked: None, theirs: false, state: State::InFlight(n) },
-        );
+        let (told, state) = (pieces[0].told, State::InFlight(n));
+        // `sent` says so once this epoch has ended.
+        let extent = Extent { data: data.clone(), pinned, since, told, sent: false, acked: None, theirs: false, state };
+        self.put(start, extent);
         data
     }
 
@@ -266,6 +268,12 @@ impl ChunkBuffer {
 
     /// W4, W5: nothing that was sent counts any more. All that is left must be sent again.
     pub(crate) fn reset(&mut self) {
+        self.extents.values_mut().for_each(|extent| extent.sent |= !matches!(extent.state, State::Dirty { .. }));
+        self.all_again();
+    }
+
+    /// The same of bytes that went nowhere.
+    pub(crate) fn all_again(&mut self) {
         let offsets: Vec<u32> = self.extents.keys().copied().collect();
         for offset in offsets {
             let mut extent = self.remove(offset);
@@ -301,9 +309,9 @@ impl ChunkBuffer {
         self.extents.values_mut().for_each(|extent| (extent.acked, extent.theirs) = (None, false));
     }
 
-    /// S4: nothing keeps others from writing over what they have been told of.
-    pub(crate) fn leave_to_others(&mut self) {
-        self.extents.values_mut().for_each(|extent| extent.theirs |= extent.told);
+    /// S4: nothing keeps others from writing over what they have been told of, nor over what was `visible` to them from when it was sent on.
+    pub(crate) fn leave_to_others(&mut self, visible: bool) {
+        self.extents.values_mut().for_each(|extent| extent.theirs |= extent.told || (visible && extent.sent));
     }
 
     /// There are bytes that others may have written over.

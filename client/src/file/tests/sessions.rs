@@ -169,14 +169,20 @@ impl ByHand {
 
     /// 1,000 bytes, acknowledged under the grant [`Self::OWN`]; the write-end that tells of them is under way.
     fn telling() -> (Self, u64) {
-        let mut hand = Self(WriteState::new(0, 1, SessionId(0)), SessionId(0));
-        hand.0.adopt(&grant(Self::OWN, 0, 0), Instant::now());
-        hand.0.insert(0, pattern(1, 1000), 1, Instant::now());
+        let mut hand = Self::written(&grant(Self::OWN, 0, 0));
         hand.0.want_flush();
         let [Action::Send { epoch, n, .. }] = hand.plan()[..] else { panic!("the bytes are sent") };
         hand.0.acked(0, epoch, n);
         let [Action::WriteEnd { id, .. }] = hand.plan()[..] else { panic!("the length is committed") };
         (hand, id)
+    }
+
+    /// 1,000 bytes that are not sent yet.
+    fn written(own: &Grant) -> Self {
+        let mut hand = Self(WriteState::new(0, 1, SessionId(0)), SessionId(0));
+        hand.0.adopt(own, Instant::now());
+        hand.0.insert(0, pattern(1, 1000), 1, Instant::now());
+        hand
     }
 
     fn session_ends(&mut self) {
@@ -242,7 +248,55 @@ fn what_was_told_when_the_stream_broke_is_not_sent_over_newer_bytes() {
     assert!(matches!(hand.plan()[..], [Action::Report { .. }]));
     hand.0.granted(0, None, None);
     hand.asks_for_a_grant();
-    assert_eq!(hand.granted(&grant(12, 11, 0)), (10, None), "nobody was told of these");
+    let lost = (0, Some(2000..2010));
+    assert_eq!(
+        hand.granted(&grant(12, 11, 0)),
+        lost,
+        "the file may have grown over these, and others may have seen them"
+    );
+}
+
+/// Seed 464 of the simulation: cut off between sending and the acknowledgement. Others saw the bytes, and wrote over them.
+#[test]
+fn what_was_sent_when_the_session_ended_is_not_sent_over_newer_bytes() {
+    let old = grant(ByHand::OWN, 8, 0);
+    // Nobody could see what a chunk has before its first write-end (W2).
+    let new = Grant { chunk: 4, ..grant(ByHand::OWN, 0, 0) };
+    let (by_others, by_nobody) = (11, ByHand::OWN);
+    let lost = || (0, Some(0..1000));
+    for (own, is_sent, written, expected) in [
+        (&old, true, by_others, lost()),
+        (&old, true, by_nobody, (1000, None)),
+        (&old, false, by_others, (1000, None)),
+        (&new, true, by_others, (1000, None)),
+    ] {
+        let mut hand = ByHand::written(own);
+        if is_sent {
+            hand.0.want_flush();
+            assert!(matches!(hand.plan()[..], [Action::Send { .. }]));
+        }
+        hand.session_ends();
+        hand.0.want_flush();
+        hand.asks_for_a_grant();
+        assert_eq!(
+            hand.granted(&grant(12, written, 0)),
+            expected,
+            "{own:?}, sent: {is_sent}, then written by {written}"
+        );
+    }
+}
+
+/// The same with an answer to the first write-end that comes after the end of the session: what was sent after it could be seen as well.
+#[test]
+fn what_was_sent_into_a_chunk_that_proves_not_to_be_new_is_not_sent_over_newer_bytes() {
+    let (mut hand, id) = ByHand::telling();
+    hand.0.insert(500, pattern(2, 1000), 2, Instant::now());
+    hand.0.want_flush();
+    assert!(matches!(hand.plan()[..], [Action::Send { .. }]));
+    hand.session_ends();
+    hand.told(id);
+    hand.asks_for_a_grant();
+    assert_eq!(hand.granted(&grant(12, 11, 0)), (0, Some(500..1500)));
 }
 
 /// W5: lost by all holders; sent again in vain, and then the session ends.

@@ -74,7 +74,8 @@ impl WriteChunk {
     pub(crate) fn session_ended(&mut self) {
         self.outdated = matches!(self.phase, Phase::Taking | Phase::Reporting);
         self.forsaken = true;
-        self.buffer.leave_to_others();
+        // W2: until its first write-end a chunk is a hole to readers, and goes to garbage with its grant.
+        self.buffer.leave_to_others(!self.is_new);
     }
 
     /// W9: a write-end that told of all fragments up to `n` under `grant` is committed. Its answer may come after the epoch's end, and after the session's.
@@ -83,7 +84,7 @@ impl WriteChunk {
         if is_of(&self.held) || is_of(&self.before) {
             self.buffer.told(n);
             if self.forsaken {
-                self.buffer.leave_to_others();
+                self.buffer.leave_to_others(true);
             }
         }
     }
@@ -162,8 +163,9 @@ impl WriteChunk {
         lost
     }
 
-    /// S4, P2: after the session's end others may have written over what they had been told of. What the recovery of `own` has kept is not sent
-    /// again; what it has not, only if nobody else has had a grant since: else the bytes that are lost.
+    /// S4, P2: after the session's end others may have written over what they had been told of, and over what was sent, of which nobody knows
+    /// what became. What the recovery of `own` has kept is not sent again; what it has not (or may not have), only if nobody else has had a
+    /// grant since: else the bytes that are lost.
     fn settle_theirs(&mut self, grant: &Grant, own: u64) -> Option<Range<u32>> {
         if grant.unkept < own {
             self.buffer.release_theirs();

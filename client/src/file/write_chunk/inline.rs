@@ -41,7 +41,7 @@ impl WriteChunk {
 
     /// The write-end came to nothing, or its bytes were refused.
     pub(crate) fn not_inlined(&mut self) {
-        self.buffer.reset();
+        self.buffer.all_again();
         self.phase = Phase::Free;
     }
 
