@@ -74,17 +74,24 @@ impl Inode {
         if self.peek(|state| end > state.write.size()) {
             self.ensure_length().await?;
         }
-        let pieces = self.peek(|state| {
-            let (end, length) = (end.min(state.write.size()), state.write.length);
-            pieces(offset, end)
-                .map(|(index, start, stop)| {
+        let mut parts = loop {
+            let (ended, pieces) = self.peek(|state| {
+                let (end, length) = (end.min(state.write.size()), state.write.length);
+                let piece = |(index, start, stop)| {
                     let base = u64::from(index) * CHUNK_BYTES;
                     let base_end = length.saturating_sub(base).clamp(u64::from(start), u64::from(stop)) as u32;
                     Piece { index, start, end: stop, base_end, before: state.write.snapshot(index, start, stop) }
-                })
-                .collect::<Vec<_>>()
-        });
-        let mut parts = try_join_all(pieces.iter().map(|piece| self.read_piece(piece))).await?;
+                };
+                (state.write.ended, pieces(offset, end).map(piece).collect::<Vec<_>>())
+            });
+            let parts = try_join_all(pieces.iter().map(|piece| self.read_piece(piece))).await?;
+            // S4, P2: a session has ended meanwhile, and others may have written over what this client still had here: what came from the
+            // servers may be newer than what was laid over it.
+            if self.context.ports.meta.expired_session() <= ended {
+                break parts;
+            }
+            self.change(0, |_| ());
+        };
         let size = self.peek(|state| state.write.size());
         let wanted = usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX);
         let mut read = match parts.len() {

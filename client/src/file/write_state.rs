@@ -74,7 +74,7 @@ pub(crate) struct WriteState {
     /// End every grant as soon as it is clean: the client shuts down.
     ending: bool,
     /// The last session whose end this file knows of.
-    ended: SessionId,
+    pub(crate) ended: SessionId,
     pub(crate) notes: Vec<Note>,
 }
 

@@ -128,6 +128,34 @@ async fn a_late_event_of_a_sessions_end_leaves_grants_of_the_next_alone() {
     rig.until("the grant has ended", |rig| rig.live_grants() == 0).await;
 }
 
+/// P2: the bytes that this client still had when the read began are older than what the servers answer at its end.
+#[tokio::test(start_paused = true)]
+async fn a_read_during_which_the_session_ends_does_not_mix_old_bytes_with_newer_ones() {
+    for is_heard in [true, false] {
+        let rig = Rig::new();
+        let file = rig.create().await;
+        file.write(0, pattern(1, 10_000)).await.expect("writes");
+        file.sync(false).await.expect("syncs");
+        rig.until("nothing is left here", |rig| rig.buffered() == 0).await;
+        file.write(0, pattern(3, 5000)).await.expect("writes");
+        file.flush().await.expect("flushes");
+        let mut expected = [&pattern(3, 5000)[..], &pattern(1, 10_000)[5000..]].concat();
+        let read = tokio::spawn({
+            let file = file.clone();
+            async move { file.read(0, 10_000).await }
+        });
+        tokio::task::yield_now().await;
+        if is_heard {
+            rig.world.expire_session()
+        } else {
+            drop(rig.world.expire_unheard())
+        }
+        rig.world.written_by_another(file.inode(), 0, 1000, &pattern(2, 6000));
+        expected[1000..7000].copy_from_slice(&pattern(2, 6000));
+        assert_same(&read.await.expect("ends").expect("reads"), &expected);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_was_lost_with_the_session_is_sent_again_where_nobody_has_written() {
     let rig = Rig::new();
