@@ -80,7 +80,7 @@ impl Crew {
     pub async fn hire(&mut self, world: &World, rng: &mut StdRng) -> Result<()> {
         let (name, host) = self.connect(world, rng).await?;
         if self.shelf.lock().registers.is_none() {
-            let registers = Arc::new(Registers::create(&host.files).await?);
+            let registers = Arc::new(Registers::create(&host.files, &world.findings).await?);
             self.shelf.lock().registers = Some(registers);
         }
         let only_reads = self.hired.is_multiple_of(READER_ONE_IN);

@@ -11,6 +11,7 @@ use crate::fencing::Fencing;
 use crate::places::Places;
 use crate::record::Record;
 use crate::trail::Trail;
+use crate::workload::registers::Contested;
 
 /// Shared by everything that checks.
 #[derive(Debug)]
@@ -28,14 +29,17 @@ pub struct Findings {
     pub commands: Commands,
     /// What excuses damage that is found.
     pub rotten: Rotten,
+    /// What excuses bytes that are lost with a session.
+    pub contested: Contested,
 }
 
 impl Findings {
     pub fn new(clock: SimClock) -> Self {
         let (violations, steps) = (Mutex::default(), AtomicU64::new(0));
         let (places, fencing, commands) = (Places::default(), Fencing::default(), Commands::default());
-        let (record, trail, rotten) = (Record::default(), Trail::default(), Rotten::default());
-        Self { clock, violations, steps, places, fencing, commands, record, trail, rotten }
+        let (record, trail) = (Record::default(), Trail::default());
+        let (rotten, contested) = (Rotten::default(), Contested::default());
+        Self { clock, violations, steps, places, fencing, commands, record, trail, rotten, contested }
     }
 
     pub fn clock(&self) -> &SimClock {

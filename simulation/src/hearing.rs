@@ -73,9 +73,10 @@ fn note(what: String) {
     });
 }
 
-/// A block is damaged because this run has damaged it.
-fn is_of_rot(line: &str) -> bool {
-    LISTENER.with_borrow(|listener| listener.as_ref().is_some_and(|listener| listener.findings.rotten.explains(line)))
+/// A block is damaged because this run has damaged it; or the caller is told too, and judges it.
+fn is_explained(line: &str) -> bool {
+    let explains = |findings: &Findings| findings.rotten.explains(line) || findings.contested.explains(line);
+    LISTENER.with_borrow(|listener| listener.as_ref().is_some_and(|listener| explains(&listener.findings)))
 }
 
 /// A task's panic ends the task, which nobody may notice; in a release build it ends the program, and then the way to see it again is all that is left.
@@ -105,7 +106,7 @@ impl<S: Subscriber> Layer<S> for Ear {
         }
         let mut text = Text(event.metadata().target().to_owned());
         event.record(&mut text);
-        if *event.metadata().level() != Level::ERROR || is_of_rot(&text.0) {
+        if *event.metadata().level() != Level::ERROR || is_explained(&text.0) {
             note(text.0);
         } else if !EXPECTED.iter().any(|expected| text.0.contains(expected)) {
             violation(format!("logged as an error: {}", text.0));

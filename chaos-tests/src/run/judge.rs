@@ -171,7 +171,7 @@ fn errors(seen: &Seen, timeline: &Timeline) -> Examined {
 fn explains(kind: Kind, error: &str) -> bool {
     let killed = kind == Kind::KillMount;
     (killed && (error.starts_with(AWAY) || DEAD.iter().any(|text| error.contains(text))))
-        || ((killed || kind.cuts_chunk_power()) && error.contains("Input/output error"))
+        || ((kind.ends_session() || kind.cuts_chunk_power()) && error.contains("Input/output error"))
 }
 
 const BYTES: &str = "what was fsynced is there, nothing mixed, foreign or older than what was read";

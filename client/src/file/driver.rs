@@ -104,8 +104,7 @@ fn handle(inode: u64, state: &mut State, event: Event) {
                 state.learn_content(attr.data_generation, attr.size);
             }
             if let Some(Range { start, end }) = state.write.granted(index, body.grant.as_ref(), body.inline) {
-                let what =
-                    "bytes of a file are lost with the session and their chunk servers, and others have written since";
+                let what = "bytes of a file are lost with the session: others have written to the chunk since";
                 tracing::error!(inode, index, start, end, "{what}");
                 state.sticky.record(errno::EIO);
             }

@@ -38,6 +38,24 @@ struct State {
     open: Vec<Open>,
     /// Un-synced writes of clients that are gone or were away for long.
     given_up: Vec<Open>,
+    /// Those of them whose client was told once that they may be lost.
+    told: Vec<u64>,
+}
+
+/// The files of registers: a client that was away may lose what others have written over, and then its calls say so.
+#[derive(Debug, Default)]
+pub struct Contested(Mutex<Vec<String>>);
+
+impl Contested {
+    fn add(&self, inode: u64) {
+        self.0.lock().push(format!("inode={inode}"));
+    }
+
+    /// Whether a line of a log tells of such a loss.
+    pub fn explains(&self, line: &str) -> bool {
+        let is_one = |word: &str| self.0.lock().iter().any(|inode| inode == word);
+        line.contains("bytes of a file are lost with the session") && line.split_whitespace().any(is_one)
+    }
 }
 
 /// See the module.
@@ -54,13 +72,14 @@ impl Registers {
     ///
     /// # Errors
     /// When the client is gone.
-    pub async fn create(files: &Files) -> Result<Self, Error> {
+    pub async fn create(files: &Files, findings: &Findings) -> Result<Self, Error> {
         let mut inodes = [0; FILES];
         for (number, inode) in inodes.iter_mut().enumerate() {
             let name = format!("registers{number}").into_bytes().into();
             let create = Create { parent: 1, name, mode: 0o644, exclusive: true, access: 6, ..Create::default() };
             let created = files.create(&caller(), create).await?;
             *inode = created.attr.inode;
+            findings.contested.add(*inode);
             created.file.release().await;
         }
         Ok(Self { inodes, clock: AtomicU64::new(1), values: AtomicU64::new(1), state: Mutex::default() })
@@ -82,7 +101,10 @@ impl Registers {
     pub async fn step(&self, client: &str, files: &Files, rng: &mut StdRng, findings: &Findings) -> Result<(), Error> {
         let register = rng.random_range(0..PLACES.len());
         if rng.random() {
-            self.write(client, register, files, rng.random(), findings).await?;
+            match self.write(client, register, files, rng.random(), findings).await {
+                Err(error) if self.is_of_loss(client, self.inodes[PLACES[register].0], &error) => {}
+                result => result?,
+            }
         } else {
             self.read(client, register, files, findings).await?;
         }
@@ -145,7 +167,10 @@ impl Registers {
     pub async fn sync_all(&self, client: &str, files: &Files) -> Result<(), Error> {
         for inode in self.inodes {
             let (_, file) = files.open(&caller(), inode, 6, false).await?;
-            file.sync(false).await?;
+            match file.sync(false).await {
+                Err(error) if self.is_of_loss(client, inode, &error) => file.sync(false).await?,
+                result => result?,
+            }
             self.synced(&mut self.state.lock(), client, inode);
             file.release().await;
         }
@@ -193,6 +218,30 @@ impl Registers {
         state.open = open;
         let gone: Vec<Open> = gone;
         state.given_up.extend(gone);
+    }
+
+    /// Whether the client was away with un-synced writes of that file, and another one has written to the same chunk since: they are lost
+    /// or not, and it is told so once.
+    fn is_of_loss(&self, client: &str, inode: u64, error: &Error) -> bool {
+        let mut state = self.state.lock();
+        let is_its = |open: &&Open| open.client == client && self.inodes[PLACES[open.register].0] == inode;
+        let mut its = state.given_up.iter().filter(is_its).filter(|open| !state.told.contains(&open.value));
+        let is_followed = |open: &Open| {
+            let began =
+                state.events[&open.register].iter().find(|event| event.value == open.value).map(|event| event.called);
+            let same_chunk =
+                state.events.iter().filter(|(register, _)| self.key(**register) == self.key(open.register));
+            let by_others = |event: &Event| {
+                event.kind == Kind::Write && event.client != number_of(client) && Some(event.answered) > began
+            };
+            same_chunk.flat_map(|(_, events)| events).any(by_others)
+        };
+        let is_of_loss = *error == Error::Errno(libc::EIO) && its.any(is_followed);
+        if is_of_loss {
+            let its: Vec<u64> = state.given_up.iter().filter(is_its).map(|open| open.value).collect();
+            state.told.extend(its);
+        }
+        is_of_loss
     }
 
     /// Whether it is one value, torn with un-synced ones whose client is gone and whose every holder has lost power since.
@@ -270,5 +319,36 @@ mod tests {
         assert!(!is_torn(&mixed(2, 1), &[block(3)], &others), "neither of them is lost");
         assert!(!is_torn(&mixed(3, 1), &[], &others), "nothing is lost");
         assert!(!is_torn(&mixed(3, 9), &[block(3)], &others), "nobody has written that");
+    }
+
+    #[test]
+    fn a_client_that_was_away_may_lose_once_what_others_have_followed() {
+        let registers = Registers {
+            inodes: [5, 6],
+            clock: AtomicU64::default(),
+            values: AtomicU64::default(),
+            state: Mutex::default(),
+        };
+        let write = |client: usize, register: usize, value: u64, called: u64, answered: u64| {
+            let event = Event { client, kind: Kind::Write, value, called, answered };
+            registers.state.lock().events.entry(register).or_default().push(event);
+        };
+        let eio = Error::Errno(libc::EIO);
+        let bytes = Unsynced { written_at: tokio::time::Instant::now(), places: [None, None] };
+        registers.state.lock().open.push(Open { client: "client2".to_owned(), register: 1, value: 7, bytes });
+        write(2, 1, 7, 10, NEVER);
+        write(3, 1, 8, 5, 9);
+        write(3, 3, 9, 20, 21);
+        write(3, 2, 10, 20, 21);
+        assert!(!registers.is_of_loss("client2", 6, &eio), "it was not away");
+        registers.may_be_given_up("client2");
+        registers.state.lock().events.remove(&2);
+        assert!(!registers.is_of_loss("client2", 6, &eio), "others wrote before, or to another chunk");
+        write(3, 2, 10, 20, 21);
+        assert!(!registers.is_of_loss("client2", 5, &eio), "another file");
+        assert!(!registers.is_of_loss("client3", 6, &eio), "another client");
+        assert!(!registers.is_of_loss("client2", 6, &Error::Errno(libc::ENOSPC)), "another error");
+        assert!(registers.is_of_loss("client2", 6, &eio));
+        assert!(!registers.is_of_loss("client2", 6, &eio), "told once");
     }
 }

@@ -93,10 +93,8 @@ impl WriteChunk {
     /// `inline`: what the metadata has of the chunk, if it is new (I3).
     pub(crate) fn granted(&mut self, grant: &Grant, inline: Option<Bytes>) -> Option<Range<u32>> {
         if self.outdated {
-            // It ended with its session, or is asked for again: nobody else came between.
-            if grant.before == self.newest {
-                self.newest = grant.grant;
-            }
+            // It ended with its session, or is asked for again.
+            self.pass_over(grant);
             self.not_granted(false);
             return None;
         }
@@ -114,6 +112,7 @@ impl WriteChunk {
         // W7: nor does it end as if all were synced, when a cut that the servers did not make has emptied the buffer.
         let unsynced = std::mem::take(&mut self.unsynced);
         if spoilt && (unsynced || !self.buffer.is_empty()) {
+            self.pass_over(grant);
             self.attempt += 1;
             self.phase = Phase::Broken;
             return None;
@@ -130,6 +129,13 @@ impl WriteChunk {
         (self.spoilt, self.forsaken) = (None, false);
         self.phase = Phase::Held;
         lost
+    }
+
+    /// A grant under which nothing is sent: whether others came between is asked of the next.
+    fn pass_over(&mut self, grant: &Grant) {
+        if grant.before == self.newest {
+            self.newest = grant.grant;
+        }
     }
 
     /// M12: somebody has cut the file here since the last write-end, and may have made it longer again: what was told beyond was written
