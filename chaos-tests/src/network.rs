@@ -15,6 +15,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::program;
+
 /// Networks of /24 are taken from the range for benchmarks (RFC 2544): no machine has an address in it.
 const RANGE: &str = "198.18";
 /// Prefix of namespaces, bridges and lines, before the process id.
@@ -49,6 +51,9 @@ pub struct Rule {
     comment: String,
 }
 
+/// What makes hosts and breaks their network.
+const PROGRAMS: &[(&str, &str)] =
+    &[("ip", "iproute2"), ("tc", "iproute2"), ("nsenter", "util-linux"), ("nft", "nftables")];
 /// Family, table and name.
 type Chain = [&'static str; 3];
 /// Packets that go on to be received.
@@ -63,6 +68,7 @@ const OUTPUT_TWICE: Chain = ["ip", "twice", "output"];
 
 impl Network {
     pub fn new() -> Result<Self> {
+        program::require(PROGRAMS).context("hosts are network namespaces; `--plain` does without")?;
         clean_leftovers();
         let used = output(Command::new("ip").args(["-o", "-4", "addr"]))?;
         let subnet = (0..256).find(|n| !used.contains(&format!(" {RANGE}.{n}.")));

@@ -29,6 +29,17 @@ pub fn version(program: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
 }
 
+/// Fails with advice unless these programs are there: names, and the packages that have them.
+pub fn require(programs: &[(&str, &str)]) -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for (name, package) in programs {
+        if !std::env::split_paths(&path).any(|folder| folder.join(name).is_file()) {
+            bail!("{name} (package {package}) is not installed: {ADVICE}");
+        }
+    }
+    Ok(())
+}
+
 /// Fails unless a program is there in the release that a scenario is written for.
 pub fn require_release(program: &Path, release: &str) -> Result<()> {
     let found = version(program)?;
@@ -118,6 +129,10 @@ mod tests {
         let error = version(Path::new("caribou-no-such-program")).expect_err("is missing").to_string();
         assert!(error.contains("caribou-no-such-program is not installed") && error.contains("make smoke"), "{error}");
         assert!(require_release(Path::new("git"), "0.0.0").is_err());
+        let missing = [("sh", "dash"), ("caribou-no-such-program", "caribou-none")];
+        let error = require(&missing).expect_err("the second is missing").to_string();
+        assert!(error.contains("caribou-no-such-program (package caribou-none) is not installed"), "{error}");
+        assert!(require(&missing[..1]).is_ok());
     }
 
     #[tokio::test]
