@@ -177,7 +177,7 @@ impl ChunkStore {
     }
 
     /// W3: puts a fragment into the page cache (and the chunk into the dirty journal before, V3). After it has resolved the
-    /// fragment may be forwarded.
+    /// fragment may be forwarded. `NoSpace`, without effect, for a new block that would need the disk's reserve.
     pub async fn write(&self, write: Write) -> Result<Written, Error> {
         let chunk = write.chunk;
         let home = match self.find(chunk) {
@@ -260,7 +260,8 @@ impl ChunkStore {
     }
 
     /// V1: persists `version, incomplete`, fences the old grants and reports the blocks. Idempotent; never lowers a version
-    /// (`WrongVersion`). Without a replica and without `join`: `found = false` and nothing is made.
+    /// (`WrongVersion`). Without a replica and without `join`: `found = false` and nothing is made. `NoSpace` once if a write was refused for
+    /// want of space since the last one: the version is persisted all the same (V6).
     pub async fn prepare(&self, prepare: Prepare) -> Result<Prepared, Error> {
         let chunk = prepare.chunk;
         let home = match self.find(chunk) {

@@ -40,7 +40,7 @@ pub enum Error {
     /// A length, offset or range that the format does not allow. → `INVALID`
     #[error("invalid request: {0}")]
     Invalid(&'static str),
-    /// → `NO_SPACE`
+    /// The file system is full, or has only what new blocks leave for the server's own records. → `NO_SPACE`
     #[error("no space left on disk {disk}")]
     NoSpace { disk: String },
     /// A read failed; the disk goes on, the block is to be taken from elsewhere. → `IO_ERROR`

@@ -1,20 +1,14 @@
 //! Where a chunk's replica lives on this server, or may be made: which of the data folders.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use caribou_proto::ids::{CHUNK_BYTES, ChunkId};
+use caribou_proto::ids::ChunkId;
 
 use super::Error;
 use super::chunk_store::ChunkStore;
 use super::replica::Replica;
 use super::request::Prepared;
 use super::volume::Volume;
-
-/// Free space below which a disk gets no new replica.
-const PLACEMENT_RESERVE: u64 = CHUNK_BYTES;
-/// What a replica made since the last look at the free space is taken to use.
-const PLACED_BYTES: u64 = 1 << 20;
 
 /// A replica and the data folder that it is in.
 pub(super) type Home = (Arc<Volume>, Arc<Replica>);
@@ -56,16 +50,11 @@ impl ChunkStore {
         if let Some(home) = self.find(chunk).filter(|(volume, _)| !beside_failed || volume.check().is_ok()) {
             return Ok(home);
         }
-        let free = |volume: &&Arc<Volume>| {
-            let placed = volume.placed.load(Ordering::SeqCst).saturating_mul(PLACED_BYTES);
-            volume.space.lock().free_bytes.saturating_sub(placed)
-        };
         let healthy = self.volumes.iter().filter(|volume| volume.check().is_ok());
-        let volume = healthy.max_by_key(free).ok_or(Error::NoDisk)?;
-        if free(&volume) < PLACEMENT_RESERVE {
-            return Err(Error::NoSpace { disk: volume.disk.path().into() });
+        let volume = healthy.max_by_key(|volume| volume.room.placeable_bytes()).ok_or(Error::NoDisk)?;
+        if !volume.room.place() {
+            return Err(volume.no_space());
         }
-        volume.placed.fetch_add(1, Ordering::SeqCst);
         let replica = Arc::new(Replica::new(chunk, None, false, volume.next_epoch()));
         volume.index.write().insert(chunk, replica.clone());
         Ok((volume.clone(), replica))

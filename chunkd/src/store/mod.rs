@@ -8,7 +8,7 @@
 //! request.rs  error.rs     the words spoken with the service
 //! chunk_store.rs           ChunkStore: the async door; queues, waits with a deadline      homes.rs  which disk     lost.rs, strays.rs  R3 R4      pool.rs  a disk's threads
 //! start.rs  scan.rs        opening: whose folders, incarnation (F3), index, dirty set      folder.rs  identity, fence, clean mark
-//! volume.rs                one data folder at work: index, open files, fdatasync (W6), failure      suspects.rs  R3: lost or damaged
+//! volume.rs                one data folder at work: index, open files, fdatasync (W6), failure      room.rs  free space, reserve      suspects.rs  R3: lost or damaged
 //!   write.rs  read.rs      W2 W3 F3 · R1          recover.rs  verify.rs    V1 V2        retire.rs  R4       upkeep.rs  ticks, stop
 //! replica.rs               one replica in memory, R1's list of blocks in flight          tombstones.rs  ADR 1.9
 //! open_chunk.rs  table.rs  slots.rs    a chunk's open file: header and table and where their copies go (V4)
@@ -44,6 +44,7 @@ mod recover;
 mod replica;
 mod request;
 mod retire;
+mod room;
 mod scan;
 mod slots;
 mod start;

@@ -68,6 +68,11 @@ impl Volume {
             self.sync_replica(replica)?;
         }
         let mut state = replica.state.lock();
+        // P5: its writer would be refused again. It is fenced, so the recovery goes on without it where the others are enough (V6). Told once: where
+        // they are not, the next round needs it, or nobody could read the chunk while the disk is full.
+        if !done && std::mem::take(&mut state.refused_space) {
+            return Err(self.no_space());
+        }
         self.verify_if_doubtful(replica, &mut state)?;
         let header = state.header(chunk)?;
         // One that was never complete has lost nothing, unless it stands for one that vanished (M17).
@@ -164,7 +169,11 @@ impl Volume {
         }
         self.make_room()?;
         let mut state = replica.state.lock();
+        let joins = state.header(replica.chunk)?.completed == ChunkVersion(0);
         let open = self.begin_step(replica, &mut state, version)?;
+        if data.is_some() && open.table.get(block) == Block::Hole && !self.claim_copied(joins) {
+            return Err(self.no_space());
+        }
         let result = match data {
             Some(data) => {
                 open.table.set(block, Block::Written(crc::crc(data)));
@@ -178,6 +187,18 @@ impl Volume {
         let sector = sector_of(block);
         let result = result.and_then(|()| open.write_table(replica.chunk, sector..=sector));
         self.stepped(replica, &mut state, result, "installing a block")
+    }
+
+    /// Room for a block that comes from another holder. A replica that was never complete (V6, R2) keeps out of the reserve as a write does: it can be
+    /// made elsewhere, and brings up to 64 MiB. One that is made equal may use it. It gets no more than what was written elsewhere, most often what
+    /// was on its way when a stream broke; nobody reads the chunk before, and holders that lend each other blocks cannot do without each other.
+    fn claim_copied(&self, joins: bool) -> bool {
+        let bytes = u64::from(BLOCK_BYTES);
+        if joins {
+            return self.room.take(bytes);
+        }
+        self.room.take_of_reserve(bytes);
+        true
     }
 
     /// V1: bytes at or beyond `length` become a hole.

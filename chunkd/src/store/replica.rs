@@ -45,6 +45,8 @@ pub(crate) struct ReplicaState {
     pub(crate) verified: bool,
     /// The file's name is durable.
     pub(crate) named: bool,
+    /// V6: a write was refused for want of space, and the leader has not been told.
+    pub(crate) refused_space: bool,
     pub(crate) open: Option<OpenChunk>,
 }
 
@@ -69,6 +71,7 @@ impl Replica {
                 doubt: Doubt::ThisBoot,
                 verified: false,
                 named,
+                refused_space: false,
                 open: None,
             }),
             info: Mutex::new(None),

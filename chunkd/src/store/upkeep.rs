@@ -18,12 +18,8 @@ impl Volume {
     pub(crate) fn tick(&self, now_ms: u64) -> Result<(), Error> {
         self.check()?;
         self.now_ms.store(now_ms, Ordering::SeqCst);
-        match self.disk.space() {
-            Ok(space) => {
-                *self.space.lock() = space;
-                self.placed.store(0, Ordering::SeqCst);
-            }
-            Err(error) => tracing::warn!(disk = self.disk.path(), %error, "the free space cannot be read"),
+        if let Err(error) = self.room.look(|| self.disk.space()) {
+            tracing::warn!(disk = self.disk.path(), %error, "the free space cannot be read");
         }
         self.settle(LINGER_MS)
     }

@@ -26,6 +26,7 @@ use super::open_chunk::OpenChunk;
 use super::pool::Pool;
 use super::replica::{Replica, ReplicaState};
 use super::request::DiskStatus;
+use super::room::Room;
 use super::suspects::Suspects;
 use super::tombstones::Tombstones;
 
@@ -42,9 +43,7 @@ pub(crate) struct Volume {
     /// Ordered: the leader compares it range by range (R4).
     pub(crate) index: RwLock<BTreeMap<ChunkId, Arc<Replica>>>,
     pub(crate) tombstones: Arc<Tombstones>,
-    pub(crate) space: Mutex<Space>,
-    /// Replicas made since `space` was looked at.
-    pub(crate) placed: AtomicU64,
+    pub(crate) room: Room,
     /// As of the last tick (monotonic).
     pub(crate) now_ms: AtomicU64,
     open: Mutex<HashMap<ChunkId, Arc<Replica>>>,
@@ -80,8 +79,7 @@ impl Volume {
             journal: parts.journal,
             index: RwLock::new(parts.index),
             tombstones: parts.tombstones,
-            space: Mutex::new(parts.space),
-            placed: AtomicU64::new(0),
+            room: Room::new(parts.space),
             now_ms: AtomicU64::new(0),
             open: Mutex::new(HashMap::new()),
             uses: AtomicU64::new(0),
@@ -98,7 +96,7 @@ impl Volume {
 
     /// Never blocks.
     pub(crate) fn status(&self) -> DiskStatus {
-        let space = *self.space.lock();
+        let space = self.room.space();
         DiskStatus {
             uuid: self.disk_uuid,
             path: self.disk.path().into(),
@@ -141,13 +139,17 @@ impl Volume {
     }
 
     fn end(&self, operation: &'static str, error: &io::Error) -> Error {
-        let disk = self.disk.path().to_owned();
         if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
-            return Error::NoSpace { disk };
+            return self.no_space();
         }
         let reason = format!("{operation}: {error}");
         self.fail(reason.clone());
-        Error::DiskFailed { disk, reason }
+        Error::DiskFailed { disk: self.disk.path().into(), reason }
+    }
+
+    /// The disk is full, but for the reserve or altogether.
+    pub(crate) fn no_space(&self) -> Error {
+        Error::NoSpace { disk: self.disk.path().into() }
     }
 
     fn not_now(&self, error: &io::Error) -> Error {
@@ -346,6 +348,7 @@ impl Volume {
         state.open = None;
         state.dirty = false;
         state.doubt = Doubt::ThisBoot;
+        state.refused_space = false;
         replica.publish(state);
         self.open.lock().remove(&replica.chunk);
         let mut index = self.index.write();

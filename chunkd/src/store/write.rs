@@ -1,4 +1,4 @@
-//! Writing a fragment (W2, W3): checks, journal, data, checksum. Sync is elsewhere (`Volume::sync_replica`).
+//! Writing a fragment (W2, W3): checks, room, journal, data, checksum. Sync is elsewhere (`Volume::sync_replica`).
 
 use std::sync::Arc;
 
@@ -66,6 +66,7 @@ impl Volume {
         let mut state = replica.state.lock();
         let mut header = self.admit(replica, &mut state, write)?;
         let blocks = self.summed(replica, &mut state, &pieces)?;
+        self.claim(replica, &mut state, &blocks)?;
 
         replica.begin_write(self.now_ms());
         self.journal(write.chunk, &header, write.grant)?;
@@ -162,6 +163,17 @@ impl Volume {
             sums.push((piece.block, sum));
         }
         Ok(sums)
+    }
+
+    /// Room for blocks that are not written yet. The others have theirs, and go on whatever the disk has left. Nothing is changed yet.
+    fn claim(&self, replica: &Arc<Replica>, state: &mut ReplicaState, blocks: &[(u32, u32)]) -> Result<(), Error> {
+        let open = self.opened(replica, state)?;
+        let new = blocks.iter().filter(|(block, _)| open.table.get(*block) == Block::Hole).count() as u64;
+        if self.room.take(new * u64::from(BLOCK_BYTES)) {
+            return Ok(());
+        }
+        state.refused_space = true;
+        Err(self.no_space())
     }
 
     /// Header, data, table, in this order, all of them in the page cache before the ack (M16).

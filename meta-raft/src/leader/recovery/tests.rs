@@ -86,6 +86,34 @@ async fn v6_without_a_candidate_the_ready_set_shrinks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn v6_a_holder_that_has_no_room_for_its_writer_is_replaced() {
+    let mut node = Node::new(2);
+    node.connect_all();
+    for server in 1..=4 {
+        node.attached(server).await;
+    }
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let (chunk, _) = broken(&node, &[1, 2]);
+    node.disks.lock().full.insert((1, chunk));
+    let took = node.ready(chunk).await;
+    assert!(took < limits::SILENCE, "nobody waits for what has answered: {took:?}");
+    let named = holders(&node, chunk);
+    assert_eq!((named[0], named.len()), (2, 2), "{named:?}");
+    assert_eq!(node.replica(named[1], chunk).unwrap().cells, node.replica(2, chunk).unwrap().cells);
+}
+
+#[tokio::test(start_paused = true)]
+async fn p5_a_holder_without_room_is_named_where_the_others_are_too_few() {
+    let mut node = Node::new(2);
+    node.connect(1, 1, &[]);
+    node.attached(1).await;
+    let (chunk, _) = broken(&node, &[1]);
+    node.disks.lock().full.insert((1, chunk));
+    node.ready(chunk).await;
+    assert_eq!(holders(&node, chunk), [1], "it can be read");
+}
+
+#[tokio::test(start_paused = true)]
 async fn v2_without_a_clean_source_all_holders_have_to_answer() {
     let mut node = Node::new(2);
     node.connect(1, 1, &[]);

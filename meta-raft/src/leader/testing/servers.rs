@@ -34,6 +34,8 @@ pub(crate) struct DiskWorld {
     pub(crate) found: BTreeSet<(u64, ChunkId)>,
     /// Replicas whose first block does not stay whole, whatever is written there.
     pub(crate) weak: BTreeSet<(u64, ChunkId)>,
+    /// Replicas that have refused a write for want of space: as in the store, the next Prepare fences them and is refused.
+    pub(crate) full: BTreeSet<(u64, ChunkId)>,
 }
 
 /// One replica of a few blocks; a block is a value, whole or torn.
@@ -243,6 +245,9 @@ fn carry_out(disks: &Disks, (server, incarnation): (u64, u64), command: WireComm
                 let empty = Replica { complete: false, completed: 0, ..Replica::whole(0, &[]) };
                 let replica = Replica { version: prepare.version, complete: false, ..before.unwrap_or(empty) };
                 disks.replicas.insert(key, replica);
+            }
+            if disks.full.remove(&key) {
+                return fail(Status::NoSpace);
             }
             Some(CommandResult { prepared: Some(prepared), ..ok })
         }
