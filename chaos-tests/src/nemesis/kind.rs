@@ -302,7 +302,10 @@ impl Kind {
                 "a file without a place has been moved to the quarantine",
             ],
             // What was on its way when it froze, into a chunk that another mount has written since; its writer is told by EIO.
-            Self::FreezeMount => &["bytes of a file are lost with the session"],
+            Self::FreezeMount => &[
+                "bytes of a file are lost with the session",
+                "bytes of a file were lost after its last handle was closed",
+            ],
             // RocksDB's word. What a node says that does not even start has no level.
             Self::RotStateFollower => &["Corruption", "this metadata node must stop"],
             _ => &[],

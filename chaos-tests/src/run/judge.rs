@@ -171,7 +171,13 @@ fn errors(seen: &Seen, timeline: &Timeline) -> Examined {
 fn explains(kind: Kind, error: &str) -> bool {
     let killed = kind == Kind::KillMount;
     (killed && (error.starts_with(AWAY) || DEAD.iter().any(|text| error.contains(text))))
-        || ((kind.ends_session() || kind.cuts_chunk_power()) && error.contains("Input/output error"))
+        || (error.contains("Input/output error")
+            && (killed || kind.cuts_chunk_power() || (kind == Kind::FreezeMount && is_of_many(error))))
+}
+
+/// Whether several mounts write the file: who was away may lose what others have followed.
+fn is_of_many(error: &str) -> bool {
+    error.contains("(write of register") || error.contains("/shared: ")
 }
 
 const BYTES: &str = "what was fsynced is there, nothing mixed, foreign or older than what was read";

@@ -309,9 +309,9 @@ impl ChunkBuffer {
         self.extents.values_mut().for_each(|extent| (extent.acked, extent.theirs) = (None, false));
     }
 
-    /// S4: nothing keeps others from writing over what they have been told of, nor over what was `visible` to them from when it was sent on.
-    pub(crate) fn leave_to_others(&mut self, visible: bool) {
-        self.extents.values_mut().for_each(|extent| extent.theirs |= extent.told || (visible && extent.sent));
+    /// S4: nothing keeps others from writing over what they have been told of, or may have seen.
+    pub(crate) fn leave_to_others(&mut self) {
+        self.extents.values_mut().for_each(|extent| extent.theirs |= extent.told || extent.sent);
     }
 
     /// There are bytes that others may have written over.
@@ -344,15 +344,24 @@ impl ChunkBuffer {
 
     /// The buffered bytes within `[start, end)` that readers here are to see, in order.
     pub(crate) fn snapshot(&self, start: u32, end: u32) -> Vec<(u32, Bytes)> {
-        let before = self.extents.range(..start).next_back();
-        let within = self.extents.range(start..end);
-        (before.into_iter().chain(within))
+        self.overlapping(start, end)
             .filter(|(_, extent)| !(extent.theirs && extent.is_seen()))
-            .filter_map(|(&offset, extent)| {
+            .map(|(offset, extent)| {
                 let (from, to) = (offset.max(start), (offset + extent.len()).min(end));
-                (from < to).then(|| (from, extent.data.slice((from - offset) as usize..(to - offset) as usize)))
+                (from, extent.data.slice((from - offset) as usize..(to - offset) as usize))
             })
             .collect()
+    }
+
+    /// Whether it is open which bytes within `[start, end)` readers here are to see: these, or newer ones of others.
+    pub(crate) fn is_disputed(&self, start: u32, end: u32) -> bool {
+        self.overlapping(start, end).any(|(_, extent)| extent.theirs && !extent.is_seen())
+    }
+
+    fn overlapping(&self, start: u32, end: u32) -> impl Iterator<Item = (u32, &Extent)> {
+        let before = self.extents.range(..start).next_back();
+        let before = before.filter(move |(offset, extent)| **offset + extent.len() > start);
+        before.into_iter().chain(self.extents.range(start..end)).map(|(offset, extent)| (*offset, extent))
     }
 
     /// The end of the furthest byte that no committed write-end has told of; 0 when there is none.

@@ -179,7 +179,7 @@ impl Inode {
         self.wait_for(done, |state| state.sticky.since(seen)).await
     }
 
-    async fn wait_for(
+    pub(crate) async fn wait_for(
         &self,
         done: impl Fn(&State) -> bool,
         error: impl Fn(&mut State) -> Option<i32>,

@@ -13,7 +13,7 @@ use caribou_proto::meta::v1::{GetAttr, Locate, WaitChunk};
 use futures::future::{FutureExt, try_join_all};
 use tokio::time::Instant;
 
-use super::inode::Inode;
+use super::inode::{Inode, State};
 use super::places::Found;
 use super::ports::own_caller;
 use super::read_ahead::AHEAD_BLOCK;
@@ -74,16 +74,24 @@ impl Inode {
         if self.peek(|state| end > state.write.size()) {
             self.ensure_length().await?;
         }
+        let is_disputed =
+            |state: &State| pieces(offset, end).any(|(index, start, stop)| state.write.is_disputed(index, start, stop));
         let mut parts = loop {
-            let (ended, pieces) = self.peek(|state| {
+            let found = self.peek(|state| {
                 let (end, length) = (end.min(state.write.size()), state.write.length);
                 let piece = |(index, start, stop)| {
                     let base = u64::from(index) * CHUNK_BYTES;
                     let base_end = length.saturating_sub(base).clamp(u64::from(start), u64::from(stop)) as u32;
                     Piece { index, start, end: stop, base_end, before: state.write.snapshot(index, start, stop) }
                 };
-                (state.write.ended, pieces(offset, end).map(piece).collect::<Vec<_>>())
+                let pieces = || pieces(offset, end).map(piece).collect::<Vec<_>>();
+                (!is_disputed(state)).then(|| (state.write.ended, pieces()))
             });
+            // P2: what others have written since is newer than what is here.
+            let Some((ended, pieces)) = found else {
+                self.wait_for(|state| !is_disputed(state), |_| None).await?;
+                continue;
+            };
             let parts = try_join_all(pieces.iter().map(|piece| self.read_piece(piece))).await?;
             // S4, P2: a session has ended meanwhile, and others may have written over what this client still had here: what came from the
             // servers may be newer than what was laid over it.

@@ -396,7 +396,10 @@ impl WriteChunk {
 
     /// Nobody needs the grant any more.
     pub(crate) fn wants_end(&self, want: &Want) -> bool {
-        self.phase == Phase::Held && (self.recalled || want.now >= self.end_due(want.sync_after, want.in_use))
+        // P5: no write-end can name it, so that the file's time would wait for it.
+        let in_the_way = want.commit_open && self.is_unused() && self.buffer.is_empty();
+        let is_over = || want.now >= self.end_due(want.sync_after, want.in_use);
+        self.phase == Phase::Held && (self.recalled || in_the_way || is_over())
     }
 
     fn end_due(&self, sync_after: Duration, in_use: bool) -> Instant {

@@ -226,6 +226,11 @@ impl WriteState {
         self.chunks.values().all(|chunk| chunk.is_durable(write, self.length))
     }
 
+    /// S4: a session has ended, and the next grant will say whether others have written over these bytes of a chunk since.
+    pub(crate) fn is_disputed(&self, index: u32, start: u32, end: u32) -> bool {
+        self.chunks.get(&index).is_some_and(|chunk| chunk.buffer.is_disputed(start, end))
+    }
+
     /// No call that changes something at the leader is under way.
     pub(crate) fn is_calm(&self) -> bool {
         self.commit.is_none() && !self.chunks.values().any(WriteChunk::is_calling)

@@ -114,7 +114,7 @@ pub struct GrantReply {
     pub holders: Vec<(ServerId, Incarnation)>,
     /// M12: where the chunk was cut since the session's last write-end under a grant of it.
     pub clip: Option<u32>,
-    /// The chunk's grant before this one, to anybody; 0 for the first. This one itself when the answer is given again.
+    /// The chunk's grant before this one, to anybody, or a later cut by somebody else; 0 for the first. This one itself when the answer is given again.
     pub before: GrantId,
     /// W5: [`Chunk::unkept`](crate::fsm::tables::chunks::Chunk), 0 for none.
     pub unkept: GrantId,

@@ -38,9 +38,13 @@ struct State {
     open: Vec<Open>,
     /// Un-synced writes of clients that are gone or were away for long.
     given_up: Vec<Open>,
-    /// Those of them whose client was told once that they may be lost.
+    /// Those of them that are synced, or whose client was told that they may be lost.
     told: Vec<u64>,
 }
+
+/// How the client logs it, where a handle is told and where there is none.
+const LOSSES: [&str; 2] =
+    ["bytes of a file are lost with the session", "bytes of a file were lost after its last handle was closed"];
 
 /// The files of registers: a client that was away may lose what others have written over, and then its calls say so.
 #[derive(Debug, Default)]
@@ -54,7 +58,7 @@ impl Contested {
     /// Whether a line of a log tells of such a loss.
     pub fn explains(&self, line: &str) -> bool {
         let is_one = |word: &str| self.0.lock().iter().any(|inode| inode == word);
-        line.contains("bytes of a file are lost with the session") && line.split_whitespace().any(is_one)
+        LOSSES.iter().any(|loss| line.contains(loss)) && line.split_whitespace().any(is_one)
     }
 }
 
@@ -157,7 +161,10 @@ impl Registers {
 
     /// Of the whole file, all that this client has written before.
     fn synced(&self, state: &mut State, client: &str, inode: u64) {
-        state.open.retain(|open| open.client != client || self.inodes[PLACES[open.register].0] != inode);
+        let is_its = |open: &Open| open.client == client && self.key(open.register).0 == inode;
+        state.open.retain(|open| !is_its(open));
+        // It was away and is back: a later loss is none of these.
+        state.told.extend(state.given_up.iter().filter(|open| is_its(open)).map(|open| open.value));
     }
 
     /// Nothing that this client has written stays un-synced.
@@ -220,28 +227,25 @@ impl Registers {
         state.given_up.extend(gone);
     }
 
-    /// Whether the client was away with un-synced writes of that file, and another one has written to the same chunk since: they are lost
-    /// or not, and it is told so once.
+    /// Whether the client was away with un-synced writes to a chunk of that file, and another one has written to the chunk since: they are
+    /// lost or not, and it is told so once.
     fn is_of_loss(&self, client: &str, inode: u64, error: &Error) -> bool {
         let mut state = self.state.lock();
-        let is_its = |open: &&Open| open.client == client && self.inodes[PLACES[open.register].0] == inode;
-        let mut its = state.given_up.iter().filter(is_its).filter(|open| !state.told.contains(&open.value));
-        let is_followed = |open: &Open| {
-            let began =
-                state.events[&open.register].iter().find(|event| event.value == open.value).map(|event| event.called);
-            let same_chunk =
-                state.events.iter().filter(|(register, _)| self.key(**register) == self.key(open.register));
-            let by_others = |event: &Event| {
+        let State { events, given_up, told, .. } = &mut *state;
+        let its = |open: &&Open| open.client == client && self.key(open.register).0 == inode;
+        let is_followed = |open: &&Open| {
+            let began = events[&open.register].iter().find(|event| event.value == open.value).map(|event| event.called);
+            let same_chunk = events.iter().filter(|(register, _)| self.key(**register) == self.key(open.register));
+            let by_another = |event: &Event| {
                 event.kind == Kind::Write && event.client != number_of(client) && Some(event.answered) > began
             };
-            same_chunk.flat_map(|(_, events)| events).any(by_others)
+            same_chunk.flat_map(|(_, events)| events).any(by_another)
         };
-        let is_of_loss = *error == Error::Errno(libc::EIO) && its.any(is_followed);
-        if is_of_loss {
-            let its: Vec<u64> = state.given_up.iter().filter(is_its).map(|open| open.value).collect();
-            state.told.extend(its);
-        }
-        is_of_loss
+        let mut lost = given_up.iter().filter(its).filter(|open| !told.contains(&open.value));
+        let Some(lost) = lost.find(is_followed).filter(|_| *error == Error::Errno(libc::EIO)) else { return false };
+        let chunk = self.key(lost.register);
+        told.extend(given_up.iter().filter(its).filter(|open| self.key(open.register) == chunk).map(|open| open.value));
+        true
     }
 
     /// Whether it is one value, torn with un-synced ones whose client is gone and whose every holder has lost power since.

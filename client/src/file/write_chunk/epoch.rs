@@ -74,8 +74,7 @@ impl WriteChunk {
     pub(crate) fn session_ended(&mut self) {
         self.outdated = matches!(self.phase, Phase::Taking | Phase::Reporting);
         self.forsaken = true;
-        // W2: until its first write-end a chunk is a hole to readers, and goes to garbage with its grant.
-        self.buffer.leave_to_others(!self.is_new);
+        self.buffer.leave_to_others();
     }
 
     /// W9: a write-end that told of all fragments up to `n` under `grant` is committed. Its answer may come after the epoch's end, and after the session's.
@@ -84,7 +83,7 @@ impl WriteChunk {
         if is_of(&self.held) || is_of(&self.before) {
             self.buffer.told(n);
             if self.forsaken {
-                self.buffer.leave_to_others(true);
+                self.buffer.leave_to_others();
             }
         }
     }
@@ -101,7 +100,7 @@ impl WriteChunk {
         let held = Held::new(grant);
         self.clipped(grant.clip);
         self.epoch += 1;
-        self.is_new = held.create;
+        let was_new = std::mem::replace(&mut self.is_new, held.create);
         self.base = inline.filter(|bytes| self.is_new && !bytes.is_empty());
         self.base_owed = self.base.is_some();
         (self.recalled, self.draining, self.acked_end) = (false, false, 0);
@@ -117,15 +116,19 @@ impl WriteChunk {
             self.phase = Phase::Broken;
             return None;
         }
+        if other_chunk {
+            // W9: a chunk that was told does not go to garbage; somebody has cut it off, and what was told with it.
+            self.buffer.cut_told(0);
+            if was_new {
+                // W2: it was a hole to readers until it went to garbage: nobody has seen what was sent.
+                self.buffer.keep_nothing();
+            }
+        }
+        let lost = self.keep_told(grant);
         if self.is_new && self.buffer.is_empty() {
             // W5: there is nothing to send again, and nothing that a reader could wait for.
             self.resend = None;
         }
-        if other_chunk {
-            // W9: a chunk that was told does not go to garbage; somebody has cut it off, and what was told with it.
-            self.buffer.cut_told(0);
-        }
-        let lost = self.keep_told(grant);
         (self.spoilt, self.forsaken) = (None, false);
         self.phase = Phase::Held;
         lost

@@ -53,12 +53,17 @@ fn cut(op: &mut Op<'_, '_>, inode: InodeId, old: u64, new: u64) -> Result<(), Fa
             continue;
         }
         let mut edit = Edit::of(id, stored);
+        let writer = edit.row.grant.map(|grant| grant.session).or(edit.row.hold.map(|hold| hold.session));
         match edit.row.grant {
             Some(_) => {
                 let lives = edit.writer_lives(op.txn)?;
                 end_by_force(&mut edit, IntentKind::Cut, lives, new);
             }
             None => intend(&mut edit.row, IntentKind::Cut, None, new),
+        }
+        if writer.is_none_or(|writer| writer != op.session) {
+            // P2: a writer whose session ends finds that somebody was here after it, and does not bring back what was cut off.
+            edit.row.last_grant = meta::next_grant(op.txn)?;
         }
         // What the writer has not synced beyond the cut was written before it: it is not to come back.
         let clip = edit.row.cut_at(new);

@@ -66,7 +66,7 @@ pub struct Chunk {
     pub replicas: Vec<Replica>,
     /// W2: before its first write-end; a hole to readers. Such a chunk has a live grant and no Intent.
     pub new: bool,
-    /// F3: the highest grant given for this chunk.
+    /// F3: the highest grant given for this chunk, or the number of a later cut by another session than its writer's.
     pub last_grant: GrantId,
     /// W5: the last grant that ended by force, of whose holders no source stayed up until Ready, and whose session ended before it had resent: what
     /// was written under it and not synced may be gone for good.
