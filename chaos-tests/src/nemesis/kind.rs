@@ -282,6 +282,9 @@ impl Kind {
                 "a file without a place has been moved to the quarantine",
                 // Another server was told to stop while the next one in its chain hung.
                 "some requests were not finished in time",
+                // V2: it ended in the middle of a write, between a block and its checksum, as the chunk's only holder. The writer sends it again.
+                "no copy of this block matches its checksum",
+                "no copy of damaged blocks holds",
             ],
             Self::BitFlip => &[
                 "a block is damaged at rest and is not served",
