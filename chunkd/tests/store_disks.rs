@@ -360,26 +360,6 @@ async fn a_damaged_table_copy_is_settled_by_the_data() {
     assert_eq!(read(&store, 1, 2, BLOCK, 2).await.unwrap(), "y\0");
 }
 
-/// Holds calls of one kind back until it is opened.
-struct Gate(parking_lot::Mutex<bool>, parking_lot::Condvar);
-
-impl Gate {
-    fn hook(self: &Arc<Self>, held: &'static str) -> Arc<caribou_chunkd::store::memory::Hook> {
-        let gate = self.clone();
-        Arc::new(move |call| {
-            let mut open = gate.0.lock();
-            while call == held && !*open {
-                gate.1.wait(&mut open);
-            }
-            Ok(())
-        })
-    }
-    fn open(&self) {
-        *self.0.lock() = true;
-        self.1.notify_all();
-    }
-}
-
 // A hung disk is given up; the server goes on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hung_disk_does_not_hang_the_server() {
@@ -387,12 +367,10 @@ async fn a_hung_disk_does_not_hang_the_server() {
     let healthy = Arc::new(MemoryDisk::new("healthy").threaded());
     healthy.set_space(Space { total_bytes: 1 << 40, free_bytes: 1 << 30 });
     let disks: Vec<Arc<dyn Disk>> = vec![hanging.clone(), healthy];
-    let deadline = Duration::from_millis(300);
-    let store = ChunkStore::open(OpenOptions { disks, new_uuid: uuids(1), now_unix_ms: 0, deadline }).await.unwrap();
-    store.adopt(CLUSTER, SERVER).await.unwrap();
+    let store = open_impatient(disks).await;
     write(&store, 1, 0, b"x").await.unwrap();
-    let gate = Arc::new(Gate(parking_lot::Mutex::new(false), parking_lot::Condvar::new()));
-    hanging.set_hook(Some(gate.hook("read")));
+    let gate = Arc::new(Gate::default());
+    hanging.set_hook(Some(gate.hook("read", 0)));
     let (first, second) = tokio::join!(read(&store, 1, 1, 0, 1), read(&store, 1, 1, 0, 1));
     for result in [first, second] {
         assert!(matches!(result, Err(Error::Hung { .. } | Error::DiskFailed { .. })));
@@ -410,8 +388,8 @@ async fn syncs_of_one_chunk_are_grouped() {
     let disk = Arc::new(MemoryDisk::new("m").threaded());
     let store = open(&disk).await;
     write(&store, 1, 0, b"x").await.unwrap();
-    let gate = Arc::new(Gate(parking_lot::Mutex::new(false), parking_lot::Condvar::new()));
-    disk.set_hook(Some(gate.hook("sync")));
+    let gate = Arc::new(Gate::default());
+    disk.set_hook(Some(gate.hook("sync", 0)));
     let before = disk.syncs();
     let sync = || {
         let store = store.clone();

@@ -5,7 +5,7 @@ mod store_support;
 use std::sync::Arc;
 
 use caribou_chunkd::store::memory::MemoryDisk;
-use caribou_chunkd::store::{ChunkStore, Prepare, Write};
+use caribou_chunkd::store::{ChunkStore, Error, Prepare, Write};
 use store_support::*;
 
 // M16: only what was dirtied in this boot, all of it, is known to be whole; and it stays known over any number of kills, until it is recovered.
@@ -46,6 +46,33 @@ async fn a_kill_is_told_from_a_power_cut() {
         let (store, _disk) = killed(store, &disk).await;
         assert!(prepare(&store, 1, 6).await.unwrap().same_boot, "the recovery ended the doubt");
     }
+}
+
+// V2: a disk hangs between a block and its checksum, and its server ends. Whatever holds the chunk alone then has no whole copy of that block, which
+// was never acknowledged, and keeps it as it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_hangs_within_a_write_leaves_a_torn_block() {
+    let (old, new) = (pattern(1, BLOCK), pattern(2, BLOCK));
+    let mut seen = Vec::new();
+    // Neither is written; the block is, and its checksum is not.
+    for calls in 0..2 {
+        let disk = Arc::new(MemoryDisk::new("hanging").threaded());
+        let store = open_impatient(vec![disk.clone()]).await;
+        write(&store, 1, 0, &old).await.unwrap();
+        store.sync(id(1), version(1)).await.unwrap();
+        let gate = Arc::new(Gate::default());
+        disk.set_hook(Some(gate.hook("write", calls)));
+        assert!(matches!(write(&store, 1, 0, &new).await, Err(Error::Hung { .. })), "not acknowledged");
+        let (store, _disk) = killed(store, &disk).await;
+        gate.open();
+        let prepared = prepare(&store, 1, 2).await.unwrap();
+        assert!(!prepared.clean);
+        seen.push(block_state(&prepared, 0).0);
+        assert_eq!(store.resum_damaged(id(1), version(2)).await.unwrap(), calls);
+        store.complete(id(1), version(2)).await.unwrap();
+        assert_eq!(read(&store, 1, 2, 0, BLOCK).await.unwrap(), [&old, &new][calls as usize]);
+    }
+    assert_eq!(seen, [GOOD, DAMAGED]);
 }
 
 // V2: what no copy of the table calls written is a hole without being read.

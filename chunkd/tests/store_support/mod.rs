@@ -3,16 +3,18 @@
 #![allow(dead_code)] // each test file uses its part
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use caribou_chunkd::store::disk::Disk;
-use caribou_chunkd::store::memory::MemoryDisk;
+use caribou_chunkd::store::memory::{Hook, MemoryDisk};
 use caribou_chunkd::store::{
     BLOCK_MATCHES, BLOCK_MAY_DIFFER, BLOCK_WRITTEN, ChunkStore, ClusterIdentity, Error, OpenError, OpenOptions,
     Prepare, Prepared, Write, Written,
 };
 use caribou_proto::ids::{BLOCK_STATE_BYTES, ChunkId, ChunkVersion, GrantId, ServerId};
+use parking_lot::{Condvar, Mutex};
 
 pub const CLUSTER: ClusterIdentity = ClusterIdentity { uuid: [0xCA; 16], generation: 1, nonce: 77 };
 pub const SERVER: ServerId = ServerId(3);
@@ -51,6 +53,14 @@ pub async fn open_at(disks: Vec<Arc<dyn Disk>>, seed: u8, now_unix_ms: u64) -> R
 /// A registered store on one disk.
 pub async fn open(disk: &Arc<MemoryDisk>) -> Arc<ChunkStore> {
     let store = try_open(vec![disk.clone()], 1).await.unwrap();
+    store.adopt(CLUSTER, SERVER).await.unwrap();
+    store
+}
+
+/// The same on threads, with a deadline that a test can wait for.
+pub async fn open_impatient(disks: Vec<Arc<dyn Disk>>) -> Arc<ChunkStore> {
+    let deadline = Duration::from_millis(300);
+    let store = ChunkStore::open(OpenOptions { disks, new_uuid: uuids(1), now_unix_ms: 0, deadline }).await.unwrap();
     store.adopt(CLUSTER, SERVER).await.unwrap();
     store
 }
@@ -126,4 +136,30 @@ pub fn pattern(seed: u64, length: usize) -> Vec<u8> {
         state as u8
     };
     (0..length).map(step).collect()
+}
+
+/// Holds calls of one kind back until it is opened.
+#[derive(Default)]
+pub struct Gate(Mutex<bool>, Condvar);
+
+impl Gate {
+    /// Lets the first `free` of these calls through.
+    pub fn hook(self: &Arc<Self>, held: &'static str, free: u32) -> Arc<Hook> {
+        let (gate, seen) = (self.clone(), AtomicU32::new(0));
+        Arc::new(move |call| {
+            if call != held || seen.fetch_add(1, Ordering::SeqCst) < free {
+                return Ok(());
+            }
+            let mut open = gate.0.lock();
+            while !*open {
+                gate.1.wait(&mut open);
+            }
+            Ok(())
+        })
+    }
+
+    pub fn open(&self) {
+        *self.0.lock() = true;
+        self.1.notify_all();
+    }
 }
