@@ -43,6 +43,11 @@ impl Scene {
         &self.lines
     }
 
+    /// How often something was said.
+    pub fn count(&self, said: &str) -> usize {
+        self.lines.iter().filter(|line| line.text.contains(said)).count()
+    }
+
     /// A finding with what was going on.
     pub fn violation(&self, finding: Finding) -> Violation {
         let us = |moment: Moment| moment.since(self.started);

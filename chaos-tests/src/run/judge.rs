@@ -36,6 +36,13 @@ const STRAY_LOOK: Duration = Duration::from_secs(5);
 /// How long after its end a fault still explains an error or a complaint: what it did may be found only when somebody looks again.
 const AFTERMATH: Duration = Duration::from_secs(60);
 
+/// What metadata nodes say of their state, and what that is.
+const SNAPSHOTS: [(&str, &str); 3] = [
+    ("a checkpoint of the state has been made", "checkpoints made"),
+    ("sending a snapshot", "snapshots sent"),
+    ("a snapshot has been installed", "snapshots installed"),
+];
+
 /// What each server's process holds.
 pub type Holdings = BTreeMap<String, Holding>;
 
@@ -98,11 +105,13 @@ pub async fn judge(
     let sessions = in_vain(sessions.await);
     checks.push(Examined::new("sessions", format!("{mounts} mounts, and nobody else")).with(sessions));
     let equal = in_vain(lab.wait_equal_states(PATIENCE).await);
-    checks.push(Examined::new("states", "equal hashes on all metadata nodes").with(equal));
     checks.push(whole(lab, timeline).await);
     checks.push(nothing_left(lab).await);
     checks.push(leaks(lab, before));
     let scene = Scene::new(timeline, lab.cluster.dir(), Moment::now())?;
+    let snapshots = SNAPSHOTS.map(|(said, what)| format!("{} {what}", scene.count(said))).join(", ");
+    let extent = format!("equal hashes on all metadata nodes; {snapshots}");
+    checks.push(Examined::new("states", extent).with(equal));
     checks.push(complaints(&scene, timeline));
     checks.insert(0, liveness.with(in_vain(lab.cluster.unmount(observer))));
     Ok(checks.into_iter().map(|examined| Check::of(examined, &scene)).collect())
@@ -298,4 +307,21 @@ fn complaints(scene: &Scene, timeline: &Timeline) -> Examined {
     let left: Vec<Line> = scene.lines().iter().filter(|line| !is_explained(line)).cloned().collect();
     let extent = "logs of all servers and mounts";
     Examined::new("no unlisted warning or error in any log", extent).with(logs::unexpected(&left))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::worker::told;
+
+    // In words of the workloads, since their words are looked for.
+    #[test]
+    fn a_frozen_mount_explains_a_lost_write_of_a_shared_file_only() {
+        let lost = std::io::Error::from_raw_os_error(5);
+        let is_explained = |path: &str, call: &str| explains(Kind::FreezeMount, &told(Path::new(path), call, &lost).text);
+        assert!(is_explained("/m/registers/3", "write of register 3"));
+        assert!(is_explained("/m/fsyncs/shared", "write of block 7"));
+        assert!(!is_explained("/m/fsyncs/writer-1", "write of block 7"));
+        assert!(!is_explained("/m/registers/3", "read of register 3"));
+    }
 }

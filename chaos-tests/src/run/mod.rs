@@ -29,7 +29,7 @@ use crate::args::Setting;
 use crate::check::finding::Finding;
 use crate::lab::Lab;
 use crate::nemesis::{self, Broken, Harm, Kind, Site};
-use crate::scenario::healed;
+use crate::scenario::{healed, snapshot};
 use load::Loads;
 use profile::{Room, Schedule};
 use report::Windows;
@@ -73,8 +73,14 @@ pub struct Args {
 
 pub async fn run(setting: &Setting, args: &Args) -> Result<Report> {
     let kinds = kinds(args)?;
-    let options =
-        Options { meta: args.meta, chunk: args.chunk, chunk_config: QUARANTINE.to_owned(), ..Options::default() };
+    let options = Options {
+        meta: args.meta,
+        chunk: args.chunk,
+        // Checkpoints are made, sent, damaged and cut short within minutes.
+        meta_config: snapshot::META_CONFIG.to_owned(),
+        chunk_config: QUARANTINE.to_owned(),
+        ..Options::default()
+    };
     let mut lab = match args.plain {
         true => Lab::up(setting, &options).await?,
         false => Lab::up_on_hosts(setting, &options).await?,

@@ -12,7 +12,7 @@ use crate::lab::Lab;
 use crate::report::Verdict;
 
 /// Small limits, so that the log is purged soon.
-const META_CONFIG: &str = "[raft]\nsnapshot_after = \"1MiB\"\nlog_keep = \"1MiB\"\n";
+pub(crate) const META_CONFIG: &str = "[raft]\nsnapshot_after = \"1MiB\"\nlog_keep = \"1MiB\"\n";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Clone, clap::Args)]

@@ -204,7 +204,7 @@ pub(super) fn is_mounted(folder: &Path) -> bool {
 }
 
 /// An error that came just now, of a call that is named. While a mount is away, nothing that it says is of the mount.
-pub(super) fn told(path: &Path, call: &str, error: &std::io::Error) -> Finding {
+pub(crate) fn told(path: &Path, call: &str, error: &std::io::Error) -> Finding {
     let away = if is_mounted(path.parent().unwrap_or(path)) { "" } else { AWAY };
     Finding::now(format!("{away}{}: {error} ({call})", path.display()))
 }
