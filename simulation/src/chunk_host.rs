@@ -36,6 +36,8 @@ use crate::net::{Life, Net};
 const DEADLINE: Duration = Duration::from_secs(5);
 /// How long it takes.
 const JOB_TIME_MS: std::ops::Range<u64> = 0..4;
+/// Calls that change nothing. Their failures take sound replicas away, whose bytes are gone then as they must be.
+const READS: [&str; 6] = ["open", "read", "list", "len", "space", "lock"];
 /// Where data begin in a replica's file (docs/on-disk-format.md).
 const DATA_AT: u64 = 64 << 10;
 
@@ -101,6 +103,25 @@ impl ChunkHost {
             }
             if struck.has_struck() { Err(io::Error::other("the power is off")) } else { Ok(()) }
         })));
+    }
+
+    /// Calls of its disk that change something fail after so many more of them, each from there on or that one alone, while the server goes on.
+    /// Whether one has failed is told by what is returned.
+    pub fn fail_disk(&self, calls: u64, once: bool) -> Arc<AtomicBool> {
+        let (made, has_failed) = (AtomicU64::new(0), Arc::new(AtomicBool::new(false)));
+        let told = Arc::clone(&has_failed);
+        self.disk.set_hook(Some(Arc::new(move |call| {
+            if READS.contains(&call) {
+                return Ok(());
+            }
+            let number = made.fetch_add(1, Ordering::Relaxed);
+            if number < calls || (once && number > calls) {
+                return Ok(());
+            }
+            told.store(true, Ordering::Relaxed);
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        })));
+        has_failed
     }
 
     pub fn disarm(&self) {

@@ -14,9 +14,11 @@ use tracing_subscriber::{EnvFilter, Registry};
 use crate::findings::Findings;
 
 /// Errors that come with machines that go down, or are being cut off; each is a part of the text.
-const EXPECTED: [&str; 4] = [
+const EXPECTED: [&str; 5] = [
     // What still runs of a chunk server that is off.
     "the power is off",
+    // A chunk server's disk was made to fail.
+    "Input/output error (os error 5)",
     // The library's own words for calls that were under way when a node ended.
     "raft stopped",
     "failed to receive from RaftCore: None",

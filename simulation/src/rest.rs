@@ -10,7 +10,6 @@ use caribou_proto::ids::CHUNK_BYTES;
 
 use crate::chunk_host::ChunkHost;
 use crate::meta_host::MetaHost;
-use crate::workload::COPIES;
 use crate::world::{PATIENCE, World};
 
 /// Sessions of killed clients end only now, recoveries and copies follow.
@@ -28,7 +27,7 @@ pub async fn check(world: &World) {
     let at_rest = || {
         let Some(index) = world.leader() else { return false };
         let now = world.meta[index].raft().map(|raft| (index, *raft.applied().borrow()));
-        std::mem::replace(&mut looked_at, now) != now && is_at_rest(&world.meta[index]).unwrap_or(false)
+        std::mem::replace(&mut looked_at, now) != now && is_at_rest(&world.meta[index], world.goal).unwrap_or(false)
     };
     if !world.wait_for(REST_PATIENCE, "chunks are not ready, without a writer and at their goal", at_rest).await {
         return world.findings.violation(format!("at work: {}", at_work(world)));
@@ -44,13 +43,13 @@ pub async fn check(world: &World) {
     }
 }
 
-fn is_at_rest(leader: &MetaHost) -> Result<bool, Fatal> {
+fn is_at_rest(leader: &MetaHost, goal: usize) -> Result<bool, Fatal> {
     let Some(view) = leader.view() else { return Ok(false) };
-    Ok(chunks::page(&view, None, usize::MAX)?.iter().all(|(_, chunk)| rests(chunk)))
+    Ok(chunks::page(&view, None, usize::MAX)?.iter().all(|(_, chunk)| rests(chunk, goal)))
 }
 
-fn rests(chunk: &Chunk) -> bool {
-    chunk.grant.is_none() && chunk.intent.is_none() && chunk.hold.is_none() && chunk.replicas.len() == COPIES
+fn rests(chunk: &Chunk, goal: usize) -> bool {
+    chunk.grant.is_none() && chunk.intent.is_none() && chunk.hold.is_none() && chunk.replicas.len() == goal
 }
 
 /// The rows of all chunks that do not rest, as the leader has them.
@@ -60,7 +59,7 @@ pub fn at_work(world: &World) -> String {
     };
     match chunks::page(&view, None, usize::MAX) {
         Ok(all) => {
-            let busy = all.iter().filter(|(_, chunk)| !rests(chunk));
+            let busy = all.iter().filter(|(_, chunk)| !rests(chunk, world.goal));
             busy.map(|(id, chunk)| format!("{id}: {chunk:?}")).collect::<Vec<_>>().join("; ")
         }
         Err(error) => format!("the chunks cannot be listed: {error}"),

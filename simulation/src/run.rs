@@ -18,7 +18,7 @@ use crate::faults::{self, ALL as ALL_FAULTS, Counts, Fault};
 use crate::findings::Findings;
 use crate::hearing::Hearing;
 use crate::rest;
-use crate::world::World;
+use crate::world::{Shape, World};
 
 /// What a run is.
 #[derive(Clone, Debug)]
@@ -102,8 +102,9 @@ async fn story(plan: &Plan, root: &Path, trail: Option<&Path>) -> Result<Outcome
     trail.map_or(Ok(()), |path| findings.trail.begin(path))?;
     let _hearing = Hearing::of(findings.clone(), format!("caribou-simulation {}", plan.args().join(" ")));
     let mut rng = StdRng::seed_from_u64(plan.seed);
-    let nodes = if rng.random_ratio(1, 4) { 5 } else { 3 };
-    let mut world = World::start(root, &mut rng, nodes, 3, findings.clone()).await?;
+    let shape = Shape::draw(&mut rng);
+    findings.note(|| format!("{shape:?}"));
+    let mut world = World::start(root, &mut rng, shape, findings.clone()).await?;
     let mut crew = Crew::default();
     for _ in 0..plan.clients {
         crew.hire(&world, &mut rng).await?;

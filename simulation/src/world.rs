@@ -1,8 +1,9 @@
-//! The machines of a run: three or five metadata nodes, chunk servers, and the power switches of all.
+//! The machines of a run: metadata nodes, chunk servers, and the power switches of all.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -16,11 +17,28 @@ use crate::findings::Findings;
 use crate::invariants::Invariants;
 use crate::meta_host::MetaHost;
 use crate::net::Net;
-use crate::workload::COPIES;
 
 /// How long anything may take once there are no more faults.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How many machines of each kind there are, and copies of every chunk.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub meta: u64,
+    pub chunk: u64,
+    pub goal: u8,
+}
+
+impl Shape {
+    /// Mostly three nodes and two copies. Nowhere are there fewer chunk servers than copies, here and there just as many.
+    pub fn draw(rng: &mut StdRng) -> Self {
+        let meta = if rng.random_ratio(1, 4) { 5 } else { 3 };
+        let goal = [1, 2, 2, 2, 2, 2, 3, 3][rng.random_range(0..8)];
+        let chunk = if rng.random_ratio(1, 3) { rng.random_range(4..=5) } else { 3 };
+        Self { meta, chunk, goal }
+    }
+}
 
 /// See the module.
 pub struct World {
@@ -30,8 +48,20 @@ pub struct World {
     invariants: Arc<Invariants>,
     pub meta: Vec<MetaHost>,
     pub chunk: Vec<ChunkHost>,
+    /// Copies of every chunk.
+    pub goal: usize,
     /// Chunk servers whose power will go, or has gone, in the middle of something.
     armed: BTreeMap<usize, Struck>,
+    /// Chunk servers whose disks will fail, or have failed.
+    failing: BTreeMap<usize, Failing>,
+}
+
+/// A disk that fails while its server goes on.
+struct Failing {
+    has_failed: Arc<AtomicBool>,
+    is_counted: bool,
+    /// How the server ends before it comes back: with what it had written, or only with what it had synced.
+    end: Crash,
 }
 
 impl World {
@@ -39,14 +69,16 @@ impl World {
     ///
     /// # Errors
     /// When a machine does not come up.
-    pub async fn start(root: &Path, rng: &mut StdRng, meta: u64, chunk: u64, findings: Arc<Findings>) -> Result<Self> {
+    pub async fn start(root: &Path, rng: &mut StdRng, shape: Shape, findings: Arc<Findings>) -> Result<Self> {
         let fork = |rng: &mut StdRng| StdRng::seed_from_u64(rng.random());
         let mut world = Self {
             net: Net::new(rng.random(), findings.clone()),
             invariants: Invariants::new(findings.clone()),
-            meta: (1..=meta).map(|id| MetaHost::new(id, root, fork(rng))).collect(),
-            chunk: (1..=chunk).map(|id| ChunkHost::new(id, fork(rng))).collect(),
+            meta: (1..=shape.meta).map(|id| MetaHost::new(id, root, fork(rng))).collect(),
+            chunk: (1..=shape.chunk).map(|id| ChunkHost::new(id, fork(rng))).collect(),
+            goal: usize::from(shape.goal),
             armed: BTreeMap::new(),
+            failing: BTreeMap::new(),
             clock: findings.clock().clone(),
             findings,
         };
@@ -55,7 +87,7 @@ impl World {
         }
         let nodes = world.meta.iter().map(|host| (NodeId(host.id), host.address.clone())).collect();
         let first = world.meta[0].raft().context("the first node is up")?;
-        first.init(nodes, COPIES as u8).await.context("init")?;
+        first.init(nodes, shape.goal).await.context("init")?;
         for index in 0..world.chunk.len() {
             world.start_chunk(index).await?;
         }
@@ -120,6 +152,7 @@ impl World {
     fn crash_chunk(&mut self, index: usize, crash: Crash) -> bool {
         let host = &mut self.chunk[index];
         let has_struck = self.armed.remove(&index).is_some_and(|armed| armed.has_struck());
+        self.failing.remove(&index);
         if let (Crash::Power, false, Some(server)) = (crash, has_struck, host.server_id()) {
             self.findings.places.power_cut(server);
         }
@@ -128,6 +161,9 @@ impl World {
 
     /// A chunk server's power will go within the so many-th call of its disk.
     pub fn arm(&mut self, index: usize, calls: u64) {
+        if self.failing.contains_key(&index) {
+            return;
+        }
         let host = &self.chunk[index];
         let armed = Struck::new(&self.net, host, &self.findings);
         host.arm(calls, armed.clone());
@@ -144,6 +180,32 @@ impl World {
         struck.len() as u64
     }
 
+    /// See [`ChunkHost::fail_disk`]. Until everything is made good the server does without it.
+    pub fn fail_disk(&mut self, index: usize, calls: u64, once: bool, end: Crash) {
+        if self.armed.contains_key(&index) || self.failing.contains_key(&index) {
+            return;
+        }
+        let has_failed = self.chunk[index].fail_disk(calls, once);
+        self.failing.insert(index, Failing { has_failed, is_counted: false, end });
+    }
+
+    /// How many disks have failed since this was asked last.
+    pub fn newly_failed(&mut self) -> u64 {
+        let new = self.failing.values_mut().filter(|disk| !disk.is_counted && disk.has_failed.load(Ordering::Relaxed));
+        new.map(|disk| disk.is_counted = true).count() as u64
+    }
+
+    /// Disks that have failed are good again, and their servers start anew.
+    fn replace_failed(&mut self) {
+        for (index, disk) in std::mem::take(&mut self.failing) {
+            if disk.has_failed.load(Ordering::Relaxed) {
+                self.crash_chunk(index, disk.end);
+            } else {
+                self.chunk[index].disarm();
+            }
+        }
+    }
+
     /// Everything is up, and the lines are good.
     pub async fn heal(&mut self) -> Result<()> {
         self.net.heal();
@@ -151,6 +213,7 @@ impl World {
         for index in std::mem::take(&mut self.armed).into_keys() {
             self.chunk[index].disarm();
         }
+        self.replace_failed();
         for index in 0..self.meta.len() {
             self.start_meta(index).await?;
         }

@@ -34,6 +34,8 @@ pub enum Fault {
     PowerCutChunkServer,
     /// Between any two calls of its disk.
     PowerCutWithinJob,
+    /// A chunk server's disk writes no more, from any call on or once, while the server goes on.
+    DiskFails,
     PowerCutAllChunkServers,
     /// Some of them are killed, the others lose power.
     CrashAllChunkServers,
@@ -56,7 +58,7 @@ pub enum Fault {
 }
 
 /// Every kind.
-pub const ALL: [Fault; 25] = [
+pub const ALL: [Fault; 26] = [
     Fault::CrashLeader,
     Fault::CrashFollower,
     Fault::CrashMajority,
@@ -70,6 +72,7 @@ pub const ALL: [Fault; 25] = [
     Fault::KillChunkServer,
     Fault::PowerCutChunkServer,
     Fault::PowerCutWithinJob,
+    Fault::DiskFails,
     Fault::PowerCutAllChunkServers,
     Fault::CrashAllChunkServers,
     Fault::IsolateChunkServer,
@@ -138,6 +141,8 @@ pub async fn inject(
         tokio::time::sleep(Duration::from_millis(rng.random_range(fault.lasts_ms()))).await;
         let struck = world.bury_struck();
         note(world, counts, Fault::PowerCutWithinJob, struck);
+        let failed = world.newly_failed();
+        note(world, counts, Fault::DiskFails, failed);
         if fault.takes_a_client() || rng.random_ratio(1, REPAIR_ONE_IN) {
             world.heal().await?;
             tracing::info!(at = world.clock.elapsed_ms(), "healed");

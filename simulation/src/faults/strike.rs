@@ -20,7 +20,7 @@ const CALLS_OF_A_START: std::ops::Range<u64> = 1..40;
 /// A metadata node runs for so long before it goes down again.
 const SOON_MS: std::ops::Range<u64> = 0..40;
 
-/// Whether it could be done. A power cut within a job strikes later, and is counted then.
+/// Whether it could be done. A power cut within a job and a disk that fails strike later, and are counted then.
 pub(super) async fn strike(world: &mut World, crew: &mut Crew, rng: &mut StdRng, fault: Fault) -> Result<bool> {
     let leader = world.leader();
     let followers: Vec<usize> =
@@ -59,6 +59,11 @@ pub(super) async fn strike(world: &mut World, crew: &mut Crew, rng: &mut StdRng,
         }
         Fault::PowerCutWithinJob => {
             server.into_iter().for_each(|index| world.arm(index, rng.random_range(CALLS)));
+            Ok(false)
+        }
+        Fault::DiskFails => {
+            let end = if rng.random() { Crash::Power } else { Crash::Kill };
+            server.into_iter().for_each(|index| world.fail_disk(index, rng.random_range(CALLS), rng.random(), end));
             Ok(false)
         }
         Fault::PowerCutAllChunkServers => {

@@ -8,9 +8,6 @@ pub mod registers;
 
 use caribou_proto::meta::v1::Caller;
 
-/// Copies of every chunk.
-pub const COPIES: usize = 2;
-
 /// Calls are root's.
 pub fn caller() -> Caller {
     Caller::default()
