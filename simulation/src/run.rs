@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use caribou_planted::{self as planted, Bug};
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::SeedableRng as _;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk_host::Crash;
