@@ -40,7 +40,8 @@ pub(crate) fn chunk_name(chunk: ChunkId) -> String {
     format!("{:016x}.chunk", chunk.0)
 }
 
-pub(crate) fn chunk_path(chunk: ChunkId) -> String {
+/// Where a replica's file is.
+pub fn chunk_path(chunk: ChunkId) -> String {
     format!("{}/{}", shard_of(chunk), chunk_name(chunk))
 }
 

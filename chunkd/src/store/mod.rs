@@ -11,6 +11,7 @@
 //! volume.rs                one data folder at work: index, open files, fdatasync (W6), failure      room.rs  free space, reserve      suspects.rs  R3: lost or damaged
 //!   write.rs  read.rs      W2 W3 F3 · R1          recover.rs  verify.rs    V1 V2        retire.rs  R4       upkeep.rs  ticks, stop
 //! replica.rs               one replica in memory, R1's list of blocks in flight          tombstones.rs  ADR 1.9
+//! stored.rs                one on a disk, looked at from outside
 //! open_chunk.rs  table.rs  slots.rs    a chunk's open file: header and table and where their copies go (V4)
 //! journal.rs               the dirty journal (V3)          crc.rs  linearity (W3)
 //! format/  layout.rs       bytes and names on disk (docs/on-disk-format.md)
@@ -48,6 +49,7 @@ mod room;
 mod scan;
 mod slots;
 mod start;
+pub mod stored;
 mod strays;
 mod suspects;
 mod table;

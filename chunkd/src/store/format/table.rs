@@ -15,7 +15,7 @@ const SLOT_BYTES: u64 = (SECTORS * SECTOR) as u64;
 /// All slots of the table, in one read.
 pub(crate) const TABLES: std::ops::Range<u64> = TABLES_AT..TABLES_AT + SLOTS as u64 * SLOT_BYTES;
 /// Where block 0 begins.
-pub(crate) const DATA_AT: u64 = BLOCK_BYTES as u64;
+pub const DATA_AT: u64 = BLOCK_BYTES as u64;
 /// Length of a chunk's file, sparse, from its creation on: so no write changes the length, and nothing that a crash leaves
 /// behind the end of a file comes back when it grows.
 pub(crate) const FILE_BYTES: u64 = DATA_AT + CHUNK_BYTES;
