@@ -16,7 +16,7 @@
 //! | `distribution.rs`, `plot.rs` | percentiles and histograms; parts of plots |
 //! | `wait.rs` | waiting for what nobody tells of |
 //!
-//! Servers run only as processes (STYLE, layers 1).
+//! Servers run only as processes (STYLE, layers 1); of the chunk server's library only what decodes its files is used.
 
 pub mod args;
 pub mod block;

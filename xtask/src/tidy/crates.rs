@@ -13,7 +13,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("fuse-client", &["client"]),
     ("cli", &["proto", "client"]),
     ("histories", &["client"]),
-    ("chaos-tests", &["client", "cli", "histories"]),
+    ("chaos-tests", &["chunkd", "client", "cli", "histories"]),
     ("planted", &[]),
     ("failpoints", &[]),
     ("simulation", &["proto", "meta-raft", "chunkd", "client", "histories", "planted"]),
