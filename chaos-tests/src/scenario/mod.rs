@@ -1,6 +1,7 @@
 //! One story each: load, faults, checks, a verdict.
 
 pub mod chunk_kill;
+mod control;
 pub mod copy;
 pub mod creates;
 pub mod disk_swap;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{ErrorKind, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -101,13 +102,21 @@ pub(super) fn write_until(stop: &AtomicBool, dir: &Path, share: &Share, seed: u6
     Ok(out)
 }
 
-/// Un-synced blocks behind a synced one, in a file that stays open (so that closing does not flush it).
+/// The places that a control of so many blocks leaves un-synced.
+pub fn unsynced_places(blocks: u64) -> Range<u64> {
+    1..blocks - 1
+}
+
+/// Un-synced blocks between two synced ones, which make the file as long as it is going to be: what is lost is not lost with its length. The
+/// file stays open, so that closing does not flush it.
 pub(super) fn control_until(stop: &AtomicBool, path: &Path, id: u64, blocks: u64) -> Result<FileLedger> {
     let file = open_or_make(path).with_context(|| path.display().to_string())?;
     let mut ledger = FileLedger::default();
-    ledger.write(id, &file, 0)?;
+    for place in [0, blocks - 1] {
+        ledger.write(id, &file, place)?;
+    }
     ledger.sync(&file)?;
-    for place in 1..blocks {
+    for place in unsynced_places(blocks) {
         ledger.write(id, &file, place)?;
     }
     println!("1");

@@ -41,7 +41,7 @@ pub enum Work {
     Write { dir: PathBuf, id: u64, seed: u64 },
     /// The same with a file that others write too, each its own blocks: writer `number` of `of`
     Share { dir: PathBuf, number: u64, of: u64, seed: u64 },
-    /// Write blocks of one file, fsync the first alone, and leave the file open
+    /// Write blocks of one file, fsync the first and the last alone, and leave the file open
     Control { path: PathBuf, id: u64, blocks: u64 },
     /// Read blocks of the writers' files, and of the one that `sharing` of them write together
     Read { dir: PathBuf, writers: u64, sharing: u64, seed: u64 },
