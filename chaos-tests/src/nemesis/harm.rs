@@ -57,8 +57,14 @@ pub(super) struct Evidence(Vec<(u64, &'static str)>);
 
 impl Harm {
     pub(super) fn new(kind: Kind, servers: Vec<Server>) -> Self {
-        let names: Vec<String> = servers.iter().map(|(part, number)| format!("{}{number}", part.name())).collect();
-        Self { kind, victims: names.join(" "), servers, remedies: Vec::new() }
+        let harm = Self::beside_others(kind, &servers);
+        Self { servers, ..harm }
+    }
+
+    /// One that takes nobody: other faults may have those whom it hits.
+    pub(super) fn beside_others(kind: Kind, whom: &[Server]) -> Self {
+        let names: Vec<String> = whom.iter().map(|(part, number)| format!("{}{number}", part.name())).collect();
+        Self { kind, victims: names.join(" "), servers: Vec::new(), remedies: Vec::new() }
     }
 
     /// What is done to whom.
@@ -169,7 +175,18 @@ impl Evidence {
 
 #[cfg(test)]
 mod tests {
+    use caribou_cli::local::Part;
+
     use super::*;
+
+    #[test]
+    fn a_fault_beside_others_hits_servers_and_takes_none() {
+        let servers = vec![(Part::Meta, 1), (Part::Chunk, 2)];
+        let beside = Harm::beside_others(Kind::Loss, &servers);
+        assert_eq!((beside.victims.as_str(), beside.servers.len()), ("meta1 chunk2", 0));
+        let alone = Harm::new(Kind::KillAllServers, servers.clone());
+        assert_eq!((alone.victims, alone.servers), (beside.victims, servers));
+    }
 
     #[test]
     fn a_fault_that_nobody_felt_had_no_effect() {

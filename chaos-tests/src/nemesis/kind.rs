@@ -121,12 +121,13 @@ pub enum Kind {
     FreezeMount,
 }
 
-/// What a kind is about; a run overlaps faults of different classes.
+/// What a kind is about; a run overlaps faults of different classes. They are in the order in which they are lifted: a server that is started
+/// has to be reached, and a mount that comes back waits for the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
-    Process,
     Network,
+    Process,
     Disk,
     Client,
 }
@@ -225,6 +226,22 @@ impl Kind {
                 | Self::ClockJumpChunkServer
                 | Self::ClockJumpAllChunkServers
         )
+    }
+
+    /// Whether it is about the lines of all servers. It needs neither their processes nor their disks: other faults may have those.
+    pub fn is_of_all_lines(self) -> bool {
+        matches!(
+            self,
+            Self::Bridge | Self::Ring | Self::SwizzleClog | Self::Loss | Self::DuplicatePackets | Self::ReorderPackets
+        )
+    }
+
+    /// Whether it comes only while nothing is about the lines of all servers.
+    pub fn needs_all_lines(self) -> bool {
+        // Inflicting it waits for a server that is started anew, or for whoever leads next to be seen.
+        let waits = self.is_of_clocks() || self == Self::TransferLeader;
+        // P1 needs the other replicas. A server that is cut off for long enough has the current ones no longer.
+        waits || matches!(self, Self::BitFlip | Self::OldImageChunkServer)
     }
 
     /// Whether chunk servers lose what they had not synced, or cannot know that they did not.

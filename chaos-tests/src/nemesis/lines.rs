@@ -17,45 +17,17 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
         Kind::IsolateFollower => Whom::Follower,
         Kind::IsolateChunkServer | Kind::NarrowChunkServer | Kind::ClientsFromChunkServer => Whom::ChunkServer,
         Kind::CutPair => Whom::LeaderAndFollower,
-        Kind::Loss | Kind::DuplicatePackets | Kind::ReorderPackets => Whom::Everybody,
         _ => Whom::Leader,
     };
     let Some(victims) = site.victims(whom).await else { return Ok(None) };
     let harm = Harm::new(kind, victims.clone());
-    let others: Vec<Server> = [site.all(Part::Meta), site.all(Part::Chunk)].concat();
-    let others: Vec<Server> = others.into_iter().filter(|server| !victims.contains(server)).collect();
+    let others: Vec<Server> = site.everybody().into_iter().filter(|server| !victims.contains(server)).collect();
     let (victim, clients) = (site.host(victims[0])?, site.lab.client_ips());
     let mut wires = Wires::default();
     match kind {
         Kind::NarrowLeader | Kind::NarrowChunkServer => {
             victim.narrow(NARROW_KBIT, NARROW_LATENCY_MS)?;
             return Ok(Some(harm.with([Remedy::Widen(victim)])));
-        }
-        Kind::Loss => {
-            let percent = site.percent(1..=30);
-            for server in &victims {
-                let here = site.host(*server)?;
-                for other in victims.iter().filter(|other| *other != server) {
-                    wires.drop(&here, site.host(*other)?.ip(), percent)?;
-                }
-                for client in &clients {
-                    wires.drop(&here, client, percent)?;
-                }
-                // What clients are sent is lost where it leaves: they have no rules of their own.
-                wires.0.push(Remedy::Lift(here.drop_to(&clients, percent)?));
-            }
-        }
-        Kind::DuplicatePackets => {
-            let percent = site.percent(1..=30);
-            for server in &victims {
-                wires.0.extend(site.host(*server)?.twice(percent)?.map(Remedy::Lift));
-            }
-        }
-        Kind::ReorderPackets => {
-            let percent = site.percent(5..=20);
-            for server in &victims {
-                wires.0.push(Remedy::Straighten(Detour::begin(&site.host(*server)?, percent)?));
-            }
         }
         Kind::CutPair => {
             let other = site.host(victims[1])?;
@@ -91,6 +63,41 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
         }
     }
     Ok(Some(harm.with(wires.0)))
+}
+
+/// The lines of all servers are bad: some packets are lost, come twice, or are overtaken.
+pub(super) fn inflict_on_all(kind: Kind, site: &mut Site<'_>) -> Result<Harm> {
+    let (servers, clients) = (site.everybody(), site.lab.client_ips());
+    let mut wires = Wires::default();
+    match kind {
+        Kind::Loss => {
+            let percent = site.percent(1..=30);
+            for server in &servers {
+                let here = site.host(*server)?;
+                for other in servers.iter().filter(|other| *other != server) {
+                    wires.drop(&here, site.host(*other)?.ip(), percent)?;
+                }
+                for client in &clients {
+                    wires.drop(&here, client, percent)?;
+                }
+                // What clients are sent is lost where it leaves: they have no rules of their own.
+                wires.0.push(Remedy::Lift(here.drop_to(&clients, percent)?));
+            }
+        }
+        Kind::DuplicatePackets => {
+            let percent = site.percent(1..=30);
+            for server in &servers {
+                wires.0.extend(site.host(*server)?.twice(percent)?.map(Remedy::Lift));
+            }
+        }
+        _ => {
+            let percent = site.percent(5..=20);
+            for server in &servers {
+                wires.0.push(Remedy::Straighten(Detour::begin(&site.host(*server)?, percent)?));
+            }
+        }
+    }
+    Ok(Harm::beside_others(kind, &servers).with(wires.0))
 }
 
 /// What is cut, and how it is joined again.

@@ -46,7 +46,7 @@ pub type Server = (Part, usize);
 pub struct Site<'a> {
     pub lab: &'a mut Lab,
     pub rng: &'a mut StdRng,
-    /// Servers that a fault under way has: another one takes others.
+    /// Servers that a fault under way has: another one takes others. Faults of all lines have none.
     pub taken: &'a mut BTreeSet<Server>,
     /// Mounts that may be killed and paused, and that no fault under way has.
     pub mounts: &'a mut Vec<PathBuf>,
@@ -58,7 +58,8 @@ pub async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
         Class::Process if kind.is_of_clocks() => clock::inflict(kind, site).await,
         Class::Process => process::inflict(kind, site).await,
         Class::Network => match kind {
-            Kind::Bridge | Kind::Ring | Kind::SwizzleClog => partition::inflict(kind, site).await,
+            Kind::Bridge | Kind::Ring | Kind::SwizzleClog => partition::inflict(kind, site).await.map(Some),
+            Kind::Loss | Kind::DuplicatePackets | Kind::ReorderPackets => lines::inflict_on_all(kind, site).map(Some),
             Kind::Delay | Kind::HalfOpen | Kind::SlowReader | Kind::TornConnections => {
                 proxied::inflict(kind, site).await
             }
@@ -86,6 +87,10 @@ fn said_since(log: &Path, from: u64) -> Result<String> {
 impl Site<'_> {
     fn all(&self, part: Part) -> Vec<Server> {
         (1..=self.lab.cluster.layout().nodes(part).len()).map(|number| (part, number)).collect()
+    }
+
+    fn everybody(&self) -> Vec<Server> {
+        [self.all(Part::Meta), self.all(Part::Chunk)].concat()
     }
 
     /// The leader, if it is free.
@@ -119,8 +124,7 @@ impl Site<'_> {
     }
 
     fn any_server(&mut self) -> Option<Server> {
-        let all = [self.all(Part::Meta), self.all(Part::Chunk)].concat();
-        let free = all.into_iter().filter(|server| !self.taken.contains(server));
+        let free = self.everybody().into_iter().filter(|server| !self.taken.contains(server));
         free.collect::<Vec<_>>().choose(self.rng).copied()
     }
 
@@ -140,7 +144,7 @@ impl Site<'_> {
             Whom::AnyServer => vec![self.any_server()?],
             Whom::AllMeta => self.all(Part::Meta),
             Whom::AllChunkServers => self.all(Part::Chunk),
-            Whom::Everybody => [self.all(Part::Meta), self.all(Part::Chunk)].concat(),
+            Whom::Everybody => self.everybody(),
         };
         if victims.iter().any(|server| self.taken.contains(server)) {
             return None;

@@ -15,20 +15,16 @@ use crate::network::Host;
 /// Between two hosts that are cut off or joined, in milliseconds.
 const STEP_MS: std::ops::Range<u64> = 50..400;
 
-pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Harm>> {
-    let mut servers: Vec<Server> = [site.all(Part::Meta), site.all(Part::Chunk)].concat();
-    if servers.iter().any(|server| site.taken.contains(server)) {
-        return Ok(None);
-    }
+pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Harm> {
+    let mut servers = site.everybody();
     servers.shuffle(site.rng);
-    site.taken.extend(servers.iter().copied());
     let hosts = servers.iter().map(|server| site.host(*server)).collect::<Result<Vec<Host>>>()?;
-    let harm = Harm::new(kind, servers.clone());
-    Ok(Some(match kind {
+    let harm = Harm::beside_others(kind, &servers);
+    Ok(match kind {
         Kind::Bridge => harm.with(bridge(site, &servers, &hosts)?),
         Kind::Ring => harm.with(ring(&hosts)?),
         _ => harm.with(swizzle(site, &hosts).await?),
-    }))
+    })
 }
 
 /// Two halves of the servers do not hear each other; one metadata node hears both. Each client is heard by one half and that node.

@@ -56,8 +56,7 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
         }
         Kind::TransferLeader => {
             site.taken.remove(&victims[0]);
-            let mut handed_over = Harm::new(kind, Vec::new());
-            handed_over.victims = harm.victims;
+            let handed_over = Harm::beside_others(kind, &victims);
             let seen = hand_over(site.lab, 0).await;
             let what = "hand-overs to another node in a higher term";
             Ok(seen.map(|seen| handed_over.with([Remedy::Seen(u64::from(seen), what)])))

@@ -197,7 +197,7 @@ impl Faults {
             if !harms.is_empty() {
                 tokio::time::sleep(blow.lasts).await;
             }
-            // Mounts come back last: a mounting waits for the cluster.
+            // Lines first, mounts last.
             harms.sort_by_key(|(harm, _)| harm.kind.class());
             for (harm, from_ms) in harms {
                 self.lift(harm, from_ms, lab, recorder).await?;

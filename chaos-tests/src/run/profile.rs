@@ -106,10 +106,8 @@ impl Schedule {
         let has_room = |kind: Kind| kind.lasts().is_none_or(|lasts| !room.lasting && lasts <= room.left);
         let mut kinds: Vec<Kind> = self.take(rng, has_room).into_iter().collect();
         if !rng.random_ratio(1, ALONE_ONE_IN) {
-            let classes: Vec<Class> = kinds.iter().map(|kind| kind.class()).collect();
-            let lasting = kinds.iter().any(|kind| kind.lasts().is_some());
-            let fits =
-                |kind: Kind| has_room(kind) && !classes.contains(&kind.class()) && !(lasting && kind.lasts().is_some());
+            let first = kinds.first().copied();
+            let fits = |kind: Kind| has_room(kind) && first.is_none_or(|first| go_together(first, kind));
             kinds.extend(self.take(rng, fits));
         }
         let mut milliseconds = |range| Duration::from_millis(rng.random_range(range));
@@ -136,6 +134,15 @@ impl Schedule {
         }
         Some(kind)
     }
+}
+
+/// Whether two kinds may share a blow. What waits for the cluster while it is inflicted would wait for as long as its lines are broken.
+fn go_together(one: Kind, other: Kind) -> bool {
+    let is_barred = |lines: Kind, other: Kind| lines.is_of_all_lines() && other.needs_all_lines();
+    one.class() != other.class()
+        && (one.lasts().is_none() || other.lasts().is_none())
+        && !is_barred(one, other)
+        && !is_barred(other, one)
 }
 
 #[cfg(test)]
@@ -165,6 +172,10 @@ mod tests {
         for blow in &blows {
             assert!(blow.kinds.len() == 1 || blow.kinds[0].class() != blow.kinds[1].class());
         }
+        let of_all_lines = |blow: &&Blow| blow.kinds.iter().any(|kind| kind.is_of_all_lines());
+        let with_them: Vec<Kind> = blows.iter().filter(of_all_lines).flat_map(|blow| blow.kinds.clone()).collect();
+        assert!(with_them.iter().any(|kind| matches!(kind.class(), Class::Process | Class::Disk)), "{with_them:?}");
+        assert!(!with_them.iter().any(|kind| kind.needs_all_lines()), "{with_them:?}");
         let seen = |kind: &Kind| blows.iter().any(|blow| blow.kinds.contains(kind));
         let missing: Vec<String> = Kind::all().iter().filter(|kind| !seen(kind)).map(|kind| kind.name()).collect();
         // Mounts are not killed near power cuts, nor near disks that fail or go back: one or the other is missing.
