@@ -133,11 +133,17 @@ fn chunk_servers(text: &str) -> Result<usize, String> {
     }
 }
 
-fn kinds(args: &Args) -> Result<Vec<Kind>> {
+/// The kinds of faults that it is about.
+fn wanted(args: &Args) -> Vec<Kind> {
     let mut kinds = args.profile.kinds(!args.plain);
     if !args.only.is_empty() {
         kinds.retain(|kind| args.only.contains(kind));
     }
+    kinds
+}
+
+fn kinds(args: &Args) -> Result<Vec<Kind>> {
+    let kinds = wanted(args);
     if kinds.is_empty() {
         bail!("nothing to inflict: the profile {} has none of these kinds of faults here", args.profile.name());
     }
@@ -183,7 +189,11 @@ impl Faults {
             for kind in blow.kinds {
                 let from_ms = recorder.now_ms();
                 let harm = nemesis::inflict(kind, &mut self.site(lab)).await.with_context(|| kind.name());
-                let Some(harm) = self.noted(harm)? else { continue };
+                let Some(harm) = self.noted(harm)? else {
+                    self.schedule.put_back(kind);
+                    continue;
+                };
+                self.schedule.inflicted(kind);
                 let lasts = kind.lasts().unwrap_or(blow.lasts);
                 told.push(format!("{:.1} s of {}", lasts.as_secs_f64(), harm.told()));
                 match kind.lasts() {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::plot::{self, Mark};
-use super::report::{Check, Outcome, Report, SHOWN};
+use super::report::{Check, Outcome, Report, SHOWN, names};
 use super::violation::Violation;
 use crate::plot::{STYLE as COLOURS, escaped};
 
@@ -38,6 +38,10 @@ pub(super) fn html(report: &Report) -> String {
         (windows.faults_until_ms - windows.calm_until_ms) as f64 / 1e3,
         (windows.healed_ms - windows.faults_until_ms) as f64 / 1e3
     );
+    if !report.never_in_effect.is_empty() {
+        let never = names(&report.never_in_effect, ", ");
+        let _ = writeln!(body, "<p>Never took effect, so that this run says nothing about them: {never}.</p>");
+    }
     body += &wrong(report);
     body += "<h2>What happened</h2>\n<p class=\"soft\">Completions per second of each load; faults as bands, by class:";
     for (class, name) in

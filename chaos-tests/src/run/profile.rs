@@ -70,12 +70,14 @@ const FAILOVER: [Kind; 16] = [
     Kind::PowerCutLeader,
 ];
 
-/// The faults of a run, in an order that its seed decides: every kind comes once before any comes again.
+/// The faults of a run, in an order that its seed decides: every kind comes once before any comes again. It has to be told what became of each.
 #[derive(Debug)]
 pub struct Schedule {
     kinds: Vec<Kind>,
-    /// Those that are still to come in this turn.
+    /// Those that are still to come in this turn, the next one last.
     turn: Vec<Kind>,
+    /// Those that could not be inflicted in the last blow.
+    refused: Vec<Kind>,
     killed_mount: Option<Instant>,
     cut_power: Option<Instant>,
 }
@@ -99,11 +101,15 @@ pub struct Blow {
 
 impl Schedule {
     pub fn new(kinds: Vec<Kind>) -> Self {
-        Self { kinds, turn: Vec::new(), killed_mount: None, cut_power: None }
+        Self { kinds, turn: Vec::new(), refused: Vec::new(), killed_mount: None, cut_power: None }
     }
 
     pub fn next(&mut self, rng: &mut StdRng, room: Room) -> Blow {
-        let has_room = |kind: Kind| kind.lasts().is_none_or(|lasts| !room.lasting && lasts <= room.left);
+        // What hindered them may be there still: others come first.
+        let refused = std::mem::take(&mut self.refused);
+        let has_room = |kind: Kind| {
+            !refused.contains(&kind) && kind.lasts().is_none_or(|lasts| !room.lasting && lasts <= room.left)
+        };
         let mut kinds: Vec<Kind> = self.take(rng, has_room).into_iter().collect();
         if !rng.random_ratio(1, ALONE_ONE_IN) {
             let first = kinds.first().copied();
@@ -112,6 +118,23 @@ impl Schedule {
         }
         let mut milliseconds = |range| Duration::from_millis(rng.random_range(range));
         Blow { kinds, pause: milliseconds(PAUSE_MS), lasts: milliseconds(LASTS_MS) }
+    }
+
+    /// It has been inflicted.
+    pub fn inflicted(&mut self, kind: Kind) {
+        if kind.ends_session() {
+            self.killed_mount = Some(Instant::now());
+        } else if kind.cuts_chunk_power() {
+            self.cut_power = Some(Instant::now());
+        }
+    }
+
+    /// It could not be inflicted: it comes again at the end of this turn.
+    pub fn put_back(&mut self, kind: Kind) {
+        if !self.turn.contains(&kind) {
+            self.turn.insert(0, kind);
+        }
+        self.refused.push(kind);
     }
 
     /// The next kind that may come now.
@@ -126,19 +149,15 @@ impl Schedule {
             self.turn.splice(0..0, again);
         }
         let at = self.turn.iter().rposition(may)?;
-        let kind = self.turn.remove(at);
-        if kind.ends_session() {
-            self.killed_mount = Some(Instant::now());
-        } else if kind.cuts_chunk_power() {
-            self.cut_power = Some(Instant::now());
-        }
-        Some(kind)
+        Some(self.turn.remove(at))
     }
 }
 
 /// Whether two kinds may share a blow. What waits for the cluster while it is inflicted would wait for as long as its lines are broken.
 fn go_together(one: Kind, other: Kind) -> bool {
-    let is_barred = |lines: Kind, other: Kind| lines.is_of_all_lines() && other.needs_all_lines();
+    let is_barred = |one: Kind, other: Kind| {
+        (one.is_of_all_lines() && other.needs_all_lines()) || (one.ends_session() && other.cuts_chunk_power())
+    };
     one.class() != other.class()
         && (one.lasts().is_none() || other.lasts().is_none())
         && !is_barred(one, other)
@@ -149,6 +168,8 @@ fn go_together(one: Kind, other: Kind) -> bool {
 mod tests {
     use super::*;
     use rand::SeedableRng as _;
+
+    const ROOM: Room = Room { left: Duration::from_secs(3600), lasting: false };
 
     #[test]
     fn every_kind_belongs_to_a_profile_beside_everything() {
@@ -165,8 +186,12 @@ mod tests {
     fn faults_overlap_in_most_blows_and_all_kinds_come() {
         let mut rng = StdRng::seed_from_u64(1);
         let mut schedule = Schedule::new(Profile::Everything.kinds(true));
-        let room = Room { left: Duration::from_secs(3600), lasting: false };
-        let blows: Vec<Blow> = (0..80).map(|_| schedule.next(&mut rng, room)).collect();
+        let mut inflict = || {
+            let blow = schedule.next(&mut rng, ROOM);
+            blow.kinds.iter().for_each(|kind| schedule.inflicted(*kind));
+            blow
+        };
+        let blows: Vec<Blow> = (0..80).map(|_| inflict()).collect();
         let overlapping = blows.iter().filter(|blow| blow.kinds.len() == 2).count();
         assert!((40..80).contains(&overlapping), "{overlapping}");
         for blow in &blows {
@@ -182,7 +207,57 @@ mod tests {
         assert!(missing.len() <= 5, "{missing:?}");
         let mut same = Schedule::new(Profile::Everything.kinds(true));
         let mut rng = StdRng::seed_from_u64(1);
-        assert_eq!(same.next(&mut rng, room), blows[0]);
+        assert_eq!(same.next(&mut rng, ROOM), blows[0]);
+    }
+
+    #[test]
+    fn what_could_not_be_inflicted_comes_again_at_the_end_of_its_turn() {
+        let mut rng = StdRng::seed_from_u64(3);
+        // Of one class: they never come together.
+        let mut schedule = Schedule::new(vec![Kind::KillLeader, Kind::KillFollower, Kind::KillChunkServer]);
+        let mut next = |refuse: bool| {
+            let blow = schedule.next(&mut rng, ROOM);
+            assert_eq!(blow.kinds.len(), 1);
+            if refuse {
+                schedule.put_back(blow.kinds[0]);
+            }
+            blow.kinds[0]
+        };
+        let refused = next(true);
+        let others = [next(false), next(false)];
+        assert!(!others.contains(&refused) && others[0] != others[1], "{refused:?} {others:?}");
+        assert_eq!(next(false), refused);
+    }
+
+    #[test]
+    fn what_can_never_be_inflicted_leaves_others_their_blows() {
+        let mut rng = StdRng::seed_from_u64(4);
+        let mut schedule = Schedule::new(vec![Kind::KillAllMeta, Kind::PowerCutEverything, Kind::KillLeader]);
+        let mut inflicted = 0;
+        for _ in 0..60 {
+            for kind in schedule.next(&mut rng, ROOM).kinds {
+                match kind {
+                    Kind::KillLeader => inflicted += 1,
+                    _ => schedule.put_back(kind),
+                }
+            }
+        }
+        assert!(inflicted >= 15, "{inflicted}");
+    }
+
+    #[test]
+    fn only_what_was_inflicted_keeps_others_away() {
+        let mut rng = StdRng::seed_from_u64(5);
+        let mut schedule = Schedule::new(vec![Kind::KillMount, Kind::PowerCutChunkServer]);
+        let first = schedule.next(&mut rng, ROOM).kinds;
+        first.iter().for_each(|kind| schedule.put_back(*kind));
+        let second = schedule.next(&mut rng, ROOM).kinds;
+        assert_eq!((first.len(), second.len()), (1, 1));
+        assert_ne!(first, second);
+        schedule.inflicted(second[0]);
+        for _ in 0..10 {
+            assert_eq!(schedule.next(&mut rng, ROOM).kinds, second);
+        }
     }
 
     #[test]

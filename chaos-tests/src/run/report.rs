@@ -10,7 +10,7 @@ use super::evidence::Scene;
 use super::judge::Examined;
 use super::timeline::{Timeline, Track};
 use super::violation::Violation;
-use super::{Args, page};
+use super::{Args, page, wanted};
 use crate::nemesis::{Class, Kind};
 use crate::report::Verdict;
 
@@ -86,6 +86,13 @@ pub struct Inflicted {
     pub longest_gap_ms: u64,
 }
 
+impl Inflicted {
+    /// One of them at least.
+    fn took_effect(&self) -> bool {
+        self.count > self.without_effect
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -101,10 +108,17 @@ pub struct Report {
     pub outcome: Outcome,
     pub windows: Windows,
     pub faults: Vec<Inflicted>,
+    /// Kinds that were to come and of which no fault took effect: the run says nothing about them.
+    pub never_in_effect: Vec<Kind>,
     /// Faults that took effect while another one was under way.
     pub overlapping: usize,
     pub checks: Vec<Check>,
     pub timeline: Timeline,
+}
+
+pub(super) fn names(kinds: &[Kind], between: &str) -> String {
+    let names: Vec<String> = kinds.iter().map(|kind| kind.name()).collect();
+    names.join(between)
 }
 
 /// The command that makes the same run again.
@@ -118,8 +132,7 @@ pub fn command(args: &Args) -> String {
         args.chunk
     );
     if !args.only.is_empty() {
-        let kinds: Vec<String> = args.only.iter().map(|kind| kind.name()).collect();
-        text += &format!(" --only {}", kinds.join(","));
+        text += &format!(" --only {}", names(&args.only, ","));
     }
     if args.plain {
         text += " --plain";
@@ -131,11 +144,14 @@ impl Report {
     pub fn new(args: &Args, windows: Windows, timeline: Timeline, mut checks: Vec<Check>) -> Self {
         checks.push(load_check(&windows, &timeline));
         let faults = inflicted(&timeline);
+        let took_effect = |kind: Kind| faults.iter().any(|fault| fault.kind == kind && fault.took_effect());
+        let never_in_effect = wanted(args).into_iter().filter(|kind| !took_effect(*kind)).collect();
         let mut report = Self {
             command: command(args),
             outcome: Outcome::Passed,
             windows,
             faults,
+            never_in_effect,
             overlapping: timeline.overlapping().filter(|band| band.effect.is_some()).count(),
             checks,
             timeline,
@@ -159,7 +175,7 @@ impl Report {
     }
 
     pub fn kinds(&self) -> usize {
-        self.faults.iter().filter(|fault| fault.count > fault.without_effect).count()
+        self.faults.iter().filter(|fault| fault.took_effect()).count()
     }
 
     /// The same as a scenario's verdict; what makes a run invalid counts against it too.
@@ -206,6 +222,9 @@ impl Report {
                 println!("    ! and {} more", check.violations.len() - SHOWN);
             }
             check.invalid.iter().for_each(|text| println!("    ! {text}"));
+        }
+        if !self.never_in_effect.is_empty() {
+            println!("never took effect: {}", names(&self.never_in_effect, ", "));
         }
         println!("{}: {}", self.outcome.word(), path.display());
     }
@@ -321,6 +340,7 @@ mod tests {
     fn a_run_is_violated_invalid_or_passed() {
         let good = Report::new(&args(), WINDOWS, timeline(vec![5; 40]), vec![Check::new("a", "all")]);
         assert_eq!((good.outcome(), good.injections(), good.overlapping), (Outcome::Passed, 2, 2));
+        assert!(good.never_in_effect.is_empty());
         assert!(good.command.ends_with("--only kill-leader --plain"), "{}", good.command);
         let mut weak = timeline(vec![5; 40]);
         weak.bands[1].effect = None;
@@ -407,6 +427,22 @@ mod tests {
             (&"chunk2".into(), &1_400_000.into())
         );
         assert_eq!(json["checks"][0]["controls"][0]["found"]["text"], "<b> came back");
+    }
+
+    #[test]
+    fn kinds_that_never_took_effect_are_told() {
+        let args = Args { only: vec![Kind::KillLeader, Kind::StopLeader, Kind::KillMount], ..args() };
+        let mut timeline = timeline(vec![5; 40]);
+        // One that nobody felt; the mount's turn never came.
+        timeline.bands[1] = Band { kind: Kind::StopLeader, effect: None, ..timeline.bands[1].clone() };
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("report.html");
+        Report::new(&args, WINDOWS, timeline, vec![]).write(&path).expect("written");
+        let html = std::fs::read_to_string(&path).expect("read");
+        assert!(html.contains("says nothing about them: stop-leader, kill-mount.</p>"));
+        let json: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(path.with_extension("json")).expect("read")).expect("JSON");
+        assert_eq!(json["never_in_effect"], serde_json::json!(["stop-leader", "kill-mount"]));
     }
 
     #[test]
