@@ -12,7 +12,8 @@ pub(super) async fn inflict(kind: Kind, site: &mut Site<'_>) -> Result<Option<Ha
     }
     let path = site.mounts.swap_remove(site.rng.random_range(0..site.mounts.len()));
     let mut harm = Harm::new(kind, Vec::new());
-    harm.victims = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // As errors of programs name it (`run::excuses`).
+    harm.victims = path.display().to_string();
     if kind == Kind::KillMount {
         site.lab.cluster.kill_mount(&path)?;
         return Ok(Some(harm.with([Remedy::Mount(path)])));

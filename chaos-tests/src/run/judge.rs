@@ -8,6 +8,7 @@ use anyhow::Result;
 use caribou_cli::local::Part;
 
 use super::evidence::Scene;
+use super::excuses::explains;
 use super::load::Seen;
 use super::report::Check;
 use super::timeline::Timeline;
@@ -21,7 +22,6 @@ use crate::nemesis::Kind;
 use crate::scenario::{replicas, strays};
 use crate::workload::registers::Fought;
 use crate::workload::storm::Storm;
-use crate::workload::worker::{AWAY, DEAD};
 
 /// How long nodes may take to be equal, and sessions of the dead to go.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -167,26 +167,13 @@ fn with_a_wrong_answer(history: &[Event]) -> Option<Vec<Event>> {
 fn errors(seen: &Seen, timeline: &Timeline) -> Examined {
     let is_explained = |error: &Finding| {
         let Some((from, to)) = error.when else { return false };
-        timeline.around(from, to, AFTERMATH).any(|band| explains(band.kind, &error.text))
+        timeline.around(from, to, AFTERMATH).any(|band| explains(band, &error.text))
     };
     let all: Vec<&Finding> = seen.errors().collect();
     let unexplained: Vec<Finding> = all.iter().copied().filter(|error| !is_explained(error)).cloned().collect();
     let (count, explained) = (all.len(), all.len() - unexplained.len());
     let extent = format!("{count} errors that programs on mounts got, {explained} of them explained by faults");
     Examined::new("no unexplained error", extent).with(unexplained)
-}
-
-/// Whether a fault may be why a program got this error.
-fn explains(kind: Kind, error: &str) -> bool {
-    let killed = kind == Kind::KillMount;
-    (killed && (error.starts_with(AWAY) || DEAD.iter().any(|text| error.contains(text))))
-        || (error.contains("Input/output error")
-            && (killed || kind.cuts_chunk_power() || (kind == Kind::FreezeMount && is_of_many(error))))
-}
-
-/// Whether several mounts write the file: who was away may lose what others have followed.
-fn is_of_many(error: &str) -> bool {
-    error.contains("(write of register") || error.contains("/shared: ")
 }
 
 const BYTES: &str = "what was fsynced is there, nothing mixed, foreign or older than what was read";

@@ -4,6 +4,7 @@
 //! loads stood still without a fault, or a planted violation was not found), and *passed* otherwise.
 
 mod evidence;
+mod excuses;
 mod judge;
 mod load;
 mod page;

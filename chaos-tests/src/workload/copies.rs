@@ -179,7 +179,7 @@ fn name_of(source: &Path) -> &OsStr {
 }
 
 /// What a program complained of, each kind of error once. What it says after the death of the mount is not of the mount.
-fn told(complaints: Vec<String>, is_mounted: bool) -> Vec<String> {
+pub(crate) fn told(complaints: Vec<String>, is_mounted: bool) -> Vec<String> {
     let died = |line: &String| DEAD.iter().any(|text| line.contains(text));
     let died_at = if is_mounted { complaints.iter().position(died).unwrap_or(complaints.len()) } else { 0 };
     let mut kinds: BTreeMap<(bool, String), (String, usize)> = BTreeMap::new();
