@@ -18,8 +18,9 @@ use crate::report::Verdict;
 const FLOOR: f64 = 1.0;
 /// And that all loads have to reach together on average under faults.
 const FLOOR_UNDER_FAULTS: f64 = 5.0;
-/// And each of them.
+/// And each of them, and which share of what it did before the faults.
 const FLOOR_OF_EACH: f64 = 0.1;
+const SHARE_OF_EACH: f64 = 0.02;
 /// Violations of one check that are shown one by one.
 pub(super) const SHOWN: usize = 20;
 /// Those of them that the terminal shows with operations, faults and lines of logs.
@@ -266,8 +267,8 @@ fn load_check(windows: &Windows, timeline: &Timeline) -> Check {
                 check.invalid.push(format!("{name}: {rate:.1} completions a second {when} the faults"));
             }
         }
-        if under < FLOOR_OF_EACH {
-            check.invalid.push(format!("{name}: {under:.2} completions a second under faults"));
+        if under < FLOOR_OF_EACH.max(before * SHARE_OF_EACH) {
+            check.invalid.push(format!("{name}: {under:.2} completions a second under faults, {before:.0} before"));
         }
     }
     if together < FLOOR_UNDER_FAULTS {
@@ -427,6 +428,24 @@ mod tests {
             (&"chunk2".into(), &1_400_000.into())
         );
         assert_eq!(json["checks"][0]["controls"][0]["found"]["text"], "<b> came back");
+    }
+
+    #[test]
+    fn a_load_that_hardly_works_under_faults_makes_a_run_invalid() {
+        // A hundred a second before and after, and so many in the two seconds of faults.
+        let run = |under: u64| {
+            let mut timeline = timeline(vec![5; 40]);
+            let counts = [vec![10; 10], vec![under], vec![0; 19], vec![10; 10]].concat();
+            timeline.tracks.push(Track { name: "copies".into(), counts });
+            Report::new(&args(), WINDOWS, timeline, vec![])
+        };
+        assert_eq!(run(6).outcome(), Outcome::Passed);
+        for under in [0, 2] {
+            let report = run(under);
+            assert_eq!(report.outcome(), Outcome::Invalid);
+            let why = &report.checks[0].invalid;
+            assert!(why.len() == 1 && why[0].starts_with("copies: ") && why[0].ends_with("100 before"), "{why:?}");
+        }
     }
 
     #[test]
