@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use crate::clock::SimClock;
 use crate::commands::Commands;
-use crate::faults::Rotten;
+use crate::faults::{Failing, Rotten};
 use crate::fencing::Fencing;
 use crate::places::Places;
 use crate::record::Record;
@@ -29,6 +29,8 @@ pub struct Findings {
     pub commands: Commands,
     /// What excuses damage that is found.
     pub rotten: Rotten,
+    /// What excuses chunks that are out of reach.
+    pub failing: Failing,
     /// What excuses bytes that are lost with a session.
     pub contested: Contested,
 }
@@ -38,8 +40,8 @@ impl Findings {
         let (violations, steps) = (Mutex::default(), AtomicU64::new(0));
         let (places, fencing, commands) = (Places::default(), Fencing::default(), Commands::default());
         let (record, trail) = (Record::default(), Trail::default());
-        let (rotten, contested) = (Rotten::default(), Contested::default());
-        Self { clock, violations, steps, places, fencing, commands, record, trail, rotten, contested }
+        let (rotten, failing, contested) = (Rotten::default(), Failing::default(), Contested::default());
+        Self { clock, violations, steps, places, fencing, commands, record, trail, rotten, failing, contested }
     }
 
     pub fn clock(&self) -> &SimClock {

@@ -75,9 +75,11 @@ fn note(what: String) {
     });
 }
 
-/// A block is damaged because this run has damaged it; or the caller is told too, and judges it.
+/// A block is damaged because this run has damaged it, or a replica out of reach because its disk fails; or the caller is told too, and judges it.
 fn is_explained(line: &str) -> bool {
-    let explains = |findings: &Findings| findings.rotten.explains(line) || findings.contested.explains(line);
+    let explains = |findings: &Findings| {
+        findings.rotten.explains(line) || findings.failing.explains(line) || findings.contested.explains(line)
+    };
     LISTENER.with_borrow(|listener| listener.as_ref().is_some_and(|listener| explains(&listener.findings)))
 }
 

@@ -150,9 +150,9 @@ impl World {
     }
 
     fn crash_chunk(&mut self, index: usize, crash: Crash) -> bool {
-        let host = &mut self.chunk[index];
         let has_struck = self.armed.remove(&index).is_some_and(|armed| armed.has_struck());
-        self.failing.remove(&index);
+        self.good_again(index);
+        let host = &mut self.chunk[index];
         if let (Crash::Power, false, Some(server)) = (crash, has_struck, host.server_id()) {
             self.findings.places.power_cut(server);
         }
@@ -186,6 +186,7 @@ impl World {
             return;
         }
         let has_failed = self.chunk[index].fail_disk(calls, once);
+        self.chunk[index].server_id().into_iter().for_each(|server| self.findings.failing.add(server));
         self.failing.insert(index, Failing { has_failed, is_counted: false, end });
     }
 
@@ -197,13 +198,20 @@ impl World {
 
     /// Disks that have failed are good again, and their servers start anew.
     fn replace_failed(&mut self) {
-        for (index, disk) in std::mem::take(&mut self.failing) {
+        for index in self.failing.keys().copied().collect::<Vec<_>>() {
+            let Some(disk) = self.good_again(index) else { continue };
             if disk.has_failed.load(Ordering::Relaxed) {
                 self.crash_chunk(index, disk.end);
             } else {
                 self.chunk[index].disarm();
             }
         }
+    }
+
+    fn good_again(&mut self, index: usize) -> Option<Failing> {
+        let disk = self.failing.remove(&index)?;
+        self.chunk[index].server_id().into_iter().for_each(|server| self.findings.failing.remove(server));
+        Some(disk)
     }
 
     /// Everything is up, and the lines are good.

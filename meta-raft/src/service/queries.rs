@@ -57,7 +57,7 @@ pub(super) async fn answer_alone(
     query: Query,
 ) -> Result<Vec<Answer>, Failure> {
     match &query.wait_chunk {
-        Some(wait) => Ok(vec![told(query.id, Ok(wait_chunk(node, session, wait).await?))]),
+        Some(wait) => Ok(vec![told(query.id, wait_chunk(node, session, wait).await?)]),
         None => answer(node, leading, session, &[query]).await,
     }
 }
@@ -277,8 +277,12 @@ fn located(
     Ok(ReplyBody { chunks, length, data_generation, inline: inline.map(Into::into), ..ReplyBody::default() })
 }
 
-/// Waits until the place can be read or granted, or for a second; answers with its state then.
-async fn wait_chunk(node: &Arc<Node>, session: SessionId, wait: &wire::WaitChunk) -> Result<ReplyBody, Failure> {
+/// Waits until the place can be read or granted, or for a second; answers with its state then. A file that is gone is an error, never a hole.
+async fn wait_chunk(
+    node: &Arc<Node>,
+    session: SessionId,
+    wait: &wire::WaitChunk,
+) -> Result<Result<ReplyBody, Errno>, Failure> {
     let (inode, index) = (InodeId(wait.inode), wait.index);
     let end = Instant::now() + WAIT_CHUNK;
     loop {
@@ -301,10 +305,9 @@ async fn wait_chunk(node: &Arc<Node>, session: SessionId, wait: &wire::WaitChunk
         };
         if is_there || Instant::now() >= end {
             return match located(&view, node, session, inode, index, 1) {
-                Ok(body) => Ok(body),
+                Ok(body) => Ok(Ok(body)),
+                Err(error::Failure::Errno(errno)) => Ok(Err(errno)),
                 Err(error::Failure::Fatal(fatal)) => Err(fatal.into()),
-                // The file is gone: nothing to wait for, and the client's next call says so.
-                Err(error::Failure::Errno(_)) => Ok(ReplyBody::default()),
             };
         }
         drop(view);

@@ -1,5 +1,6 @@
 //! What is done to the machines and lines, one fault after the other, some of them at the same time.
 
+mod failing;
 mod rot;
 mod strike;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::crew::Crew;
 use crate::world::World;
+pub use failing::Failing;
 pub use rot::Rotten;
 
 /// Each kind of fault.
