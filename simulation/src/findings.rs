@@ -10,6 +10,7 @@ use crate::faults::{Failing, Rotten};
 use crate::fencing::Fencing;
 use crate::places::Places;
 use crate::record::Record;
+use crate::sessions::Sessions;
 use crate::trail::Trail;
 use crate::workload::registers::Contested;
 
@@ -33,15 +34,26 @@ pub struct Findings {
     pub failing: Failing,
     /// What excuses bytes that are lost with a session.
     pub contested: Contested,
+    /// What excuses files that are gone with a session.
+    pub sessions: Sessions,
 }
 
 impl Findings {
     pub fn new(clock: SimClock) -> Self {
-        let (violations, steps) = (Mutex::default(), AtomicU64::new(0));
-        let (places, fencing, commands) = (Places::default(), Fencing::default(), Commands::default());
-        let (record, trail) = (Record::default(), Trail::default());
-        let (rotten, failing, contested) = (Rotten::default(), Failing::default(), Contested::default());
-        Self { clock, violations, steps, places, fencing, commands, record, trail, rotten, failing, contested }
+        Self {
+            clock,
+            violations: Mutex::default(),
+            steps: AtomicU64::new(0),
+            places: Places::default(),
+            fencing: Fencing::default(),
+            record: Record::default(),
+            trail: Trail::default(),
+            commands: Commands::default(),
+            rotten: Rotten::default(),
+            failing: Failing::default(),
+            contested: Contested::default(),
+            sessions: Sessions::default(),
+        }
     }
 
     pub fn clock(&self) -> &SimClock {

@@ -75,10 +75,12 @@ fn note(what: String) {
     });
 }
 
-/// A block is damaged because this run has damaged it, or a replica out of reach because its disk fails; or the caller is told too, and judges it.
+/// A block is damaged because this run has damaged it, or a replica out of reach because its disk fails; or the caller is told too, and judges
+/// it; or the file is gone, as it may be.
 fn is_explained(line: &str) -> bool {
     let explains = |findings: &Findings| {
-        findings.rotten.explains(line) || findings.failing.explains(line) || findings.contested.explains(line)
+        let Findings { rotten, failing, contested, sessions, .. } = findings;
+        rotten.explains(line) || failing.explains(line) || contested.explains(line) || sessions.explains(line)
     };
     LISTENER.with_borrow(|listener| listener.as_ref().is_some_and(|listener| explains(&listener.findings)))
 }

@@ -4,6 +4,7 @@
 //! - Log matching and state-machine safety: nodes that have applied the same index have the same state, whoever led, restarts included.
 //! - Leader completeness: a leader that is ready has applied everything that any node had applied when it became ready.
 //! - Terms of a node never go back, not over a crash either (a lost vote would).
+//! - S3: no session ends before its time (`sessions.rs`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,6 +77,11 @@ impl Invariants {
         self.findings.on_trail(|| format!("node {id} has applied {index}, state {hash:016x}, {leader:?}"));
         let mut seen = self.seen.lock();
         if index > seen.applied {
+            let term = seen.leaders.last_key_value().map_or(0, |(term, _)| *term);
+            match self.findings.sessions.applied(&view, term) {
+                Ok(wrong) => wrong.into_iter().for_each(|what| self.findings.violation(what)),
+                Err(error) => self.findings.violation(format!("node {id}: {error}")),
+            }
             self.findings.places.update(view);
         }
         if index > 0 {

@@ -13,6 +13,7 @@
 //! | `invariants.rs`, `rest.rs` | what must be true always, and at the end |
 //! | `fencing/` | nothing written under an old grant takes effect, seen from outside |
 //! | `commands.rs`, `resends.rs` | what machines must never say to each other |
+//! | `sessions.rs` | what clients are promised of their sessions, and which files they may have lost with one |
 //! | `findings.rs`, `hearing.rs`, `places.rs` | what was not true, what nobody waits for, and which lost bytes are excused |
 //! | `record.rs` | what was said and done until then |
 //! | `trail.rs`, `twice.rs` | whether a second run of a seed does the same |
@@ -40,6 +41,7 @@ mod resends;
 mod rest;
 pub mod run;
 pub mod seeds;
+mod sessions;
 mod trail;
 mod twice;
 mod workload;

@@ -352,6 +352,9 @@ impl Path {
     fn leaves(&self, call: &Call, way: Way, frame: &Result<Frame, Status>) {
         if let (Some(stream), Some(bytes)) = (call.stream, bytes_of(frame)) {
             fencing::left(&self.net.findings, call.number, (stream, way), bytes);
+            if (stream, way) == (Stream::Session, Way::Request) {
+                self.net.findings.sessions.left(call.number, bytes);
+            }
         }
     }
 
@@ -362,10 +365,12 @@ impl Path {
             let at = findings.clock().elapsed_ms();
             findings.record.said(at, &self.from, &self.to, (stream, way), bytes.clone());
             fencing::arrived(findings, call.number, &self.to, (stream, way), bytes);
-            if (stream, way) == (Stream::Attach, Way::Reply) {
-                let wrong = findings.commands.arrived(&self.from, &self.to, bytes);
-                wrong.into_iter().for_each(|what| findings.violation(what));
-            }
+            let wrong = match (stream, way) {
+                (Stream::Attach, Way::Reply) => findings.commands.arrived(&self.from, &self.to, bytes),
+                (Stream::Session, Way::Reply) => findings.sessions.arrived(call.number, bytes),
+                _ => Vec::new(),
+            };
+            wrong.into_iter().for_each(|what| findings.violation(what));
         }
     }
 }
