@@ -1,6 +1,8 @@
 //! Files that one client writes block by block and others read. Every block says which file, place and write it is of, so a reader can
 //! tell a block that is mixed, another file's, older than what was synced, or never written (P1, P2).
 
+mod look;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,6 +18,7 @@ use tokio::time::Instant;
 use super::caller;
 use crate::findings::Findings;
 use crate::places::{Key, Place, Unsynced};
+pub use look::{read_all, read_foreign};
 
 pub const BLOCK: usize = 512;
 /// Blocks in each of a file's stretches.
@@ -107,9 +110,8 @@ impl Writer {
         };
         let created = files.create(&caller(), create).await?;
         let count = if size == Size::Small { STRETCH } else { STRETCH * STARTS.len() as u64 };
-        let inode = created.attr.inode;
-        let model = FileModel { inode, blocks: Mutex::default(), count, orphaned_at: Mutex::default() };
-        Ok(Self { model: Arc::new(model), file: created.file, writes: 0, rng })
+        let model = Arc::new(FileModel::new(created.attr.inode, count));
+        Ok(Self { model, file: created.file, writes: 0, rng })
     }
 
     pub fn model(&self) -> Arc<FileModel> {
@@ -131,7 +133,8 @@ impl Writer {
                 let block = self.rng.random_range(0..self.model.count);
                 let latest = self.model.known(block).latest;
                 let before = self.model.blocks.lock().clone();
-                let seen = look(&self.model, &before, &self.file, block, findings).await?;
+                let bytes = look::read(&self.file, block).await?;
+                let seen = look::judge(&self.model, &before, block, &bytes, findings);
                 findings.check(seen.is_none_or(|seen| seen == latest), || {
                     format!(
                         "own writes: block {block} of {} is of write {seen:?}, the last was {latest}",
@@ -177,6 +180,10 @@ impl Writer {
 }
 
 impl FileModel {
+    pub(super) fn new(inode: u64, count: u64) -> Self {
+        Self { inode, blocks: Mutex::default(), count, orphaned_at: Mutex::default() }
+    }
+
     /// Another client than the writer, which sees what it has not sent yet, has read this; where the chunk was before and after.
     fn saw(&self, block: u64, write: Option<u64>, places: [Option<Place>; 2]) {
         let mut blocks = self.blocks.lock();
@@ -208,87 +215,4 @@ impl FileModel {
     fn known(&self, block: u64) -> Written {
         self.blocks.lock().get(&block).cloned().unwrap_or_default()
     }
-}
-
-/// Reads one block and judges it by what was known before the file was opened; which write it is of, unless something is wrong with it.
-async fn look(
-    model: &FileModel,
-    before: &Blocks,
-    file: &OpenFile,
-    block: u64,
-    findings: &Findings,
-) -> Result<Option<u64>, Error> {
-    let known = before.get(&block).cloned().unwrap_or_default();
-    let bytes = file.read(offset_of(block), BLOCK as u32).await?;
-    let mut whole = bytes.to_vec();
-    // Behind the end there is nothing, which is as good as zeros.
-    whole.resize(BLOCK, 0);
-    let at_least = known.synced.max(model.still_there(block, &known, findings));
-    let at_most = model.known(block).latest;
-    let inode = model.inode;
-    let Some(write) = write_of(inode, block, &whole) else {
-        findings.violation(format!("P2: block {block} of file {inode} is mixed or another's: {:?}…", &whole[..32]));
-        return Ok(None);
-    };
-    findings.check(write >= at_least, || {
-        let rule = if write < known.synced { "P1" } else { "P2" };
-        format!(
-            "{rule}: block {block} of file {inode} is of write {write}; before it was read, write {} was synced and {} read: {known:?}",
-            known.synced, known.seen
-        )
-    });
-    findings.check(write <= at_most, || {
-        format!("P2: block {block} of file {inode} is of write {write}, none was later than {at_most}")
-    });
-    Ok((at_least..=at_most).contains(&write).then_some(write))
-}
-
-/// As [`look`], by another client than the writer.
-async fn look_foreign(
-    model: &FileModel,
-    before: &Blocks,
-    file: &OpenFile,
-    block: u64,
-    findings: &Findings,
-) -> Result<(), Error> {
-    let place = || findings.places.get(model.key(block));
-    let asked = place();
-    let write = look(model, before, file, block, findings).await?;
-    model.saw(block, write, [asked, place()]);
-    Ok(())
-}
-
-/// Opens a file that another client may be writing, looks at some of its blocks, and closes it.
-///
-/// # Errors
-/// When the client is gone.
-pub async fn read_foreign(
-    model: &FileModel,
-    files: &Files,
-    rng: &mut StdRng,
-    findings: &Findings,
-) -> Result<(), Error> {
-    let before = model.blocks.lock().clone();
-    let (_, file) = files.open(&caller(), model.inode, 4, false).await?;
-    for _ in 0..3 {
-        let block = rng.random_range(0..model.count);
-        look_foreign(model, &before, &file, block, findings).await?;
-    }
-    file.release().await;
-    findings.step();
-    Ok(())
-}
-
-/// Every block of the file, at the end of a run.
-///
-/// # Errors
-/// When the client is gone.
-pub async fn read_all(model: &FileModel, files: &Files, findings: &Findings) -> Result<(), Error> {
-    let before = model.blocks.lock().clone();
-    let (_, file) = files.open(&caller(), model.inode, 4, false).await?;
-    for block in 0..model.count {
-        look_foreign(model, &before, &file, block, findings).await?;
-    }
-    file.release().await;
-    Ok(())
 }
