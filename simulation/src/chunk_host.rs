@@ -38,6 +38,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const JOB_TIME_MS: std::ops::Range<u64> = 0..4;
 /// Calls that change nothing. Their failures take sound replicas away, whose bytes are gone then as they must be.
 const READS: [&str; 6] = ["open", "read", "list", "len", "space", "lock"];
+/// How long what was deleted is kept, and how often that is looked at: a run is to see it go.
+const QUARANTINE: Duration = Duration::from_secs(20);
+const QUARANTINE_SCAN: Duration = Duration::from_secs(5);
 /// Where data begin in a replica's file (docs/on-disk-format.md).
 const DATA_AT: u64 = 64 << 10;
 
@@ -149,7 +152,8 @@ impl ChunkHost {
         let options = OpenOptions { disks: vec![disk], new_uuid, now_unix_ms, deadline: DEADLINE };
         let store =
             ChunkStore::open(options).await.with_context(|| format!("{} does not open its disk", self.address))?;
-        let config = Config { advertise: self.address.clone(), ..Config::default() };
+        let mut config = Config { advertise: self.address.clone(), ..Config::default() };
+        (config.store.quarantine, config.store.quarantine_scan) = (QUARANTINE, QUARANTINE_SCAN);
         let life = net.add(&self.address);
         let peers = SimPeers { net: Arc::clone(net), own: life.clone() };
         let server = ChunkServer::new(Parts {

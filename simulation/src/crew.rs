@@ -20,6 +20,7 @@ use crate::workload::blocks::{self, FileModel, Size, Writer};
 use crate::workload::book::Book;
 use crate::workload::fights::Fights;
 use crate::workload::names::Names;
+use crate::workload::orphans::{Keeper, Orphans};
 use crate::workload::registers::Registers;
 use crate::world::{PATIENCE, World};
 
@@ -34,6 +35,7 @@ struct Shelf {
     /// Made by the first client.
     registers: Option<Arc<Registers>>,
     fights: Arc<Fights>,
+    orphans: Arc<Orphans>,
 }
 
 impl Shelf {
@@ -129,6 +131,7 @@ impl Crew {
     pub fn may_be_given_up(&self, client: &str) {
         let shelf = self.shelf.lock();
         shelf.of(client).for_each(|model| model.orphan());
+        shelf.orphans.may_be_given_up(client);
         shelf.registers.iter().for_each(|registers| registers.may_be_given_up(client));
     }
 
@@ -223,16 +226,19 @@ async fn work(
         shelf.lock().files.push((host.name.clone(), writer.model()));
         writers.push(writer);
     }
-    let (registers, fights) = {
+    let (registers, fights, orphans) = {
         let shelf = shelf.lock();
-        (shelf.registers.clone(), shelf.fights.clone())
+        (shelf.registers.clone(), shelf.fights.clone(), shelf.orphans.clone())
     };
+    let mut keeper = Keeper::new(orphans, fork(&mut rng));
     while !*stopped.borrow() {
         // One that changes nothing is content with a leader that is none any more.
-        match rng.random_range(if only_reads { 8..12 } else { 0..16 }) {
+        match rng.random_range(if only_reads { 8..13 } else { 0..20 }) {
             0..5 => names.step(&host.meta, &findings).await?,
-            5..8 => writers[rng.random_range(0..2)].step(&findings).await?,
+            5..8 => writers[rng.random_range(0..2)].step(&findings, || false).await?,
+            16.. => keeper.step(&host, false, &findings).await?,
             13.. => fights.step((number, false), &host.meta, &mut rng, &findings).await?,
+            12 if only_reads => keeper.step(&host, true, &findings).await?,
             10.. if only_reads => fights.step((number, true), &host.meta, &mut rng, &findings).await?,
             10.. => {
                 if let Some(registers) = &registers {
@@ -252,6 +258,7 @@ async fn work(
         }
         tokio::time::sleep(Duration::from_millis(rng.random_range(THINK_MS))).await;
     }
+    keeper.finish(&host, &findings).await?;
     for writer in &mut writers {
         writer.sync().await?;
     }

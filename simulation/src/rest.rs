@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use caribou_meta_raft::fsm::error::Fatal;
 use caribou_meta_raft::fsm::tables::chunks::{self, Chunk};
-use caribou_meta_raft::fsm::tables::{garbage, server_chunks};
+use caribou_meta_raft::fsm::tables::meta::{self, Counter};
+use caribou_meta_raft::fsm::tables::{garbage, orphans, server_chunks};
 use caribou_meta_raft::raft::StateView;
-use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::ids::{CHUNK_BYTES, InodeId};
 
 use crate::chunk_host::ChunkHost;
 use crate::meta_host::MetaHost;
@@ -32,6 +33,7 @@ pub async fn check(world: &World) {
     if !world.wait_for(REST_PATIENCE, "chunks are not ready, without a writer and at their goal", at_rest).await {
         return world.findings.violation(format!("at work: {}", at_work(world)));
     }
+    nothing_to_delete(world).await;
     no_strays(world).await;
     if equal_states(world).await
         && let Err(error) = equal_rows(world)
@@ -64,6 +66,25 @@ pub fn at_work(world: &World) -> String {
         }
         Err(error) => format!("the chunks cannot be listed: {error}"),
     }
+}
+
+/// S7, R4: files without a name have gone with the sessions of those who had them open, and servers have been told of their chunks. That all other
+/// inodes have names, and all chunks inodes, is an invariant of the state.
+async fn nothing_to_delete(world: &World) {
+    let is_done = || to_delete(world).is_ok_and(|left| left.is_none());
+    if !world.wait_for(REST_PATIENCE, "files without a name, or deletions, stay", is_done).await {
+        world.findings.violation(format!("to be deleted: {:?}", to_delete(world)));
+    }
+}
+
+/// Files without a name, and the number of deletions that servers have not confirmed, as the leader has them; `None` if there are none.
+fn to_delete(world: &World) -> Result<Option<(Vec<InodeId>, u64)>, Fatal> {
+    let Some(view) = world.leader().and_then(|index| world.meta[index].view()) else {
+        return Ok(Some((Vec::new(), 0)));
+    };
+    let inodes = orphans::page(&view, InodeId(0), usize::MAX)?;
+    let deletions = meta::counter(&view, Counter::Garbage)?;
+    Ok((!inodes.is_empty() || deletions > 0).then_some((inodes, deletions)))
 }
 
 /// R4: everything that is on a disk is counted on; what was not has been deleted by a committed decision, within a minute or two.

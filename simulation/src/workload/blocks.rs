@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::caller;
 use crate::findings::Findings;
 use crate::places::{Key, Place, Unsynced};
-pub use look::{read_all, read_foreign};
+pub use look::{Reader, read_all, read_foreign};
 
 pub const BLOCK: usize = 512;
 /// Blocks in each of a file's stretches.
@@ -61,6 +61,8 @@ pub enum Size {
     Small,
     /// It begins there, and comes to have chunks.
     Large,
+    /// It has chunks after a few writes.
+    Chunked,
 }
 
 /// One file and its writer.
@@ -68,6 +70,8 @@ pub struct Writer {
     model: Arc<FileModel>,
     file: Arc<OpenFile>,
     writes: u64,
+    /// So many go to the first stretch.
+    narrow_writes: u64,
     rng: StdRng,
 }
 
@@ -110,22 +114,23 @@ impl Writer {
         };
         let created = files.create(&caller(), create).await?;
         let count = if size == Size::Small { STRETCH } else { STRETCH * STARTS.len() as u64 };
+        let narrow_writes = if size == Size::Chunked { 0 } else { STRETCH };
         let model = Arc::new(FileModel::new(created.attr.inode, count));
-        Ok(Self { model, file: created.file, writes: 0, rng })
+        Ok(Self { model, file: created.file, writes: 0, narrow_writes, rng })
     }
 
     pub fn model(&self) -> Arc<FileModel> {
         Arc::clone(&self.model)
     }
 
-    /// A write, a sync, or a look at the own file.
+    /// A write, a sync, or a look at the own file. `may_be_gone`: with all that was not synced, and then a sync says so.
     ///
     /// # Errors
-    /// When the client is gone.
-    pub async fn step(&mut self, findings: &Findings) -> Result<(), Error> {
+    /// When the client is gone, or the file.
+    pub async fn step(&mut self, findings: &Findings, may_be_gone: impl Fn() -> bool) -> Result<(), Error> {
         match self.rng.random_range(0..10) {
             0..6 => {
-                let blocks = if self.writes < STRETCH { STRETCH } else { self.model.count };
+                let blocks = if self.writes < self.narrow_writes { STRETCH } else { self.model.count };
                 self.write(blocks).await?;
             }
             6..8 => self.sync().await?,
@@ -134,6 +139,10 @@ impl Writer {
                 let latest = self.model.known(block).latest;
                 let before = self.model.blocks.lock().clone();
                 let bytes = look::read(&self.file, block).await?;
+                if may_be_gone() {
+                    // A read may come before what was lost is told.
+                    self.sync().await?;
+                }
                 let seen = look::judge(&self.model, &before, block, &bytes, findings);
                 findings.check(seen.is_none_or(|seen| seen == latest), || {
                     format!(
@@ -176,6 +185,16 @@ impl Writer {
             blocks.entry(block).or_default().synced = write;
         }
         Ok(())
+    }
+
+    /// Lets go of the file; once everybody can see what it has written, if it `flushes`.
+    ///
+    /// # Errors
+    /// When the client is gone, or the file.
+    pub async fn close(self, flushes: bool) -> Result<(), Error> {
+        let flushed = if flushes { self.file.flush().await } else { Ok(()) };
+        self.file.release().await;
+        flushed
     }
 }
 

@@ -4,6 +4,7 @@ pub mod blocks;
 pub mod book;
 pub mod fights;
 pub mod names;
+pub mod orphans;
 pub mod registers;
 
 use caribou_proto::meta::v1::Caller;

@@ -60,6 +60,10 @@ impl Reader {
         Ok(Self { model: Arc::clone(model), before, file })
     }
 
+    pub fn inode(&self) -> u64 {
+        self.model.inode
+    }
+
     /// Looks at any of its blocks.
     ///
     /// # Errors
