@@ -19,7 +19,7 @@ const REST_PATIENCE: Duration = Duration::from_secs(150);
 const STRAY_PATIENCE: Duration = Duration::from_secs(150);
 const STRAY_LOOK: Duration = Duration::from_secs(1);
 /// Reads for comparison have this length; clients write in the first and the last so many bytes of a chunk only.
-pub const EDGE_BYTES: u32 = 128 << 10;
+pub const EDGE_BYTES: u32 = 640 << 10;
 
 /// See the module. In this order, because each needs the one before.
 pub async fn check(world: &World) {
