@@ -19,6 +19,7 @@ use crate::rest;
 use crate::workload::blocks::{self, FileModel, Size, Writer};
 use crate::workload::book::Book;
 use crate::workload::fights::Fights;
+use crate::workload::lengths::{self, Ledger, Owner};
 use crate::workload::names::Names;
 use crate::workload::orphans::{Keeper, Orphans};
 use crate::workload::registers::Registers;
@@ -31,6 +32,7 @@ const THINK_MS: std::ops::Range<u64> = 0..15;
 #[derive(Default)]
 struct Shelf {
     files: Vec<(String, Arc<FileModel>)>,
+    ledgers: Vec<(String, Arc<Ledger>)>,
     books: Vec<(String, Arc<Book>)>,
     /// Made by the first client.
     registers: Option<Arc<Registers>>,
@@ -38,10 +40,15 @@ struct Shelf {
     orphans: Arc<Orphans>,
 }
 
-impl Shelf {
-    fn of(&self, client: &str) -> impl Iterator<Item = &Arc<FileModel>> {
-        self.files.iter().filter(move |(maker, _)| maker == client).map(|(_, model)| model)
-    }
+/// What one client has made.
+fn made_by<'a, T>(all: &'a [(String, T)], client: &'a str) -> impl Iterator<Item = &'a T> {
+    all.iter().filter(move |(maker, _)| maker == client).map(|(_, made)| made)
+}
+
+/// Something that another client has made.
+fn of_another<T: Clone>(all: &[(String, T)], client: &str, rng: &mut StdRng) -> Option<T> {
+    let others: Vec<&T> = all.iter().filter(|(maker, _)| maker != client).map(|(_, made)| made).collect();
+    others.choose(rng).copied().cloned()
 }
 
 /// One client of so many changes nothing after its first steps.
@@ -128,9 +135,10 @@ impl Crew {
     }
 
     /// Its session may end, and with it the promise to write what it has not synced.
-    pub fn may_be_given_up(&self, client: &str) {
+    pub fn may_be_given_up(&self, client: &str, findings: &Findings) {
         let shelf = self.shelf.lock();
-        shelf.of(client).for_each(|model| model.orphan());
+        made_by(&shelf.files, client).for_each(|model| model.orphan());
+        made_by(&shelf.ledgers, client).for_each(|ledger| ledger.orphan(findings));
         shelf.orphans.may_be_given_up(client);
         shelf.registers.iter().for_each(|registers| registers.may_be_given_up(client));
     }
@@ -142,7 +150,7 @@ impl Crew {
         }
         let Member { name, life, task } = self.members.swap_remove(rng.random_range(0..self.members.len()));
         world.findings.check(!task.is_finished(), || format!("{name} has ended by itself"));
-        self.may_be_given_up(&name);
+        self.may_be_given_up(&name, &world.findings);
         world.net.remove(&name);
         life.cancel();
         true
@@ -226,6 +234,8 @@ async fn work(
         shelf.lock().files.push((host.name.clone(), writer.model()));
         writers.push(writer);
     }
+    let mut owner = Owner::create(&format!("{}-lengths", host.name), &host.files, fork(&mut rng)).await?;
+    shelf.lock().ledgers.push((host.name.clone(), owner.ledger()));
     let (registers, fights, orphans) = {
         let shelf = shelf.lock();
         (shelf.registers.clone(), shelf.fights.clone(), shelf.orphans.clone())
@@ -233,28 +243,31 @@ async fn work(
     let mut keeper = Keeper::new(orphans, fork(&mut rng));
     while !*stopped.borrow() {
         // One that changes nothing is content with a leader that is none any more.
-        match rng.random_range(if only_reads { 8..13 } else { 0..20 }) {
+        match rng.random_range(if only_reads { 8..15 } else { 0..26 }) {
             0..5 => names.step(&host.meta, &findings).await?,
             5..8 => writers[rng.random_range(0..2)].step(&findings, || false).await?,
-            16.. => keeper.step(&host, false, &findings).await?,
-            13.. => fights.step((number, false), &host.meta, &mut rng, &findings).await?,
+            8..10 => {
+                let model = of_another(&shelf.lock().files, &host.name, &mut rng);
+                if let Some(model) = model {
+                    blocks::read_foreign(&model, &host.files, &mut rng, &findings).await?;
+                }
+            }
+            10..12 => {
+                let ledger = of_another(&shelf.lock().ledgers, &host.name, &mut rng);
+                if let Some(ledger) = ledger {
+                    lengths::read_foreign(&ledger, &host.files, &mut rng, &findings).await?;
+                }
+            }
             12 if only_reads => keeper.step(&host, true, &findings).await?,
-            10.. if only_reads => fights.step((number, true), &host.meta, &mut rng, &findings).await?,
-            10.. => {
+            12.. if only_reads => fights.step((number, true), &host.meta, &mut rng, &findings).await?,
+            12..15 => {
                 if let Some(registers) = &registers {
                     registers.step(&host.name, &host.files, &mut rng, &findings).await?;
                 }
             }
-            _ => {
-                let others: Vec<_> = {
-                    let shelf = shelf.lock();
-                    let others = shelf.files.iter().filter(|(maker, _)| *maker != host.name);
-                    others.map(|(_, model)| model.clone()).collect()
-                };
-                if let Some(model) = others.choose(&mut rng) {
-                    blocks::read_foreign(model, &host.files, &mut rng, &findings).await?;
-                }
-            }
+            15..18 => fights.step((number, false), &host.meta, &mut rng, &findings).await?,
+            18..22 => keeper.step(&host, false, &findings).await?,
+            _ => owner.step(&host.files, &findings).await?,
         }
         tokio::time::sleep(Duration::from_millis(rng.random_range(THINK_MS))).await;
     }
@@ -262,6 +275,7 @@ async fn work(
     for writer in &mut writers {
         writer.sync().await?;
     }
+    owner.sync(&findings).await?;
     if let Some(registers) = &registers {
         registers.sync_all(&host.name, &host.files).await?;
     }
@@ -272,9 +286,15 @@ async fn work(
 }
 
 async fn look_at_all(host: &ClientHost, shelf: &Mutex<Shelf>, findings: &Findings) -> Result<(), Error> {
-    let files = shelf.lock().files.clone();
+    let (files, ledgers) = {
+        let shelf = shelf.lock();
+        (shelf.files.clone(), shelf.ledgers.clone())
+    };
     for (_, model) in files {
         blocks::read_all(&model, &host.files, findings).await?;
+    }
+    for (_, ledger) in ledgers {
+        lengths::read_all(&ledger, &host.files, findings).await?;
     }
     Ok(())
 }

@@ -94,7 +94,7 @@ pub(super) async fn strike(world: &mut World, crew: &mut Crew, rng: &mut StdRng,
         }
         Fault::ClientAway => {
             let Some(client) = crew.choose(rng) else { return Ok(false) };
-            crew.may_be_given_up(&client);
+            crew.may_be_given_up(&client, &world.findings);
             Ok(isolate(world, Some(&client), true, true))
         }
         Fault::Loss => {

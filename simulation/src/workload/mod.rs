@@ -3,6 +3,7 @@
 pub mod blocks;
 pub mod book;
 pub mod fights;
+pub mod lengths;
 pub mod names;
 pub mod orphans;
 pub mod registers;
