@@ -10,7 +10,7 @@ use std::time::Duration;
 use caribou_chunkd::store::disk::{Disk, OpenMode, Space};
 use caribou_chunkd::store::file::FileDisk;
 use caribou_chunkd::store::memory::MemoryDisk;
-use caribou_chunkd::store::{ChunkStore, ClusterIdentity, Error, OpenError, OpenOptions, Prepare};
+use caribou_chunkd::store::{ChunkStore, ClusterIdentity, Error, OpenError, Prepare};
 use caribou_proto::ids::{ChunkVersion, Incarnation, ServerId};
 use store_support::*;
 

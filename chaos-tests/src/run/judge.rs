@@ -295,20 +295,3 @@ fn complaints(scene: &Scene, timeline: &Timeline) -> Examined {
     let extent = "logs of all servers and mounts";
     Examined::new("no unlisted warning or error in any log", extent).with(logs::unexpected(&left))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::workload::worker::told;
-
-    // In words of the workloads, since their words are looked for.
-    #[test]
-    fn a_frozen_mount_explains_a_lost_write_of_a_shared_file_only() {
-        let lost = std::io::Error::from_raw_os_error(5);
-        let is_explained = |path: &str, call: &str| explains(Kind::FreezeMount, &told(Path::new(path), call, &lost).text);
-        assert!(is_explained("/m/registers/3", "write of register 3"));
-        assert!(is_explained("/m/fsyncs/shared", "write of block 7"));
-        assert!(!is_explained("/m/fsyncs/writer-1", "write of block 7"));
-        assert!(!is_explained("/m/registers/3", "read of register 3"));
-    }
-}

@@ -37,7 +37,9 @@ mod tests {
         let failing = Failing::default();
         failing.add(ServerId(1));
         let line = |server: u64| {
-            format!("lost: a replica is damaged or missing, and no other is known to be there chunk=7 server={server} version=3")
+            format!(
+                "lost: a replica is damaged or missing, and no other is known to be there chunk=7 server={server} version=3"
+            )
         };
         assert!(failing.explains(&line(1)));
         assert!(!failing.explains(&line(11)));
