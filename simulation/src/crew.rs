@@ -143,6 +143,12 @@ impl Crew {
         shelf.registers.iter().for_each(|registers| registers.may_be_given_up(client));
     }
 
+    /// Nothing leaves it any more.
+    fn bury(&self, client: &str, findings: &Findings) {
+        let shelf = self.shelf.lock();
+        made_by(&shelf.files, client).for_each(|model| model.bury(&findings.places));
+    }
+
     /// The machine of one of them is gone, with everything that was not synced.
     pub fn kill(&mut self, world: &World, rng: &mut StdRng) -> bool {
         if self.members.is_empty() {
@@ -151,6 +157,7 @@ impl Crew {
         let Member { name, life, task } = self.members.swap_remove(rng.random_range(0..self.members.len()));
         world.findings.check(!task.is_finished(), || format!("{name} has ended by itself"));
         self.may_be_given_up(&name, &world.findings);
+        self.bury(&name, &world.findings);
         world.net.remove(&name);
         life.cancel();
         true

@@ -103,15 +103,14 @@ impl Places {
             Newest::Read(map, _) => return Arc::clone(map),
             Newest::Rows(rows) => read(all(rows)),
         };
-        let place = |chunk: &Chunk| ((chunk.inode.0, chunk.index), Place::from(chunk.clone()));
-        let map: Arc<Map> = Arc::new(rows.values().map(place).collect());
+        let map = Arc::new(map_of(&rows));
         *newest = Newest::Read(Arc::clone(&map), rows);
         map
     }
 
     #[cfg(test)]
     pub fn set(&self, rows: Rows) {
-        *self.newest.lock() = Newest::Read(Arc::default(), rows);
+        *self.newest.lock() = Newest::Read(Arc::new(map_of(&rows)), rows);
     }
 
     /// A chunk server has lost its power.
@@ -131,6 +130,10 @@ impl Places {
         };
         [asked, read].into_iter().flatten().any(|place| place.holders.iter().all(lost_power))
     }
+}
+
+fn map_of(rows: &Rows) -> Map {
+    rows.values().map(|chunk| ((chunk.inode.0, chunk.index), Place::from(chunk.clone()))).collect()
 }
 
 fn all(rows: &dyn Tables) -> Result<Rows, Fatal> {

@@ -2,13 +2,15 @@
 //! tell a block that is mixed, another file's, older than what was synced, or never written (P1, P2).
 
 mod look;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use caribou_client::{Error, Files, OpenFile};
-use caribou_proto::ids::CHUNK_BYTES;
+use caribou_proto::ids::{CHUNK_BYTES, ChunkVersion};
 use caribou_proto::meta::v1::Create;
 use parking_lot::Mutex;
 use rand::RngExt as _;
@@ -17,7 +19,7 @@ use tokio::time::Instant;
 
 use super::caller;
 use crate::findings::Findings;
-use crate::places::{Key, Place, Unsynced};
+use crate::places::{Key, Place, Places, Unsynced};
 pub use look::{Reader, read_all, read_foreign};
 
 pub const BLOCK: usize = 512;
@@ -52,6 +54,14 @@ pub struct FileModel {
     count: u64,
     /// When its writer was last taken for gone, with what it had not synced until then.
     orphaned_at: Mutex<Option<Instant>>,
+    /// The versions of its chunks when its writer died.
+    buried_at: Mutex<BTreeMap<Key, ChunkVersion>>,
+}
+
+/// What was known of a file before it was opened.
+struct Before {
+    blocks: Blocks,
+    on_disks: BTreeSet<Key>,
 }
 
 /// How large a file becomes.
@@ -200,16 +210,43 @@ impl Writer {
 
 impl FileModel {
     pub(super) fn new(inode: u64, count: u64) -> Self {
-        Self { inode, blocks: Mutex::default(), count, orphaned_at: Mutex::default() }
+        let (orphaned_at, buried_at) = (Mutex::default(), Mutex::default());
+        Self { inode, blocks: Mutex::default(), count, orphaned_at, buried_at }
+    }
+
+    fn before(&self, places: &Places) -> Before {
+        Before { blocks: self.blocks.lock().clone(), on_disks: self.on_disks(places) }
+    }
+
+    /// V1: chunks that have become ready at a version above that at which their writer died: it has sent nothing at this one, so whatever is read
+    /// of it is on the disks of all holders.
+    fn on_disks(&self, places: &Places) -> BTreeSet<Key> {
+        let buried_at = self.buried_at.lock();
+        let is_ready = |key: &Key, version: ChunkVersion| {
+            places.get(*key).is_some_and(|place| place.is_ready && place.version > version)
+        };
+        buried_at.iter().filter(|(key, version)| is_ready(key, **version)).map(|(key, _)| *key).collect()
     }
 
     /// Another client than the writer, which sees what it has not sent yet, has read this; where the chunk was before and after.
-    fn saw(&self, block: u64, write: Option<u64>, places: [Option<Place>; 2]) {
+    fn saw(&self, block: u64, write: Option<u64>, places: [Option<Place>; 2], is_on_disks: bool) {
         let mut blocks = self.blocks.lock();
         let known = blocks.entry(block).or_default();
-        let Some(write) = write.filter(|write| *write > known.seen) else { return };
+        let Some(write) = write.filter(|write| *write >= known.seen) else { return };
+        if is_on_disks {
+            // Whatever power was lost until now, they are there.
+            known.unsynced = None;
+        } else if write > known.seen {
+            known.unsynced = known.latest_at.map(|written_at| Unsynced { written_at, places });
+        }
         known.seen = write;
-        known.unsynced = known.latest_at.map(|written_at| Unsynced { written_at, places });
+    }
+
+    /// The writer has died: it sends nothing any more.
+    pub fn bury(&self, places: &Places) {
+        let keys: BTreeSet<Key> = (0..self.count).map(|block| self.key(block)).collect();
+        let versions = keys.into_iter().filter_map(|key| Some((key, places.get(key)?.version)));
+        *self.buried_at.lock() = versions.collect();
     }
 
     /// The writer is gone, or may be taken for gone; what it writes when it is back counts as before (W5).

@@ -206,7 +206,7 @@ impl Keeper {
             return Ok(());
         }
         let Some(model) = self.orphans.choose(&host.name, &mut self.rng) else { return Ok(()) };
-        match Reader::open(&model, &host.files).await {
+        match Reader::open(&model, &host.files, findings).await {
             // Its name went on the way.
             Err(Error::Errno(libc::ESTALE)) if !self.orphans.is_named(model.inode) => {}
             opened => self.held.push(opened?),

@@ -6,7 +6,7 @@ use caribou_client::{Error, Files, OpenFile};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use super::{BLOCK, Blocks, FileModel, offset_of, write_of};
+use super::{BLOCK, Before, Blocks, FileModel, offset_of, write_of};
 use crate::findings::Findings;
 use crate::workload::caller;
 
@@ -44,8 +44,7 @@ pub(super) fn judge(model: &FileModel, before: &Blocks, block: u64, whole: &[u8]
 /// A file that another client may be writing, open to read it.
 pub struct Reader {
     model: Arc<FileModel>,
-    /// What was known before it was opened.
-    before: Blocks,
+    before: Before,
     file: Arc<OpenFile>,
 }
 
@@ -54,8 +53,8 @@ impl Reader {
     ///
     /// # Errors
     /// When the client is gone, or the file.
-    pub async fn open(model: &Arc<FileModel>, files: &Files) -> Result<Self, Error> {
-        let before = model.blocks.lock().clone();
+    pub async fn open(model: &Arc<FileModel>, files: &Files, findings: &Findings) -> Result<Self, Error> {
+        let before = model.before(&findings.places);
         let (_, file) = files.open(&caller(), model.inode, 4, false).await?;
         Ok(Self { model: Arc::clone(model), before, file })
     }
@@ -73,11 +72,12 @@ impl Reader {
     }
 
     async fn look(&self, block: u64, findings: &Findings) -> Result<(), Error> {
-        let place = || findings.places.get(self.model.key(block));
+        let key = self.model.key(block);
+        let place = || findings.places.get(key);
         let asked = place();
         let bytes = read(&self.file, block).await?;
-        let write = judge(&self.model, &self.before, block, &bytes, findings);
-        self.model.saw(block, write, [asked, place()]);
+        let write = judge(&self.model, &self.before.blocks, block, &bytes, findings);
+        self.model.saw(block, write, [asked, place()], self.before.on_disks.contains(&key));
         Ok(())
     }
 
@@ -96,7 +96,7 @@ pub async fn read_foreign(
     rng: &mut StdRng,
     findings: &Findings,
 ) -> Result<(), Error> {
-    let reader = Reader::open(model, files).await?;
+    let reader = Reader::open(model, files, findings).await?;
     for _ in 0..3 {
         reader.look_at_any(rng, findings).await?;
     }
@@ -110,7 +110,7 @@ pub async fn read_foreign(
 /// # Errors
 /// When the client is gone.
 pub async fn read_all(model: &Arc<FileModel>, files: &Files, findings: &Findings) -> Result<(), Error> {
-    let reader = Reader::open(model, files).await?;
+    let reader = Reader::open(model, files, findings).await?;
     for block in 0..model.count {
         reader.look(block, findings).await?;
     }
