@@ -147,6 +147,7 @@ impl Crew {
     fn bury(&self, client: &str, findings: &Findings) {
         let shelf = self.shelf.lock();
         made_by(&shelf.files, client).for_each(|model| model.bury(&findings.places));
+        shelf.registers.iter().for_each(|registers| registers.bury(client));
     }
 
     /// The machine of one of them is gone, with everything that was not synced.

@@ -7,8 +7,11 @@
 //! matter, since the files have their full size from the start.
 //!
 //! A write that fails may still happen as long as its mount lives, or never, and only what such a write has left may be lost with the power of
-//! all holders (P2's exception): its value is left out. Nobody makes a file after the start: while a mount is away, it would be made in the
-//! folder below.
+//! all holders (P2's exception): whether its value is there is not asked for. But it does not come back over what was written since others have
+//! seen it, or since its mount has died. Nobody makes a file after the start: while a mount is away, it would be made in the folder below.
+
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -20,13 +23,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use caribou_client::proto::ids::CHUNK_BYTES;
-use caribou_histories::registers::{Event, Kind, NEVER, START, contradiction, unknown};
+use caribou_histories::registers::{Doubts, Event, Kind, NEVER, START, contradiction, unknown};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
-use super::worker::{PAUSE_AFTER_ERROR, choices, told};
+use super::worker::{PAUSE_AFTER_ERROR, choices, is_of_death, told};
 use crate::block::{self, BLOCK, Content};
 use crate::check::finding::{Finding, Moment};
 
@@ -54,6 +57,8 @@ pub struct History {
     writes: u64,
     /// Of each register.
     events: Vec<Vec<Event>>,
+    /// When its mount was found dead.
+    deaths: Vec<u64>,
     pub errors: Vec<Finding>,
     /// Blocks that were mixed, another's, or not there at all.
     pub violations: Vec<Finding>,
@@ -139,11 +144,16 @@ impl History {
     fn step(&mut self, dir: &Path, random: &mut StdRng) -> Result<(), Finding> {
         let register = random.random_range(0..PLACES.len());
         let path = path_of(dir, register);
-        if random.random() {
-            self.write(&path, register).map_err(|error| told(&path, &format!("write of register {register}"), &error))
-        } else {
-            self.read(&path, register).map_err(|error| told(&path, &format!("read of register {register}"), &error))
-        }
+        let (call, result) = match random.random() {
+            true => ("write", self.write(&path, register)),
+            false => ("read", self.read(&path, register)),
+        };
+        result.map_err(|error| {
+            if is_of_death(&error) {
+                self.deaths.push(now());
+            }
+            told(&path, &format!("{call} of register {register}"), &error)
+        })
     }
 
     fn write(&mut self, path: &Path, register: usize) -> io::Result<()> {
@@ -183,8 +193,12 @@ impl History {
     }
 
     fn note(&mut self, register: usize, kind: Kind, value: u64, (called, answered): (u64, u64)) {
-        let client = usize::try_from(self.number).expect("few workers");
+        let client = self.client();
         self.events[register].push(Event { client, kind, value, called, answered });
+    }
+
+    fn client(&self) -> usize {
+        usize::try_from(self.number).expect("few workers")
     }
 }
 
@@ -193,48 +207,60 @@ fn head(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks_exact(8).take(3).map(|word| u64::from_le_bytes(word.try_into().expect("eight bytes"))).collect()
 }
 
-/// What all workers have done, register by register.
+/// What all workers have done.
 #[derive(Debug)]
-pub struct Fought(Vec<Vec<Event>>);
+pub struct Fought {
+    registers: Vec<Vec<Event>>,
+    /// Workers, and when their mounts were found dead.
+    deaths: Vec<(usize, u64)>,
+}
 
 impl Fought {
     pub fn new(histories: &[History]) -> Self {
         let of_all = |register: usize| -> Vec<Event> {
             histories.iter().flat_map(|history| &history.events[register]).copied().collect()
         };
-        Self((0..PLACES.len()).map(of_all).collect())
+        let deaths = histories.iter().flat_map(|history| history.deaths.iter().map(|at| (history.client(), *at)));
+        Self { registers: (0..PLACES.len()).map(of_all).collect(), deaths: deaths.collect() }
     }
 
     pub fn operations(&self) -> usize {
-        self.0.iter().map(Vec::len).sum()
+        self.registers.iter().map(Vec::len).sum()
     }
 
     pub fn registers(&self) -> usize {
-        self.0.len()
+        self.registers.len()
     }
 
     /// Writes that nobody knows the end of.
     pub fn unknown(&self) -> usize {
-        self.0.iter().flatten().filter(|event| event.answered == NEVER).count()
+        self.registers.iter().flatten().filter(|event| event.answered == NEVER).count()
     }
 
     /// Each register's history must have an order.
     pub fn check(&self) -> Vec<Finding> {
-        (0..self.0.len()).filter_map(|register| check(register, &self.0[register])).collect()
+        (0..self.registers.len()).filter_map(|register| self.judge(register, &self.registers[register])).collect()
     }
 
     /// What is said of a register once a read that gives a value of long ago is added to its history (a control).
     pub fn with_a_stale_read(&self) -> Option<Finding> {
-        (0..self.0.len()).find_map(|register| {
-            let stale = stale_read(&self.0[register])?;
-            check(register, &[self.0[register].as_slice(), &[stale]].concat())
+        (0..self.registers.len()).find_map(|register| {
+            let stale = stale_read(&self.registers[register])?;
+            self.judge(register, &[self.registers[register].as_slice(), &[stale]].concat())
         })
     }
-}
 
-fn check(register: usize, events: &[Event]) -> Option<Finding> {
-    // Of a mount that died within a write nobody knows whether it happened, nor what of it was synced.
-    Some(contradiction(events, &unknown(events))?.finding(moments()).within(&in_words(register)))
+    fn judge(&self, register: usize, events: &[Event]) -> Option<Finding> {
+        Some(contradiction(events, &self.doubts(events))?.finding(moments()).within(&in_words(register)))
+    }
+
+    /// Of a write that failed nobody knows whether it happened, nor what of it was synced; but nothing of it happens after its mount's death.
+    fn doubts(&self, events: &[Event]) -> Doubts {
+        unknown(events, |write| {
+            let of_its = self.deaths.iter().filter(|(client, at)| *client == write.client && *at > write.called);
+            of_its.map(|(_, at)| *at).min().unwrap_or(NEVER)
+        })
+    }
 }
 
 /// A read of the first value, after everything else; nothing, if there was no later write.
@@ -245,86 +271,4 @@ fn stale_read(events: &[Event]) -> Option<Event> {
     let called = ended().map(|event| event.answered).max()? + 1;
     let is_stale = writes().any(|write| first.answered < write.called);
     is_stale.then(|| Event { kind: Kind::Read, called, answered: called + 1, ..*first })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Two workers that take turns in one folder.
-    fn fought(dir: &Path, steps: usize) -> Vec<History> {
-        make_files(dir).expect("made");
-        let mut workers = [0, 1].map(|number| (History::new(number, 2), choices(1, ID + number)));
-        for step in 0..steps {
-            let (history, random) = &mut workers[step % 2];
-            history.step(dir, random).expect("steps");
-        }
-        workers.map(|(history, _)| history).into()
-    }
-
-    #[test]
-    fn the_files_reach_over_all_registers() {
-        for (name, block) in PLACES {
-            assert!(FILES.iter().any(|(file, blocks)| *file == name && block < *blocks), "{name} {block}");
-        }
-        let (_, blocks) = FILES.into_iter().find(|(name, _)| *name == SMALL).expect("it is there");
-        assert!(blocks * BLOCK as u64 <= 16 << 10, "it is kept with the metadata");
-    }
-
-    #[test]
-    fn what_a_folder_of_one_machine_gives_has_an_order_and_a_stale_read_has_none() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let histories = fought(dir.path(), 200);
-        let all = Fought::new(&histories);
-        assert_eq!((all.operations(), all.registers(), all.unknown()), (200, PLACES.len(), 0));
-        assert!(all.check().is_empty(), "{:?}", all.check());
-        assert!(histories.iter().all(|history| history.errors.is_empty() && history.violations.is_empty()));
-        let found = all.with_a_stale_read().expect("it is found");
-        assert!(found.text.starts_with("register "), "{found:?}");
-        let wrong = found.operations.last().expect("operations are told");
-        assert!(wrong.is_wrong && wrong.call == "read", "{found:?}");
-    }
-
-    #[test]
-    fn a_write_that_came_back_is_found() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let mut histories = fought(dir.path(), 0);
-        let path = path_of(dir.path(), 2);
-        histories[0].write(&path, 2).expect("written");
-        histories[1].write(&path, 2).expect("written");
-        histories[0].read(&path, 2).expect("read");
-        assert!(Fought::new(&histories).check().is_empty());
-        store(&path, 2, 1).expect("written");
-        histories[1].read(&path, 2).expect("read");
-        let found = Fought::new(&histories).check();
-        assert_eq!(found.len(), 1, "{found:?}");
-        let told: Vec<(usize, &str, &str)> =
-            found[0].operations.iter().map(|told| (told.client, told.call.as_str(), told.answer.as_str())).collect();
-        assert_eq!(told, [(0, "write 1", "done"), (1, "write 2", "done"), (0, "read", "2"), (1, "read", "1")]);
-    }
-
-    #[test]
-    fn what_is_mixed_or_gone_is_found_at_once_and_an_error_is_one() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let mut history = fought(dir.path(), 0).remove(0);
-        let path = path_of(dir.path(), 1);
-        history.write(&path, 1).expect("written");
-        let file = OpenOptions::new().write(true).open(&path).expect("opened");
-        file.write_all_at(b"mixed up", offset_of(1) + 512).expect("written");
-        history.read(&path, 1).expect("read");
-        // The block of another register.
-        file.write_all_at(&block::make(ID, 0, 9), offset_of(1)).expect("written");
-        history.read(&path, 1).expect("read");
-        file.set_len(offset_of(1)).expect("cut");
-        history.read(&path, 1).expect("read");
-        let texts = ["begins with [2000000, 1, 1]", "begins with [2000000, 0, 9]", "shorter"];
-        assert_eq!(history.violations.len(), texts.len());
-        for (found, text) in history.violations.iter().zip(texts) {
-            assert!(found.text.contains(text), "{text}: {found:?}");
-        }
-        fs::remove_file(&path).expect("removed");
-        assert!(history.read(&path, 1).is_err() && history.write(&path, 1).is_err());
-        // Whether what failed has been written nobody knows.
-        assert_eq!((history.events[1].len(), Fought::new(&[history]).unknown()), (2, 1));
-    }
 }

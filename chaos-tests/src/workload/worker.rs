@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 
 use super::{append, blocks, copies, registers, storm};
@@ -207,6 +208,11 @@ pub(super) fn is_mounted(folder: &Path) -> bool {
 pub(crate) fn told(path: &Path, call: &str, error: &std::io::Error) -> Finding {
     let away = if is_mounted(path.parent().unwrap_or(path)) { "" } else { AWAY };
     Finding::now(format!("{away}{}: {error} ({call})", path.display()))
+}
+
+/// Whether an error shows that the mount's process has died: only then does the kernel close its door.
+pub(super) fn is_of_death(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOTCONN | Errno::CONNABORTED))
 }
 
 /// Opens a file for reading and writing.
