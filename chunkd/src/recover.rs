@@ -13,6 +13,7 @@ use crate::limits;
 use crate::server::ChunkServer;
 use crate::service::status::{detail_of, status_of};
 use crate::store;
+use caribou_planted::{self as planted, Bug};
 use caribou_proto::chunk::v1::command::Body;
 use caribou_proto::chunk::v1::{
     Command, CommandResult, Delete, Fix, FromServer, Prepare, Prepared, Status, from_server,
@@ -21,6 +22,7 @@ use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::Semaphore;
 use tracing::{debug, info, warn};
 
@@ -268,10 +270,22 @@ fn is_complete(server: &ChunkServer, chunk: ChunkId, version: ChunkVersion) -> b
 }
 
 /// R4: into the quarantine.
-async fn delete(server: &ChunkServer, chunk: ChunkId, delete: Delete) -> Result<(), Failed> {
+async fn delete(server: &Arc<ChunkServer>, chunk: ChunkId, delete: Delete) -> Result<(), Failed> {
     let up_to = ChunkVersion(delete.up_to_version);
     server.store.delete(chunk, up_to, server.clock.unix_ms()).await?;
     server.streams.fence(chunk, ChunkVersion(delete.up_to_version.saturating_add(1)));
     info!(%chunk, %up_to, "a replica was deleted into the quarantine");
+    if planted::is(Bug::DeletionRepeated) {
+        server.work.spawn(delete_again(server.clone(), chunk));
+    }
     Ok(())
+}
+
+/// What a planted bug does.
+async fn delete_again(server: Arc<ChunkServer>, chunk: ChunkId) {
+    for _ in 0..60 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // Where nothing is there, and where the power is off, nothing happens.
+        let _ = server.store.delete(chunk, ChunkVersion(u64::MAX), server.clock.unix_ms()).await;
+    }
 }

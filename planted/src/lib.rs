@@ -41,10 +41,12 @@ pub enum Bug {
     OldTermObeyed,
     /// R1, V2: a chunk server gives a block to readers and to other holders whether it matches its checksum or not.
     ChecksumIgnored,
+    /// R4, F2: a chunk server carries a deletion out again and again for a minute, whatever version it has by then.
+    DeletionRepeated,
 }
 
 /// All of them.
-pub const ALL: [Bug; 16] = [
+pub const ALL: [Bug; 17] = [
     Bug::LogAnsweredBeforeSync,
     Bug::VoteNotWritten,
     Bug::RepliesForgotten,
@@ -61,6 +63,7 @@ pub const ALL: [Bug; 16] = [
     Bug::ResentAtSameVersion,
     Bug::OldTermObeyed,
     Bug::ChecksumIgnored,
+    Bug::DeletionRepeated,
 ];
 
 thread_local! {

@@ -152,3 +152,9 @@ fn bytes_that_are_sent_again_at_the_same_version() {
 fn a_checksum_that_is_ignored() {
     is_found(Bug::ChecksumIgnored, &[BitRot], &["P2"]);
 }
+
+/// Servers that are away are left out and come back, and are named again once another one is away.
+#[test]
+fn a_deletion_that_is_carried_out_again() {
+    is_found(Bug::DeletionRepeated, &[KillChunkServer, IsolateChunkServer], &["which is counted on"]);
+}

@@ -1,5 +1,5 @@
-//! A chunk server's disk, with an eye on what comes into the files of chunks. It changes nothing, and makes no calls of its own on the disk
-//! behind it, which fails at a certain call.
+//! A chunk server's disk, with an eye on what comes into the files of chunks, and on files that go. It changes nothing, and makes no calls of its
+//! own on the disk behind it, which fails at a certain call.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ use caribou_chunkd::store::disk::{Boot, Disk, DiskFile, OpenMode, Pace, Space};
 use caribou_proto::ids::ChunkId;
 use parking_lot::Mutex;
 
-use super::fragments;
 use super::header::{DATA_AT, Header, PLACES};
+use super::{fragments, removals};
 use crate::findings::Findings;
 
 /// See the module.
@@ -59,9 +59,13 @@ impl WatchedDisk {
         Arc::clone(files.entry(name.to_owned()).or_insert_with(new))
     }
 
-    fn forget(&self, names: &[&str]) {
-        let mut files = self.files.lock();
-        names.iter().for_each(|name| drop(files.remove(*name)));
+    /// There is no file of this name any more.
+    fn removed(&self, name: &str) {
+        let Some(known) = self.files.lock().remove(name) else { return };
+        let header = *known.header.lock();
+        if let Some(header) = header {
+            removals::removed(&self.findings, &self.server, known.chunk, &header);
+        }
     }
 }
 
@@ -80,13 +84,14 @@ impl Disk for WatchedDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.disk.rename(from, to)?;
-        self.forget(&[from, to]);
+        self.removed(from);
+        self.files.lock().remove(to);
         Ok(())
     }
 
     fn unlink(&self, name: &str) -> io::Result<()> {
         self.disk.unlink(name)?;
-        self.forget(&[name]);
+        self.removed(name);
         Ok(())
     }
 

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use caribou_chunkd::store::disk::{Disk, OpenMode};
 use caribou_chunkd::store::memory::MemoryDisk;
 use caribou_chunkd::store::{ChunkStore, ClusterIdentity, OpenOptions, Prepare, Write};
-use caribou_meta_raft::fsm::tables::chunks::{Chunk, Grant, Replica};
-use caribou_proto::chunk::v1::WriteFragment;
+use caribou_meta_raft::fsm::command::IntentKind;
+use caribou_meta_raft::fsm::tables::chunks::{Chunk, Grant, Intent, Replica};
+use caribou_proto::chunk::v1::{Registered, ToServer, WriteFragment, to_server};
 use caribou_proto::cluster::v1::Holder;
 use caribou_proto::ids::{BLOCK_BYTES, ChunkId, ChunkVersion, GrantId, Incarnation, InodeId, ServerId, SessionId};
 use caribou_proto::meta::v1::mutation::Op;
@@ -20,7 +21,7 @@ use caribou_proto::meta::v1::{
 
 use super::disk::WatchedDisk;
 use super::header::DATA_AT;
-use super::write_ends;
+use super::{removals, write_ends};
 use crate::clock::SimClock;
 use crate::findings::Findings;
 
@@ -57,6 +58,8 @@ impl Server {
             OpenOptions { disks: vec![disk.clone()], new_uuid, now_unix_ms: 1, deadline: Duration::from_secs(5) };
         let store = ChunkStore::open(options).await.expect("it opens");
         store.adopt(ClusterIdentity { uuid: [9; 16], generation: 1, nonce: 1 }, SERVER).await.expect("it registers");
+        let registered = Registered { server_id: SERVER.0, ..Registered::default() };
+        removals::told(&findings, ADDRESS, &ToServer { body: Some(to_server::Body::Registered(registered)) });
         Self { findings, store, disk }
     }
 
@@ -177,6 +180,39 @@ async fn bytes_of_a_grant_that_has_ended_are_found_before_anybody_else_has_writt
     now_it_has(&server.findings, row(1, None));
     server.writes(1, 5, b"after its end").await;
     assert!(the_only_finding(&server.findings).contains("the chunk's grant is None"));
+}
+
+/// Whether a replica that is complete at version 1 may go while the newest row is this one.
+async fn may_go(row: Option<Chunk>) -> bool {
+    let server = Server::start().await;
+    server.writes(1, 5, b"first").await;
+    row.into_iter().for_each(|row| now_it_has(&server.findings, row));
+    server.store.delete(CHUNK, ChunkVersion(1), 1).await.expect("deleted");
+    let found = server.findings.violations();
+    assert!(found.iter().all(|what| what.contains("R3: chunk1:1 has removed its replica of chunk 7")), "{found:?}");
+    found.is_empty()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_goes_while_it_is_counted_on_is_found() {
+    let other = Replica { server: ServerId(2), incarnation: Incarnation(1) };
+    let intent = Intent { kind: IntentKind::Bump, version: ChunkVersion(2), cut: 0, ended: None };
+    assert!(may_go(None).await, "the chunk is gone");
+    assert!(may_go(Some(row(2, None))).await, "it is counted on at another version");
+    assert!(may_go(Some(Chunk { replicas: vec![other], ..row(1, None) })).await, "on another server");
+    assert!(may_go(Some(Chunk { intent: Some(intent), ..row(1, None) })).await, "a recovery will see");
+    assert!(!may_go(Some(row(1, None))).await);
+    assert!(!may_go(Some(row(1, Some(5)))).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_not_complete_may_go() {
+    let server = Server::start().await;
+    server.writes(1, 5, b"first").await;
+    server.is_prepared(2, 5).await;
+    now_it_has(&server.findings, row(2, None));
+    server.store.delete(CHUNK, ChunkVersion(2), 1).await.expect("deleted");
+    assert!(server.findings.is_clean(), "{:?}", server.findings.violations());
 }
 
 fn hello(findings: &Findings) {
