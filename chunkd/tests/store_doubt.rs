@@ -118,6 +118,67 @@ async fn a_new_chunk_that_vanished_counts_as_dirty() {
     assert!(tried > 0, "no power cut took the file");
 }
 
+/// What comes between two losses of power.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Between {
+    Nothing,
+    /// The leader asks for it, and has to wait for other holders for long.
+    Prepare,
+    /// The server is told to stop after that, and loses no power.
+    CleanStop,
+    /// It is deleted.
+    Delete,
+}
+
+// M17, P5: simulation, seed 1 with 4,000 steps of power cuts. Each holder had lost the chunk, said so, and lost power again before the others were
+// there; then nobody knew any more that there was nothing to wait for.
+#[tokio::test]
+async fn a_new_chunk_that_vanished_counts_as_dirty_after_further_power_cuts_too() {
+    let join = |to| Prepare { chunk: id(5), version: version(to), join: true, old_grant: grant(1) };
+    for between in [Between::Nothing, Between::Prepare, Between::CleanStop, Between::Delete] {
+        let mut tried = 0;
+        for seed in 0..40 {
+            let Some((store, disk)) = after_a_vanishing(seed).await else { continue };
+            // A newer one is there.
+            write(&store, 7, 0, &[1; 512]).await.unwrap();
+            store.sync(id(7), version(1)).await.unwrap();
+            if matches!(between, Between::Prepare | Between::CleanStop) {
+                assert!(!prepare(&store, 5, 2).await.unwrap().clean);
+                // Long enough for everything that is at rest to be forgotten.
+                store.tick(1).await;
+                store.tick(10_000_000).await;
+                write(&store, 8, 0, &[1; 512]).await.unwrap();
+                store.tick(20_000_000).await;
+            }
+            if between == Between::Delete {
+                prepare(&store, 5, 2).await.unwrap();
+                store.delete(id(5), version(9), 0).await.unwrap();
+                store.tick(10_000_000).await;
+            }
+            let (store, disk) = if between == Between::CleanStop {
+                store.close().await;
+                drop(store);
+                (open(&disk).await, disk)
+            } else {
+                power_cut(store, &disk, seed + 100).await
+            };
+            let prepared = prepare(&store, 5, 2).await.unwrap();
+            assert_eq!((prepared.found, prepared.clean), (false, between == Between::Delete), "{between:?} {seed}");
+            if between == Between::Delete {
+                continue;
+            }
+            tried += 1;
+            assert!(!store.prepare(join(2)).await.unwrap().clean);
+            store.complete(id(5), version(2)).await.unwrap();
+            store.tick(30_000_000).await;
+            store.tick(40_000_000).await;
+            let (store, _disk) = power_cut(store, &disk, seed + 200).await;
+            assert!(prepare(&store, 5, 3).await.unwrap().clean, "recovered and at rest: {between:?} {seed}");
+        }
+        assert!(tried > 0 || between == Between::Delete, "no power cut took the file");
+    }
+}
+
 // M17: an empty replica in its place is dirty too, for every leader and over every restart, until a recovery has completed it.
 #[tokio::test]
 async fn an_empty_replica_for_one_that_vanished_counts_as_dirty() {

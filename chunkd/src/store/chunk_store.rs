@@ -269,7 +269,7 @@ impl ChunkStore {
             Some((volume, _)) if prepare.join && volume.check().is_err() => self.place(chunk, true)?,
             Some(home) => home,
             None if prepare.join => self.place(chunk, true)?,
-            None => return Ok(self.absent(chunk)),
+            None => return self.report_absent(&prepare).await,
         };
         let absent = self.absent(chunk);
         let job = move |volume: &Volume, replica: &Arc<Replica>| {
@@ -279,6 +279,20 @@ impl ChunkStore {
             volume.prepare(replica, &prepare, absent)
         };
         self.run(home, Lane::Chunk(chunk.0), "prepare", WHOLE_CHUNK, job).await
+    }
+
+    /// M17: that it may have vanished has to be known after further starts too: its recovery may have to wait for other holders.
+    async fn report_absent(&self, prepare: &Prepare) -> Result<Prepared, Error> {
+        let absent = self.absent(prepare.chunk);
+        if !absent.clean {
+            let volume = self.volumes.iter().find(|volume| volume.check().is_ok()).ok_or(Error::NoDisk)?;
+            let Prepare { chunk, version, old_grant, .. } = *prepare;
+            let note = move |volume: &Volume| {
+                volume.journal.vanished(chunk, version, old_grant).map_err(volume.broken_journal())
+            };
+            self.run_on(volume.clone(), Lane::Chunk(chunk.0), "prepare", 1, note).await?;
+        }
+        Ok(absent)
     }
 
     /// V1: one block of a replica incomplete at `version`: 64 KiB of data, or a hole.

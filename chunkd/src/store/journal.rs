@@ -44,6 +44,13 @@ impl Contents {
         chunk >= self.watermark || self.entries.contains_key(&chunk)
     }
 
+    /// M17: those entries that are about replicas which vanished, and nothing else.
+    pub(crate) fn only_vanished(&self) -> Self {
+        let is_one = |(_, entry): &(&ChunkId, &Entry)| entry.doubt == Doubt::Vanished;
+        let entries = self.entries.iter().filter(is_one).map(|(chunk, entry)| (*chunk, *entry)).collect();
+        Self { entries, watermark: ChunkId(u64::MAX), ..self.clone() }
+    }
+
     /// M16: what this dirty chunk may have lost in the boot that is `now`: nothing, if all its writes were made in it, since the page cache
     /// still has them.
     pub(crate) fn doubt(&self, chunk: ChunkId, now: Option<Boot>) -> Doubt {
@@ -58,8 +65,10 @@ impl Contents {
 /// What the journal must know about a chunk to let it go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// No replica here.
+    /// No replica here; it may have vanished.
     Gone,
+    /// No replica here any more, by a committed decision.
+    Deleted,
     /// Has, or is about to have, un-synced writes, or waits for its recovery.
     Busy(ChunkVersion, GrantId),
     /// All synced, but written lately.
@@ -143,26 +152,39 @@ impl Journal {
         self.commit(state)
     }
 
-    /// M17: the replica that is about to be made stands for one that vanished. Durable when this returns.
+    /// M17: there was a replica that vanished; one that is about to be made stands for it. Durable when this returns.
     pub(crate) fn vanished(&self, chunk: ChunkId, version: ChunkVersion, grant: GrantId) -> io::Result<()> {
         let mut state = self.state.lock();
+        if state.contents.entries.get(&chunk).is_some_and(|entry| entry.doubt == Doubt::Vanished) {
+            return self.commit(state);
+        }
         state.above.remove(&chunk);
         self.open(&mut state, chunk, (version, grant), Doubt::Vanished);
         self.commit(state)
     }
 
-    /// Lets idle chunks go and raises the watermark above all chunks seen; those above it that are busy get entries of their own.
-    pub(crate) fn settle(&self, standing: impl Fn(ChunkId) -> Standing) -> io::Result<()> {
+    /// Lets idle chunks go and raises the watermark above all chunks seen, the `newest` that is here included; those above it that are busy get
+    /// entries of their own. Without a newest one it stays.
+    pub(crate) fn settle(&self, newest: Option<ChunkId>, standing: impl Fn(ChunkId) -> Standing) -> io::Result<()> {
         let mut state = self.state.lock();
-        let done = |chunk: &ChunkId| matches!(standing(*chunk), Standing::Gone | Standing::Idle);
-        let leaving: Vec<ChunkId> = state.contents.entries.keys().copied().filter(done).collect();
+        let done = |(chunk, entry): &(&ChunkId, &Entry)| match standing(**chunk) {
+            Standing::Idle | Standing::Deleted => true,
+            // M17: it is remembered until a replica has been made in its place, and recovered.
+            Standing::Gone => entry.doubt != Doubt::Vanished,
+            Standing::Busy(..) | Standing::Lingering => false,
+        };
+        let leaving: Vec<ChunkId> = state.contents.entries.iter().filter(done).map(|(chunk, _)| *chunk).collect();
         for chunk in leaving {
             state.contents.entries.remove(&chunk);
             self.append(&mut state, &Record::Close { chunk });
         }
+        let Some(newest) = newest else { return Ok(()) };
         let above = std::mem::take(&mut state.above);
-        let Some(highest) = above.iter().max() else { return Ok(()) };
+        let highest = above.iter().copied().fold(newest, ChunkId::max);
         let watermark = ChunkId(highest.0.saturating_add(1));
+        if watermark <= state.contents.watermark {
+            return Ok(());
+        }
         for chunk in above.iter().copied() {
             if let Standing::Busy(version, grant) = standing(chunk) {
                 self.open(&mut state, chunk, (version, grant), Doubt::ThisBoot);
@@ -371,7 +393,7 @@ mod tests {
             journal.ensure(chunk(id), ChunkVersion(1), GrantId(id)).unwrap();
         }
         let busy = |id: ChunkId| if id.0 == 3 { Standing::Busy(ChunkVersion(1), GrantId(3)) } else { Standing::Idle };
-        journal.settle(busy).unwrap();
+        journal.settle(Some(ChunkId(0)), busy).unwrap();
         let found = Journal::replay(&disk.power_cut(3), DISK).unwrap().unwrap();
         assert_eq!(found.watermark, chunk(5));
         assert_eq!(found.highest_grant, GrantId(4));
@@ -386,7 +408,9 @@ mod tests {
         for id in 0..9000 {
             journal.ensure(chunk(id), ChunkVersion(1), GrantId(id)).unwrap();
             if id % 3000 == 0 {
-                journal.settle(|id| if id.0 % 2 == 0 { Standing::Lingering } else { Standing::Idle }).unwrap();
+                journal
+                    .settle(Some(ChunkId(0)), |id| if id.0 % 2 == 0 { Standing::Lingering } else { Standing::Idle })
+                    .unwrap();
             }
         }
         let found = Journal::replay(&disk.power_cut(9), DISK).unwrap().unwrap();
@@ -409,7 +433,7 @@ mod tests {
             for id in &ids {
                 journal.ensure(chunk(*id), ChunkVersion(1), GrantId(1)).unwrap();
                 if id % 7 == 0 {
-                    journal.settle(|id| if id.0 % 3 == 0 { Standing::Idle } else { Standing::Lingering }).unwrap();
+                    journal.settle(Some(ChunkId(0)), |id| if id.0 % 3 == 0 { Standing::Idle } else { Standing::Lingering }).unwrap();
                 }
             }
             let found = Journal::replay(&disk.power_cut(seed), DISK).unwrap().unwrap();

@@ -10,6 +10,7 @@ use super::OpenError;
 use super::disk::Disk;
 use super::folder::{self, Inspected, failed};
 use super::format::identity::Identity;
+use super::format::journal::Doubt;
 use super::format::record::{Kind, Record};
 use super::journal::{Contents, Entry, Journal};
 use super::pool::Pool;
@@ -62,11 +63,10 @@ pub(crate) fn start(
     let unclean = ready.iter().any(|ready| !ready.clean && !ready.ours.new);
     let said = |ready: &Ready| match ready {
         Ready { ours, .. } if ours.new => None,
-        Ready { clean: true, .. } => Some(None),
-        Ready { journal, .. } => journal.clone().map(Some),
+        Ready { clean: true, journal, .. } => Some(journal.as_ref().map(Contents::only_vanished).unwrap_or_default()),
+        Ready { journal, .. } => journal.clone(),
     };
-    let said: Option<Vec<Option<Contents>>> = ready.iter().map(said).collect();
-    let vanishing = said.map(|journals| journals.into_iter().flatten().collect());
+    let vanishing: Option<Vec<Contents>> = ready.iter().map(said).collect();
     let tombstones = Arc::new(Tombstones::default());
     let volumes = ready.into_iter().map(|ready| volume(ready, incarnation, tombstones.clone()));
     let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
@@ -184,15 +184,25 @@ fn displace_doubles(folders: &mut [Ready]) -> Result<(), OpenError> {
 }
 
 fn volume(ready: Ready, incarnation: Incarnation, tombstones: Arc<Tombstones>) -> Result<Arc<Volume>, OpenError> {
-    let Ready { ours, journal, scanned, .. } = ready;
+    let Ready { ours, clean, journal, scanned } = ready;
     let disk = ours.disk;
     // V3: dirty chunks stay dirty until they are recovered, over any number of restarts.
+    let unclean = !clean && !ours.new;
+    let stays = unclean && journal.is_some();
     let known = journal.unwrap_or_default();
-    let mut contents = Contents { entries: HashMap::new(), boot: disk.boot(), ..known };
+    // M17: so does what is not there. What may have vanished above the watermark has no name, so that one stays too.
+    let vanished = |(chunk, entry): (&ChunkId, &Entry)| {
+        let has_vanished = !scanned.index.contains_key(chunk) && (unclean || entry.doubt == Doubt::Vanished);
+        has_vanished.then_some((*chunk, Entry { doubt: Doubt::Vanished, ..*entry }))
+    };
+    let entries = known.entries.iter().filter_map(vanished).collect();
+    let mut contents = Contents { entries, boot: disk.boot(), ..known };
     for (chunk, replica) in &scanned.index {
         let Some(info) = replica.info() else { continue };
         contents.highest_grant = contents.highest_grant.max(info.last_grant);
-        contents.watermark = contents.watermark.max(ChunkId(chunk.0.saturating_add(1)));
+        if !stays {
+            contents.watermark = contents.watermark.max(ChunkId(chunk.0.saturating_add(1)));
+        }
         if let Some(doubt) = scanned.dirty.get(chunk) {
             let (version, grant) = (info.version, info.last_grant);
             contents.entries.insert(*chunk, Entry { version, grant, doubt: *doubt });
@@ -206,7 +216,7 @@ fn volume(ready: Ready, incarnation: Incarnation, tombstones: Arc<Tombstones>) -
     let (journal, pool, space) = begin().map_err(failed(disk.as_ref(), "beginning its journal"))?;
     let (index, lost, lock) = (scanned.index, scanned.lost, ours.lock);
     let identity = ours.identity;
-    let parts = Parts { disk, pool, identity, incarnation, journal, index, lost, space, tombstones, lock };
+    let parts = Parts { disk, pool, identity, incarnation, unclean, journal, index, lost, space, tombstones, lock };
     Ok(Arc::new(Volume::new(parts)))
 }
 
