@@ -342,10 +342,10 @@ impl ChunkBuffer {
         self.carve(offset, u32::MAX);
     }
 
-    /// The buffered bytes within `[start, end)` that readers here are to see, in order.
+    /// The buffered bytes within `[start, end)` that readers here are to see, in order: none of those that others may have written over.
     pub(crate) fn snapshot(&self, start: u32, end: u32) -> Vec<(u32, Bytes)> {
         self.overlapping(start, end)
-            .filter(|(_, extent)| !(extent.theirs && extent.is_seen()))
+            .filter(|(_, extent)| !extent.theirs)
             .map(|(offset, extent)| {
                 let (from, to) = (offset.max(start), (offset + extent.len()).min(end));
                 (from, extent.data.slice((from - offset) as usize..(to - offset) as usize))
@@ -355,7 +355,7 @@ impl ChunkBuffer {
 
     /// Whether it is open which bytes within `[start, end)` readers here are to see: these, or newer ones of others.
     pub(crate) fn is_disputed(&self, start: u32, end: u32) -> bool {
-        self.overlapping(start, end).any(|(_, extent)| extent.theirs && !extent.is_seen())
+        self.overlapping(start, end).any(|(_, extent)| extent.theirs)
     }
 
     fn overlapping(&self, start: u32, end: u32) -> impl Iterator<Item = (u32, &Extent)> {

@@ -19,7 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::driver;
 use super::files::{Files, attr_of};
-use super::inode::Inode;
+use super::inode::{Inode, State};
 use crate::Error;
 
 /// Pause before a change is asked for again; the leader waits before it answers, so there are few.
@@ -42,9 +42,16 @@ impl Files {
         let _turn = self.turn(inode).await?;
         let seen = inode.peek(|state| state.sticky.now());
         let write = inode.change(0, |state| state.write.want_flush());
-        inode.wait_untold(seen, |state| state.write.is_flushed(write)).await?;
-        let pause = Pause::new(inode);
-        inode.wait_untold(seen, |state| state.write.is_calm()).await?;
+        let pause = loop {
+            // S4: whether others have written since the session's end is asked before this call is one more change since then.
+            let is_ready = |state: &State| state.write.is_flushed(write) && !state.write.is_anything_disputed();
+            inode.wait_untold(seen, is_ready).await?;
+            let pause = Pause::new(inode);
+            inode.wait_untold(seen, |state| state.write.is_calm()).await?;
+            if inode.peek(|state| is_ready(state)) {
+                break pause;
+            }
+        };
         let size = setattr.size;
         let body = self.set(caller, Op::Setattr(setattr)).await?;
         let mut attr = attr_of(&body)?;

@@ -231,6 +231,11 @@ impl WriteState {
         self.chunks.get(&index).is_some_and(|chunk| chunk.buffer.is_disputed(start, end))
     }
 
+    /// The same of any bytes of the file.
+    pub(crate) fn is_anything_disputed(&self) -> bool {
+        self.chunks.values().any(|chunk| chunk.buffer.has_theirs())
+    }
+
     /// No call that changes something at the leader is under way.
     pub(crate) fn is_calm(&self) -> bool {
         self.commit.is_none() && !self.chunks.values().any(WriteChunk::is_calling)

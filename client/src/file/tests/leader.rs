@@ -342,6 +342,8 @@ impl Inner {
     pub(super) fn setattr(&mut self, set: &SetAttr) -> Result<ReplyBody, Error> {
         self.count("setattr");
         self.set_by_handle = set.by_handle;
+        self.next += 1;
+        let (number, session) = (self.next, self.session);
         let file = self.file(set.inode)?;
         if let Some(mtime_ns) = set.mtime_ns {
             file.mtime_ns = mtime_ns;
@@ -357,6 +359,9 @@ impl Inner {
                 file.chunks
                     .retain(|index, row| *index < first || (*index == first && size % CHUNK_BYTES > 0 && !row.is_new));
                 if let Some(row) = file.chunks.get_mut(&first) {
+                    if cuts && row.grant.map(|grant| grant.session).or(row.hold) != Some(session) {
+                        row.last_grant = number;
+                    }
                     row.end_uncleanly();
                     row.granted_to.clone_from(&row.holders);
                     (row.recovering, row.cut) = (true, Some(size));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use caribou_proto::cluster::v1::Holder;
 use caribou_proto::ids::SessionId;
-use caribou_proto::meta::v1::{Grant, GrantState, ReplyBody};
+use caribou_proto::meta::v1::{Caller, Grant, GrantState, ReplyBody, SetAttr};
 use tokio::time::Instant;
 
 use super::rig::{Rig, assert_same, pattern, read_all};
@@ -92,6 +92,30 @@ async fn what_was_lost_with_the_session_is_an_error_where_others_have_written() 
     expected[3000..3100].copy_from_slice(&pattern(3, 100));
     assert_same(&rig.on_disk(file.inode()), &expected);
     assert_eq!(rig.buffered(), 0);
+}
+
+/// P2: the servers' bytes may be older than what this client has written and closed, which it sends again.
+#[tokio::test(start_paused = true)]
+async fn a_read_after_the_session_does_not_see_what_was_before_a_closed_write() {
+    let rig = Rig::new();
+    let file = told(&rig).await;
+    (1..=3).for_each(|server| rig.world.power_cut(server));
+    rig.world.expire_session();
+    assert_same(&read_all(&file).await, &pattern(1, 5000));
+}
+
+/// P1: a cut by this client itself is nobody else's change.
+#[tokio::test(start_paused = true)]
+async fn a_cut_after_the_session_takes_nothing_but_what_it_cuts() {
+    let rig = Rig::new();
+    let file = told(&rig).await;
+    (1..=3).for_each(|server| rig.world.power_cut(server));
+    rig.world.expire_session();
+    let set = SetAttr { inode: file.inode(), size: Some(3000), ..SetAttr::default() };
+    rig.files.setattr(&Caller::default(), set).await.expect("cuts");
+    assert_same(&read_all(&file).await, &pattern(1, 5000)[..3000]);
+    file.sync(false).await.expect("nothing is lost");
+    assert_same(&rig.on_disk(file.inode()), &pattern(1, 5000)[..3000]);
 }
 
 /// The same where the answer to a report is the first sign of it, and the event comes after that or was missed.
