@@ -7,6 +7,7 @@ use caribou_proto::ids::{CHUNK_BYTES, Cookie, InodeId, SessionId};
 use caribou_proto::meta::v1 as wire;
 use caribou_proto::meta::v1::{Answer, Query, ReplyBody};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::node::Node;
 use super::wire::reply as to_wire;
@@ -122,9 +123,13 @@ pub(super) fn is_of_claims(query: &Query) -> bool {
     query.release.is_some() || query.claims_complete.is_some()
 }
 
-/// S7: such a message, answered at once.
-pub(super) fn claims(leading: &LeaderHandle, session: SessionId, query: &Query) -> Answer {
+/// S7: such a message, answered at once; of a stream that has ended it changes nothing: the claims may have been asserted on a newer one by now.
+pub(super) fn claims(leading: &LeaderHandle, session: SessionId, ended: &CancellationToken, query: &Query) -> Answer {
     leading.claims(|claims| {
+        // Here, where the newer stream's claims have to wait: it begins only after this one has ended.
+        if ended.is_cancelled() {
+            return;
+        }
         for inode in query.release.iter().flat_map(|release| &release.inodes) {
             claims.release(session, InodeId(*inode));
         }

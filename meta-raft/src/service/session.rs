@@ -246,7 +246,7 @@ async fn work(
                 }
                 client_message::Body::Query(query) if queries::is_of_claims(&query) => {
                     // In the order of the stream, and never after it: a late release must not undo a claim asserted on a newer one (S7).
-                    along.push(queries::claims(&call.leading, session, &query));
+                    along.push(queries::claims(&call.leading, session, &place.ended, &query));
                 }
                 body => {
                     // One client must not keep this thread for itself.
