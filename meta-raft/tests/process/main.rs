@@ -6,3 +6,4 @@ mod kill;
 #[cfg(debug_assertions)]
 mod load;
 mod stop;
+mod waits;
