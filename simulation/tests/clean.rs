@@ -7,8 +7,9 @@ fn runs_clean(seed: u64) {
     let outcome = run(&plan).unwrap_or_else(|error| panic!("seed {seed}: {error:#}"));
     assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
     assert!(outcome.steps >= plan.steps, "seed {seed}: {} steps", outcome.steps);
-    let (rotten, injected) = (outcome.faults.get(&Fault::BitRot), outcome.faults.values().sum::<u64>());
-    assert!(injected > *rotten.expect("there are chunks"), "seed {seed}: no fault was injected");
+    // Bits flip in the end, in each chunk that has more than one copy.
+    let rotten = outcome.faults.get(&Fault::BitRot).copied().unwrap_or_default();
+    assert!(outcome.faults.values().sum::<u64>() > rotten, "seed {seed}: no fault was injected");
 }
 
 #[test]

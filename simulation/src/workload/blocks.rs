@@ -7,6 +7,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use caribou_client::{Error, Files, OpenFile};
@@ -27,6 +28,9 @@ pub const BLOCK: usize = 512;
 const STRETCH: u64 = 24;
 /// Where the stretches begin: within inline data, beyond them, and over the border of the first two chunks.
 const STARTS: [u64; 3] = [0, 15 << 10, CHUNK_BYTES - (4 << 10)];
+
+/// How long after a sync's call writes beside it begin.
+const BESIDE_MS: std::ops::Range<u64> = 0..6;
 
 /// What is known of one block, as write numbers; 0 is nothing but zeros.
 #[derive(Clone, Debug, Default)]
@@ -139,11 +143,9 @@ impl Writer {
     /// When the client is gone, or the file.
     pub async fn step(&mut self, findings: &Findings, may_be_gone: impl Fn() -> bool) -> Result<(), Error> {
         match self.rng.random_range(0..10) {
-            0..6 => {
-                let blocks = if self.writes < self.narrow_writes { STRETCH } else { self.model.count };
-                self.write(blocks).await?;
-            }
-            6..8 => self.sync().await?,
+            0..6 => self.write().await?,
+            6 => self.sync().await?,
+            7 => self.sync_while_writing().await?,
             _ => {
                 let block = self.rng.random_range(0..self.model.count);
                 let latest = self.model.known(block).latest;
@@ -166,7 +168,8 @@ impl Writer {
         Ok(())
     }
 
-    async fn write(&mut self, blocks: u64) -> Result<(), Error> {
+    async fn write(&mut self) -> Result<(), Error> {
+        let blocks = if self.writes < self.narrow_writes { STRETCH } else { self.model.count };
         let block = self.rng.random_range(0..blocks);
         self.writes += 1;
         let write = self.writes;
@@ -187,14 +190,25 @@ impl Writer {
     /// # Errors
     /// When the client is gone.
     pub async fn sync(&mut self) -> Result<(), Error> {
-        let before: Vec<(u64, u64)> =
-            self.model.blocks.lock().iter().map(|(block, known)| (*block, known.latest)).collect();
+        let covered = self.model.written();
         self.file.sync(false).await?;
-        let mut blocks = self.model.blocks.lock();
-        for (block, write) in before {
-            blocks.entry(block).or_default().synced = write;
-        }
+        self.model.synced(covered);
         Ok(())
+    }
+
+    /// W6: a sync covers what was written before it, whatever is written meanwhile.
+    async fn sync_while_writing(&mut self) -> Result<(), Error> {
+        let (covered, file) = (self.model.written(), Arc::clone(&self.file));
+        let begins_after = Duration::from_millis(self.rng.random_range(BESIDE_MS));
+        let write = async {
+            tokio::time::sleep(begins_after).await;
+            self.write().await?;
+            self.write().await
+        };
+        let (synced, written) = futures::join!(file.sync(false), write);
+        synced?;
+        self.model.synced(covered);
+        written
     }
 
     /// Lets go of the file; once everybody can see what it has written, if it `flushes`.
@@ -209,6 +223,18 @@ impl Writer {
 }
 
 impl FileModel {
+    /// The latest write of each block.
+    fn written(&self) -> Vec<(u64, u64)> {
+        self.blocks.lock().iter().map(|(block, known)| (*block, known.latest)).collect()
+    }
+
+    fn synced(&self, covered: Vec<(u64, u64)>) {
+        let mut blocks = self.blocks.lock();
+        for (block, write) in covered {
+            blocks.entry(block).or_default().synced = write;
+        }
+    }
+
     pub(super) fn new(inode: u64, count: u64) -> Self {
         let (orphaned_at, buried_at) = (Mutex::default(), Mutex::default());
         Self { inode, blocks: Mutex::default(), count, orphaned_at, buried_at }
