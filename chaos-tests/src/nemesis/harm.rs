@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
+use caribou_cli::local::{Part, ProcessId};
 use rustix::process::Signal;
 
 use super::clock::Clocks;
@@ -100,14 +101,10 @@ impl Remedy {
     async fn apply(self, site: &mut Site<'_>, evidence: &mut Evidence) -> Result<()> {
         match self {
             Self::Start(server) => start(site, server).await?,
-            Self::Restart((part, number)) => {
-                site.lab.cluster.signal(part, number, Signal::KILL)?;
-                start(site, (part, number)).await?;
-            }
+            Self::Restart(server) => restart(site, server, |_| Ok(())).await?,
             Self::Revive((part, number)) => {
-                site.lab.cluster.signal(part, number, Signal::KILL)?;
-                power::remount(&site.lab.volume(part, number)?)?;
-                start(site, (part, number)).await?;
+                let remount = |site: &Site<'_>| power::remount(&site.lab.volume(part, number)?);
+                restart(site, (part, number), remount).await?;
             }
             Self::Continue((part, number)) => site.lab.cluster.signal(part, number, Signal::CONT)?,
             Self::Lift(rule) => evidence.add(rule.lift()?, "packets"),
@@ -149,6 +146,24 @@ impl Remedy {
     }
 }
 
+/// Ends a server, if it has not ended, and starts it again. A chunk server goes on whatever its disk does; a metadata node must end if it
+/// cannot write.
+async fn restart(
+    site: &mut Site<'_>,
+    (part, number): Server,
+    in_between: impl Fn(&Site<'_>) -> Result<()>,
+) -> Result<()> {
+    let process = site.lab.cluster.layout().nodes(part)[number - 1].process;
+    let has_ended = !process.is_some_and(ProcessId::is_alive);
+    site.lab.cluster.signal(part, number, Signal::KILL)?;
+    in_between(site)?;
+    start(site, (part, number)).await?;
+    match part {
+        Part::Chunk if has_ended => Err(Broken::promise(format!("chunk server {number} has ended by itself"))),
+        _ => Ok(()),
+    }
+}
+
 /// P5: a server comes up again, whatever it went through.
 pub(super) async fn start(site: &mut Site<'_>, (part, number): Server) -> Result<()> {
     site.lab.cluster.start(part, number).await.map_err(|error| Broken::by(&error))
@@ -175,8 +190,6 @@ impl Evidence {
 
 #[cfg(test)]
 mod tests {
-    use caribou_cli::local::Part;
-
     use super::*;
 
     #[test]

@@ -323,6 +323,7 @@ impl Kind {
             ],
             // What was on its way when it froze, into a chunk that another mount has written since; its writer is told by EIO.
             Self::FreezeMount => &[
+                "session expired: grants, claims and locks are gone",
                 "bytes of a file are lost with the session",
                 "bytes of a file were lost after its last handle was closed",
             ],
