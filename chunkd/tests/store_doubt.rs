@@ -153,6 +153,7 @@ async fn a_new_chunk_that_vanished_counts_as_dirty_after_further_power_cuts_too(
             if between == Between::Delete {
                 prepare(&store, 5, 2).await.unwrap();
                 store.delete(id(5), version(9), 0).await.unwrap();
+                store.tick(1).await;
                 store.tick(10_000_000).await;
             }
             let (store, disk) = if between == Between::CleanStop {

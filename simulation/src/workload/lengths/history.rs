@@ -135,9 +135,11 @@ impl History {
             return Some(wrong);
         }
         let mut bytes = read.to_vec();
-        // Behind the end there is nothing, which is as good as zeros.
+        // Behind the end that the reader knew there is nothing, which is as good as zeros; what is before it may be newer.
+        let mut borders = self.borders(bound, range);
+        borders.insert(range.start + read.len() as u64);
         bytes.resize(within(range, range).end, 0);
-        let borders: Vec<u64> = self.borders(bound, range).into_iter().collect();
+        let borders: Vec<u64> = borders.into_iter().collect();
         borders.windows(2).find_map(|pair| {
             let piece = pair[0]..pair[1];
             self.judge_piece(bound, &piece, &bytes[within(range, &piece)], &may_be_lost)

@@ -148,3 +148,15 @@ fn bytes_are_judged_block_by_block() {
     assert!(judge(&read(BLOCK, 2 * BLOCK)).is_none());
     assert!(judge(&read(BLOCK + 1, 2 * BLOCK)).is_some_and(|(rule, _)| rule == "P2"));
 }
+
+/// Simulation, seed 615 with 50,000 steps.
+#[test]
+fn a_reader_that_knows_an_older_end_may_see_newer_bytes_before_it() {
+    let mut history = History::new(INODE);
+    resize(&mut history, 600);
+    history.sync();
+    let bound = history.bound();
+    write(&mut history, 0..1000);
+    assert_eq!(broken(&history, &bound, &[(2, 0..600)]), RIGHT);
+    assert_eq!(broken(&history, &bound, &[(2, 0..300), (0, 300..600)]), [Some("P2"), None]);
+}
