@@ -322,8 +322,14 @@ impl ChunkStore {
     /// V1: everything durable, then `version, complete` durable. Confirms if it is complete already (F2).
     pub async fn complete(&self, chunk: ChunkId, version: ChunkVersion) -> Result<(), Error> {
         self.change(chunk, "complete", move |volume, replica| volume.complete(replica, version)).await?;
-        // R3: what the start has found on another disk was an earlier one.
-        self.volumes.iter().for_each(|volume| volume.suspects.regained(chunk));
+        // R3, M17: what was found or missed on another disk was an earlier one.
+        for volume in &self.volumes {
+            volume.suspects.regained(chunk);
+            // Where it is, writers may count on the entry by now.
+            if volume.find(chunk).is_none() {
+                volume.journal.forget_vanished(chunk);
+            }
+        }
         Ok(())
     }
 

@@ -163,9 +163,8 @@ impl Journal {
         self.commit(state)
     }
 
-    /// Lets idle chunks go and raises the watermark above all chunks seen, the `newest` that is here included; those above it that are busy get
-    /// entries of their own. Without a newest one it stays.
-    pub(crate) fn settle(&self, newest: Option<ChunkId>, standing: impl Fn(ChunkId) -> Standing) -> io::Result<()> {
+    /// Lets idle chunks go and raises the watermark above all chunks seen; those above it that are busy get entries of their own.
+    pub(crate) fn settle(&self, standing: impl Fn(ChunkId) -> Standing) -> io::Result<()> {
         let mut state = self.state.lock();
         let done = |(chunk, entry): &(&ChunkId, &Entry)| match standing(**chunk) {
             Standing::Idle | Standing::Deleted => true,
@@ -178,13 +177,9 @@ impl Journal {
             state.contents.entries.remove(&chunk);
             self.append(&mut state, &Record::Close { chunk });
         }
-        let Some(newest) = newest else { return Ok(()) };
         let above = std::mem::take(&mut state.above);
-        let highest = above.iter().copied().fold(newest, ChunkId::max);
+        let Some(highest) = above.iter().max() else { return Ok(()) };
         let watermark = ChunkId(highest.0.saturating_add(1));
-        if watermark <= state.contents.watermark {
-            return Ok(());
-        }
         for chunk in above.iter().copied() {
             if let Standing::Busy(version, grant) = standing(chunk) {
                 self.open(&mut state, chunk, (version, grant), Doubt::ThisBoot);
@@ -204,6 +199,15 @@ impl Journal {
         }
         self.append(&mut state, &Record::Close { chunk });
         self.commit(state)
+    }
+
+    /// M17: a replica has been made elsewhere in the place of one that vanished. Durable with the next record that is.
+    pub(crate) fn forget_vanished(&self, chunk: ChunkId) {
+        let mut state = self.state.lock();
+        if state.contents.entries.get(&chunk).is_some_and(|entry| entry.doubt == Doubt::Vanished) {
+            state.contents.entries.remove(&chunk);
+            self.append(&mut state, &Record::Close { chunk });
+        }
     }
 
     /// Makes all records durable.
@@ -393,7 +397,7 @@ mod tests {
             journal.ensure(chunk(id), ChunkVersion(1), GrantId(id)).unwrap();
         }
         let busy = |id: ChunkId| if id.0 == 3 { Standing::Busy(ChunkVersion(1), GrantId(3)) } else { Standing::Idle };
-        journal.settle(Some(ChunkId(0)), busy).unwrap();
+        journal.settle(busy).unwrap();
         let found = Journal::replay(&disk.power_cut(3), DISK).unwrap().unwrap();
         assert_eq!(found.watermark, chunk(5));
         assert_eq!(found.highest_grant, GrantId(4));
@@ -408,9 +412,7 @@ mod tests {
         for id in 0..9000 {
             journal.ensure(chunk(id), ChunkVersion(1), GrantId(id)).unwrap();
             if id % 3000 == 0 {
-                journal
-                    .settle(Some(ChunkId(0)), |id| if id.0 % 2 == 0 { Standing::Lingering } else { Standing::Idle })
-                    .unwrap();
+                journal.settle(|id| if id.0 % 2 == 0 { Standing::Lingering } else { Standing::Idle }).unwrap();
             }
         }
         let found = Journal::replay(&disk.power_cut(9), DISK).unwrap().unwrap();
@@ -433,7 +435,7 @@ mod tests {
             for id in &ids {
                 journal.ensure(chunk(*id), ChunkVersion(1), GrantId(1)).unwrap();
                 if id % 7 == 0 {
-                    journal.settle(Some(ChunkId(0)), |id| if id.0 % 3 == 0 { Standing::Idle } else { Standing::Lingering }).unwrap();
+                    journal.settle(|id| if id.0 % 3 == 0 { Standing::Idle } else { Standing::Lingering }).unwrap();
                 }
             }
             let found = Journal::replay(&disk.power_cut(seed), DISK).unwrap().unwrap();

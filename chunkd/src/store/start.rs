@@ -1,7 +1,7 @@
 //! Opening the data folders of a server: first everything is looked at, then a new incarnation is made durable, then the folders are
 //! scanned. Blocks.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use caribou_proto::ids::{ChunkId, Incarnation};
@@ -63,12 +63,14 @@ pub(crate) fn start(
     let unclean = ready.iter().any(|ready| !ready.clean && !ready.ours.new);
     let said = |ready: &Ready| match ready {
         Ready { ours, .. } if ours.new => None,
-        Ready { clean: true, journal, .. } => Some(journal.as_ref().map(Contents::only_vanished).unwrap_or_default()),
-        Ready { journal, .. } => journal.clone(),
+        Ready { clean: true, journal, .. } => Some(journal.as_ref().map(Contents::only_vanished)),
+        Ready { journal, .. } => journal.clone().map(Some),
     };
-    let vanishing: Option<Vec<Contents>> = ready.iter().map(said).collect();
+    let said: Option<Vec<Option<Contents>>> = ready.iter().map(said).collect();
+    let vanishing = said.map(|journals| journals.into_iter().flatten().collect());
+    let here: BTreeSet<ChunkId> = ready.iter().flat_map(|ready| ready.scanned.index.keys().copied()).collect();
     let tombstones = Arc::new(Tombstones::default());
-    let volumes = ready.into_iter().map(|ready| volume(ready, incarnation, tombstones.clone()));
+    let volumes = ready.into_iter().map(|ready| volume(ready, &here, incarnation, tombstones.clone()));
     let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
     Ok(Started { volumes, incarnation, fence, unclean, vanishing, tombstones })
 }
@@ -183,26 +185,25 @@ fn displace_doubles(folders: &mut [Ready]) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn volume(ready: Ready, incarnation: Incarnation, tombstones: Arc<Tombstones>) -> Result<Arc<Volume>, OpenError> {
-    let Ready { ours, clean, journal, scanned } = ready;
+/// `here`: the replicas of all folders.
+fn volume(
+    ready: Ready,
+    here: &BTreeSet<ChunkId>,
+    incarnation: Incarnation,
+    tombstones: Arc<Tombstones>,
+) -> Result<Arc<Volume>, OpenError> {
+    let Ready { ours, journal, scanned, .. } = ready;
     let disk = ours.disk;
     // V3: dirty chunks stay dirty until they are recovered, over any number of restarts.
-    let unclean = !clean && !ours.new;
-    let stays = unclean && journal.is_some();
     let known = journal.unwrap_or_default();
-    // M17: so does what is not there. What may have vanished above the watermark has no name, so that one stays too.
-    let vanished = |(chunk, entry): (&ChunkId, &Entry)| {
-        let has_vanished = !scanned.index.contains_key(chunk) && (unclean || entry.doubt == Doubt::Vanished);
-        has_vanished.then_some((*chunk, Entry { doubt: Doubt::Vanished, ..*entry }))
-    };
-    let entries = known.entries.iter().filter_map(vanished).collect();
+    // M17: and so do those that vanished, until there is a replica again.
+    let vanished = |(chunk, entry): &(ChunkId, Entry)| entry.doubt == Doubt::Vanished && !here.contains(chunk);
+    let entries = known.entries.iter().map(|(chunk, entry)| (*chunk, *entry)).filter(vanished).collect();
     let mut contents = Contents { entries, boot: disk.boot(), ..known };
     for (chunk, replica) in &scanned.index {
         let Some(info) = replica.info() else { continue };
         contents.highest_grant = contents.highest_grant.max(info.last_grant);
-        if !stays {
-            contents.watermark = contents.watermark.max(ChunkId(chunk.0.saturating_add(1)));
-        }
+        contents.watermark = contents.watermark.max(ChunkId(chunk.0.saturating_add(1)));
         if let Some(doubt) = scanned.dirty.get(chunk) {
             let (version, grant) = (info.version, info.last_grant);
             contents.entries.insert(*chunk, Entry { version, grant, doubt: *doubt });
@@ -216,7 +217,7 @@ fn volume(ready: Ready, incarnation: Incarnation, tombstones: Arc<Tombstones>) -
     let (journal, pool, space) = begin().map_err(failed(disk.as_ref(), "beginning its journal"))?;
     let (index, lost, lock) = (scanned.index, scanned.lost, ours.lock);
     let identity = ours.identity;
-    let parts = Parts { disk, pool, identity, incarnation, unclean, journal, index, lost, space, tombstones, lock };
+    let parts = Parts { disk, pool, identity, incarnation, journal, index, lost, space, tombstones, lock };
     Ok(Arc::new(Volume::new(parts)))
 }
 

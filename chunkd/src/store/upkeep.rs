@@ -9,19 +9,15 @@ use super::folder;
 use super::format::record::{Kind, Record};
 use super::journal::Standing;
 use super::request::ClusterIdentity;
-use super::volume::{UNKNOWN, Volume};
+use super::volume::Volume;
 
 /// V3: a chunk stays in the journal for so long after its last write, so that overwrites do not pay again.
 pub(crate) const LINGER_MS: u64 = 30_000;
-/// M17: the watermark stays for so long after an unclean start. What vanished above it is not known by name before its Prepare, and until then a
-/// second start has to find it covered as well.
-const HOLD_MS: u64 = 600_000;
 
 impl Volume {
     pub(crate) fn tick(&self, now_ms: u64) -> Result<(), Error> {
         self.check()?;
         self.now_ms.store(now_ms, Ordering::SeqCst);
-        let _ = self.first_tick_ms.compare_exchange(UNKNOWN, now_ms, Ordering::SeqCst, Ordering::SeqCst);
         if let Err(error) = self.room.look(|| self.disk.space()) {
             tracing::warn!(disk = self.disk.path(), %error, "the free space cannot be read");
         }
@@ -29,15 +25,8 @@ impl Volume {
     }
 
     fn settle(&self, linger_ms: u64) -> Result<(), Error> {
-        let newest = || self.index.read().last_key_value().map_or(ChunkId(0), |(chunk, _)| *chunk);
-        let newest = (!self.holds_watermark()).then(newest);
-        let result = self.journal.settle(newest, |chunk| self.standing(chunk, linger_ms));
+        let result = self.journal.settle(|chunk| self.standing(chunk, linger_ms));
         result.map_err(self.broken_journal())
-    }
-
-    fn holds_watermark(&self) -> bool {
-        let first = self.first_tick_ms.load(Ordering::SeqCst);
-        self.unclean && (first == UNKNOWN || self.now_ms().saturating_sub(first) < HOLD_MS)
     }
 
     fn standing(&self, chunk: ChunkId, linger_ms: u64) -> Standing {

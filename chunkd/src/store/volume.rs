@@ -46,10 +46,6 @@ pub(crate) struct Volume {
     pub(crate) room: Room,
     /// As of the last tick (monotonic).
     pub(crate) now_ms: AtomicU64,
-    /// When it ticked first, or [`UNKNOWN`].
-    pub(crate) first_tick_ms: AtomicU64,
-    /// It was not stopped cleanly before.
-    pub(crate) unclean: bool,
     open: Mutex<HashMap<ChunkId, Arc<Replica>>>,
     uses: AtomicU64,
     pub(crate) suspects: Suspects,
@@ -58,16 +54,12 @@ pub(crate) struct Volume {
     pub(crate) _lock: Box<dyn Any + Send + Sync>,
 }
 
-/// A time before the first tick.
-pub(crate) const UNKNOWN: u64 = u64::MAX;
-
 /// What `start` has found out about a folder.
 pub(crate) struct Parts {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) pool: Pool,
     pub(crate) identity: Identity,
     pub(crate) incarnation: Incarnation,
-    pub(crate) unclean: bool,
     pub(crate) journal: Journal,
     pub(crate) index: BTreeMap<ChunkId, Arc<Replica>>,
     pub(crate) lost: BTreeSet<ChunkId>,
@@ -89,8 +81,6 @@ impl Volume {
             tombstones: parts.tombstones,
             room: Room::new(parts.space),
             now_ms: AtomicU64::new(0),
-            first_tick_ms: AtomicU64::new(UNKNOWN),
-            unclean: parts.unclean,
             open: Mutex::new(HashMap::new()),
             uses: AtomicU64::new(0),
             suspects: Suspects::new(parts.lost),
