@@ -44,7 +44,8 @@ impl Files {
         let write = inode.change(0, |state| state.write.want_flush());
         let pause = loop {
             // S4: whether others have written since the session's end is asked before this call is one more change since then.
-            let is_ready = |state: &State| state.write.is_flushed(write) && !state.write.is_anything_disputed();
+            let is_disputed = |state: &State| setattr.size.is_some_and(|size| state.write.is_disputed_below(size));
+            let is_ready = |state: &State| state.write.is_flushed(write) && !is_disputed(state);
             inode.wait_untold(seen, is_ready).await?;
             let pause = Pause::new(inode);
             inode.wait_untold(seen, |state| state.write.is_calm()).await?;

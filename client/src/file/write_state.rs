@@ -231,9 +231,12 @@ impl WriteState {
         self.chunks.get(&index).is_some_and(|chunk| chunk.buffer.is_disputed(start, end))
     }
 
-    /// The same of any bytes of the file.
-    pub(crate) fn is_anything_disputed(&self) -> bool {
-        self.chunks.values().any(|chunk| chunk.buffer.has_theirs())
+    /// The same of any bytes of the file before `size`.
+    pub(crate) fn is_disputed_below(&self, size: u64) -> bool {
+        self.chunks.values().any(|chunk| {
+            let within = size.saturating_sub(u64::from(chunk.index) * CHUNK_BYTES).min(CHUNK_BYTES);
+            chunk.buffer.is_disputed(0, within as u32)
+        })
     }
 
     /// No call that changes something at the leader is under way.

@@ -118,6 +118,19 @@ async fn a_cut_after_the_session_takes_nothing_but_what_it_cuts() {
     assert_same(&rig.on_disk(file.inode()), &pattern(1, 5000)[..3000]);
 }
 
+/// P5: what it cuts off may be out of reach for long.
+#[tokio::test(start_paused = true)]
+async fn a_cut_after_the_session_does_not_wait_for_what_it_cuts_off() {
+    let rig = Rig::new();
+    let file = told(&rig).await;
+    (1..=3).for_each(|server| rig.world.set_down(server, true));
+    rig.world.expire_session();
+    let set = SetAttr { inode: file.inode(), size: Some(0), ..SetAttr::default() };
+    let caller = Caller::default();
+    let cut = rig.files.setattr(&caller, set);
+    tokio::time::timeout(Duration::from_secs(5), cut).await.expect("does not wait").expect("cuts");
+}
+
 /// The same where the answer to a report is the first sign of it, and the event comes after that or was missed.
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_session_is_known_before_any_answer_of_the_next() {
