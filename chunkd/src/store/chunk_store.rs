@@ -281,20 +281,6 @@ impl ChunkStore {
         self.run(home, Lane::Chunk(chunk.0), "prepare", WHOLE_CHUNK, job).await
     }
 
-    /// M17: that it may have vanished has to be known after further starts too: its recovery may have to wait for other holders.
-    async fn report_absent(&self, prepare: &Prepare) -> Result<Prepared, Error> {
-        let absent = self.absent(prepare.chunk);
-        if !absent.clean {
-            let volume = self.volumes.iter().find(|volume| volume.check().is_ok()).ok_or(Error::NoDisk)?;
-            let Prepare { chunk, version, old_grant, .. } = *prepare;
-            let note = move |volume: &Volume| {
-                volume.journal.vanished(chunk, version, old_grant).map_err(volume.broken_journal())
-            };
-            self.run_on(volume.clone(), Lane::Chunk(chunk.0), "prepare", 1, note).await?;
-        }
-        Ok(absent)
-    }
-
     /// V1: one block of a replica incomplete at `version`: 64 KiB of data, or a hole.
     pub async fn install_block(
         &self,
@@ -419,7 +405,7 @@ impl ChunkStore {
         self.run_on(volume, lane, operation, weight, move |volume| job(volume, &present(volume))).await
     }
 
-    async fn run_on<T, F>(
+    pub(super) async fn run_on<T, F>(
         &self,
         volume: Arc<Volume>,
         lane: Lane,

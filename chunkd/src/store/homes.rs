@@ -6,8 +6,9 @@ use caribou_proto::ids::ChunkId;
 
 use super::Error;
 use super::chunk_store::ChunkStore;
+use super::pool::Lane;
 use super::replica::Replica;
-use super::request::Prepared;
+use super::request::{Prepare, Prepared};
 use super::volume::Volume;
 
 /// A replica and the data folder that it is in.
@@ -36,6 +37,20 @@ impl ChunkStore {
 
     pub(super) fn absent(&self, chunk: ChunkId) -> Prepared {
         Prepared { clean: !self.vanished(chunk), ..self.volumes[0].absent() }
+    }
+
+    /// M17: that it may have vanished has to be known after further starts too: its recovery may have to wait for other holders.
+    pub(super) async fn report_absent(&self, prepare: &Prepare) -> Result<Prepared, Error> {
+        let absent = self.absent(prepare.chunk);
+        if !absent.clean {
+            let volume = self.volumes.iter().find(|volume| volume.check().is_ok()).ok_or(Error::NoDisk)?;
+            let Prepare { chunk, version, old_grant, .. } = *prepare;
+            let note = move |volume: &Volume| {
+                volume.journal.vanished(chunk, version, old_grant).map_err(volume.broken_journal())
+            };
+            self.run_on(volume.clone(), Lane::Chunk(chunk.0), "prepare", 1, note).await?;
+        }
+        Ok(absent)
     }
 
     pub(super) fn existing(&self, chunk: ChunkId) -> Result<Home, Error> {
