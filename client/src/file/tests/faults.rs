@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use caribou_proto::chunk::v1::Status;
+use caribou_proto::chunk::v1::{Status, WriteFragment};
 use caribou_proto::meta::v1::SetAttr;
+use futures::StreamExt;
 
 use super::rig::{Rig, assert_same, pattern, read_all};
+use super::servers::Network;
+use crate::chunk::Transport;
 use crate::meta::MetaEvent;
 use crate::{ClientConfig, Error};
 
@@ -23,6 +26,38 @@ async fn a_broken_stream_is_reported_and_the_latest_bytes_go_to_the_next_version
     assert_same(&rig.on_disk(file.inode()), &expected);
     assert_eq!(rig.world.calls("report_broken"), 1);
     assert_eq!(rig.world.inner.lock().files[&file.inode()].chunks[&0].version, 2);
+}
+
+/// W4: nor is it a breach that the client does not know yet.
+#[tokio::test(start_paused = true)]
+async fn what_is_sent_before_the_client_knows_of_its_grants_end_is_refused_and_sent_again() {
+    let rig = Rig::new();
+    let file = rig.create().await;
+    file.write(0, pattern(1, 5000)).await.expect("writes");
+    file.flush().await.expect("flushes");
+    {
+        let mut inner = rig.world.inner.lock();
+        inner.files.get_mut(&file.inode()).expect("there").chunks.get_mut(&0).expect("there").end_uncleanly();
+        inner.recover(file.inode(), 0);
+    }
+    let fragments = rig.world.inner.lock().fragments;
+    file.write(5000, pattern(2, 100)).await.expect("writes");
+    file.sync(false).await.expect("syncs");
+    assert_same(&rig.on_disk(file.inode()), &[pattern(1, 5000), pattern(2, 100)].concat());
+    assert_eq!(rig.world.inner.lock().fragments, fragments + 2, "at the old version and at the new one");
+}
+
+/// Of the fake servers: what they find wrong fails the test, although it is in a task of its own.
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "W4")]
+async fn a_version_that_goes_on_over_another_stream_is_found() {
+    let rig = Rig::new();
+    for _ in 0..2 {
+        let link = Network(rig.world.clone()).write("server-1").await.expect("opens");
+        let fragment = WriteFragment { chunk: 7, version: 1, grant: 1, ..WriteFragment::default() };
+        link.requests.send(fragment).await.expect("the stream is open");
+        drop(link.replies.into_future().await);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use caribou_proto::meta::v1::{
 use futures::future::BoxFuture;
 use tokio::sync::broadcast;
 
-use super::world::{ChunkRow, FileRow, GrantRow, Inner, World};
+use super::world::{ChunkRow, FileRow, GrantRow, HoldRow, Inner, World};
 use crate::Error;
 use crate::file::Metadata;
 use crate::meta::{MetaEvent, QueryOp};
@@ -178,7 +178,7 @@ impl Inner {
                 let _ = world.events.send(MetaEvent::RecallGrant { inode, index, chunk, grant });
                 return state(GrantState::Recalled);
             }
-            None if row.recovering || row.hold.is_some_and(|holder| holder != session) => {
+            None if row.recovering || row.hold.is_some_and(|hold| hold.session != session) => {
                 return state(GrantState::Pending);
             }
             // W7: a holder has restarted since the last grant.
@@ -294,6 +294,7 @@ impl Inner {
                 Some(row) if row.grant.is_some_and(|grant| grant.id == told.grant) => {
                     row.grant = None;
                     let row = row.clone();
+                    self.carried.remove(&(row.chunk, row.version));
                     if row.is_new {
                         self.files
                             .values_mut()
@@ -326,9 +327,7 @@ impl Inner {
             && row.grant.is_some_and(|grant| grant.id == report.grant)
         {
             if row.is_new {
-                let spoilt = (row.chunk, row.version);
                 file.chunks.remove(&index);
-                self.spoilt.insert(spoilt);
                 state = GrantState::Restart;
             } else {
                 row.end_uncleanly();
@@ -359,7 +358,7 @@ impl Inner {
                 file.chunks
                     .retain(|index, row| *index < first || (*index == first && size % CHUNK_BYTES > 0 && !row.is_new));
                 if let Some(row) = file.chunks.get_mut(&first) {
-                    if cuts && row.grant.map(|grant| grant.session).or(row.hold) != Some(session) {
+                    if cuts && row.writer() != Some(session) {
                         row.last_grant = number;
                     }
                     row.end_uncleanly();
@@ -377,7 +376,8 @@ impl Inner {
     fn is_busy(&self, inode: u64, index: u32, for_write: bool) -> bool {
         let row = self.files.get(&inode).and_then(|file| file.chunks.get(&index));
         row.is_some_and(|row| {
-            let held = row.hold.is_some_and(|holder| holder != self.session);
+            let is_held = |hold: HoldRow| hold.session != self.session && (for_write || hold.reads);
+            let held = row.hold.is_some_and(is_held);
             row.recovering || held || (for_write && row.grant.is_some_and(|grant| grant.session != self.session))
         })
     }
@@ -409,7 +409,7 @@ impl Inner {
             let state = match row {
                 row if row.is_new => ChunkState::Hole,
                 row if row.recovering => ChunkState::InRecovery,
-                row if row.hold.is_some_and(|holder| holder != session) => ChunkState::Held,
+                row if row.hold.is_some_and(|hold| hold.reads && hold.session != session) => ChunkState::Held,
                 _ => ChunkState::Ready,
             };
             ChunkLocation {

@@ -31,6 +31,18 @@ impl WallClock for CountingClock {
     }
 }
 
+/// What failed in a server's task fails the test.
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let failed = self.world.failed.lock().take();
+        if let Some(panic) = failed
+            && !std::thread::panicking()
+        {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
 impl Rig {
     /// Three servers, two copies.
     pub(super) fn new() -> Self {

@@ -1,5 +1,6 @@
 //! The chunk servers of the fake cluster: write, then forward (ADR 0001.1), sync, read; every check that the rules ask for.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,10 @@ pub(super) struct Network(pub(super) Arc<World>);
 
 impl Transport for Network {
     fn write(&self, address: &str) -> BoxFuture<'static, Result<Link<WriteFragment, WriteAck>, LinkError>> {
-        open(self.0.clone(), address, |world, fragment| {
+        let stream = self.0.inner.lock().next_stream();
+        open(self.0.clone(), address, move |world, fragment| {
             let mut inner = world.inner.lock();
-            let ack = inner.write(&fragment);
+            let ack = inner.write(stream, &fragment);
             (!inner.hold_acks).then_some(ack)
         })
     }
@@ -73,7 +75,8 @@ fn open<Q: Send + 'static, A: Send + 'static>(
                         if world.inner.lock().servers[&server].breaks != breaks {
                             continue;
                         }
-                        if let Some(reply) = serve(&world, request)
+                        let Some(reply) = world.check(|| serve(&world, request)) else { return };
+                        if let Some(reply) = reply
                             && replier.send(Ok(reply)).await.is_err()
                         {
                             return;
@@ -87,12 +90,33 @@ fn open<Q: Send + 'static, A: Send + 'static>(
     })
 }
 
+impl World {
+    /// What a server answers; `None` if one of its checks fails, which the test is told in the end.
+    fn check<R>(&self, serve: impl FnOnce() -> R) -> Option<R> {
+        let failed = |panic| {
+            self.failed.lock().get_or_insert(panic);
+        };
+        catch_unwind(AssertUnwindSafe(serve)).map_err(failed).ok()
+    }
+}
+
 impl Inner {
-    fn write(&mut self, fragment: &WriteFragment) -> WriteAck {
+    fn next_stream(&mut self) -> u64 {
+        self.streams += 1;
+        self.streams
+    }
+
+    /// W4: what was on its way when the stream or the grant came to its end may still arrive, but nothing goes on elsewhere at the same version.
+    fn check_stream(&mut self, stream: u64, fragment: &WriteFragment) {
+        let (at, by) = ((fragment.chunk, fragment.version), (fragment.grant, stream));
+        let known = *self.carried.entry(at).or_insert(by);
+        assert_eq!(known, by, "W4: grant and stream at chunk and version {at:?}");
+    }
+
+    fn write(&mut self, stream: u64, fragment: &WriteFragment) -> WriteAck {
         self.fragments += u64::from(!fragment.data.is_empty());
         self.syncs += u64::from(fragment.sync);
-        let at = (fragment.chunk, fragment.version);
-        assert!(!self.spoilt.contains(&at), "W4: nothing is sent at a version that broke: {at:?}");
+        self.check_stream(stream, fragment);
         assert_eq!(crc32c::crc32c(&fragment.data), fragment.crc, "W3");
         assert!(fragment.data.len() <= 1 << 20, "fragments are at most 1 MiB");
         for holder in &fragment.chain {

@@ -118,6 +118,26 @@ async fn a_cut_after_the_session_takes_nothing_but_what_it_cuts() {
     assert_same(&rig.on_disk(file.inode()), &pattern(1, 5000)[..3000]);
 }
 
+/// P1, M1: the same before the session's end, with a change of size that has ended the grant already.
+#[tokio::test(start_paused = true)]
+async fn a_cut_after_another_change_of_size_is_not_taken_for_somebody_elses_by_the_next_session() {
+    for first in [6000, 4000] {
+        let rig = Rig::new();
+        let file = told(&rig).await;
+        let (files, inode) = (&rig.files, file.inode());
+        let set_size = async |size| {
+            let set = SetAttr { inode, size: Some(size), ..SetAttr::default() };
+            files.setattr(&Caller::default(), set).await.expect("sets the size")
+        };
+        set_size(first).await;
+        (1..=3).for_each(|server| rig.world.power_cut(server));
+        set_size(3000).await;
+        rig.world.expire_session();
+        file.sync(false).await.expect("nothing is lost");
+        assert_same(&rig.on_disk(file.inode()), &pattern(1, 5000)[..3000]);
+    }
+}
+
 /// P5: what it cuts off may be out of reach for long.
 #[tokio::test(start_paused = true)]
 async fn a_cut_after_the_session_does_not_wait_for_what_it_cuts_off() {

@@ -1,7 +1,8 @@
 //! The state of the fake cluster: what the leader knows, what the servers have in memory and on disk, and the faults that a
 //! test has asked for. One lock; everything that takes time is outside of it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::any::Any;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ pub(super) struct World {
     /// Wakes streams when a server dies.
     pub(super) broken: Notify,
     pub(super) events: broadcast::Sender<MetaEvent>,
+    /// The first check of a server that failed: in its task it would break a stream, and nothing else.
+    pub(super) failed: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
 #[derive(Default)]
@@ -53,8 +56,10 @@ pub(super) struct Inner {
     /// Fragments and syncs seen.
     pub(super) fragments: u64,
     pub(super) syncs: u64,
-    /// Every fragment was sent at a version at which its chunk had never broken (W4).
-    pub(super) spoilt: BTreeSet<(u64, u64)>,
+    /// Streams of fragments opened so far.
+    pub(super) streams: u64,
+    /// W4: the grant and the stream that the fragments of a chunk's version come under and over, until that grant has ended cleanly.
+    pub(super) carried: BTreeMap<(u64, u64), (u64, u64)>,
     /// Of the last change of attributes.
     pub(super) set_by_handle: bool,
 }
@@ -80,7 +85,7 @@ pub(super) struct ChunkRow {
     /// The incarnations that the ended grant named.
     pub(super) granted_to: Vec<(u64, u64)>,
     pub(super) owner: u64,
-    pub(super) hold: Option<u64>,
+    pub(super) hold: Option<HoldRow>,
     pub(super) cut: Option<u64>,
     /// M12: the lowest cut since the last write-end.
     pub(super) clip: Option<u32>,
@@ -92,6 +97,14 @@ pub(super) struct ChunkRow {
 pub(super) struct GrantRow {
     pub(super) id: u64,
     pub(super) session: u64,
+}
+
+/// M1: nobody else writes before the session, whose grant has ended uncleanly, has sent again what it has …
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct HoldRow {
+    pub(super) session: u64,
+    /// … and nobody else reads, if no source stayed up (W5).
+    pub(super) reads: bool,
 }
 
 #[derive(Default)]
@@ -132,7 +145,8 @@ impl World {
             goal,
             ..Inner::default()
         };
-        Arc::new(Self { inner: Mutex::new(inner), broken: Notify::new(), events: broadcast::channel(64).0 })
+        let (broken, events, failed) = (Notify::new(), broadcast::channel(64).0, Mutex::default());
+        Arc::new(Self { inner: Mutex::new(inner), broken, events, failed })
     }
 
     /// Power cut: what was not synced is gone, the server is back at once as another incarnation.
@@ -205,12 +219,11 @@ impl World {
         inner.session += 1;
         let lengths = inner.files.values_mut().flat_map(|file| file.chunks.values_mut());
         for chunk in lengths {
-            if chunk.hold == Some(old) {
-                chunk.hold = None;
-                chunk.unkept = chunk.last_grant;
-            }
             if chunk.grant.is_some_and(|grant| grant.session == old) {
                 chunk.end_uncleanly();
+            }
+            if chunk.hold.take_if(|hold| hold.session == old).is_some_and(|hold| hold.reads) {
+                chunk.unkept = chunk.last_grant;
             }
         }
         inner.files.values_mut().for_each(|file| file.chunks.retain(|_, chunk| !(chunk.is_new && chunk.recovering)));
@@ -223,9 +236,15 @@ impl World {
 }
 
 impl ChunkRow {
+    pub(super) fn writer(&self) -> Option<u64> {
+        self.grant.map(|grant| grant.session).or(self.hold.map(|hold| hold.session))
+    }
+
     pub(super) fn end_uncleanly(&mut self) {
         if let Some(grant) = self.grant.take() {
             self.owner = grant.session;
+            let reads = self.hold.is_some_and(|hold| hold.reads);
+            self.hold = Some(HoldRow { session: grant.session, reads });
             self.granted_to.clone_from(&self.holders);
             self.recovering = true;
         }
@@ -268,7 +287,6 @@ impl Inner {
         let Some(file) = self.files.get_mut(&inode) else { return };
         let length = file.length;
         let Some(mut row) = file.chunks.get(&index).filter(|row| row.recovering).cloned() else { return };
-        self.spoilt.insert((row.chunk, row.version));
         let up: Vec<u64> = (row.holders.iter().map(|(id, _)| *id))
             .filter(|id| !self.servers[id].down && self.servers[id].replicas.contains_key(&row.chunk))
             .collect();
@@ -276,10 +294,11 @@ impl Inner {
         let Some(source) = up.iter().find(clean).or(up.first()).copied() else { return };
         let stayed_up = |id: &u64| row.granted_to.contains(&(*id, self.servers[id].incarnation));
         let lived = up.iter().any(|id| stayed_up(id) && !self.servers[id].replicas[&row.chunk].dirty);
-        if !lived && row.owner == self.session {
-            row.hold = Some(row.owner);
-        } else if !lived && row.owner != 0 {
-            row.unkept = row.last_grant;
+        if !lived && row.owner != 0 {
+            match row.hold.as_mut() {
+                Some(hold) => hold.reads = true,
+                None => row.unkept = row.last_grant,
+            }
         }
         let mut bytes = self.servers[&source].replicas[&row.chunk].memory.clone();
         let base = u64::from(index) * CHUNK_BYTES;
