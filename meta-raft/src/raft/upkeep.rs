@@ -21,8 +21,7 @@ pub(crate) async fn run(raft: Raft, log: LogHandle, config: RaftConfig, applied:
     let mut beat = tokio::time::interval(LOOK_EVERY);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let metrics = raft.metrics();
-    // The snapshot's index when the last build was asked for: one at a time.
-    let mut asked: Option<Option<u64>> = None;
+    let mut builds = Builds::new(config.snapshot_after_bytes);
     let mut purged = 0;
     loop {
         beat.tick().await;
@@ -31,15 +30,9 @@ pub(crate) async fn run(raft: Raft, log: LogHandle, config: RaftConfig, applied:
         }
         let snapshot = metrics.borrow_watched().snapshot.map(|id| id.index());
         let upto = *applied.borrow();
-        if asked.is_some_and(|before| before != snapshot) {
-            asked = None;
-        }
         let behind = log.bytes_after(snapshot.unwrap_or(0));
-        if asked.is_none() && behind >= config.snapshot_after_bytes && snapshot.is_none_or(|index| upto > index) {
-            asked = Some(snapshot);
-            if raft.trigger().snapshot().await.is_err() {
-                return;
-            }
+        if builds.is_due(snapshot, upto, behind) && raft.trigger().snapshot().await.is_err() {
+            return;
         }
         if let (Some(point), Some(snapshot)) = (log.purge_point(config.log_keep_bytes), snapshot) {
             let point = point.min(snapshot);
@@ -51,5 +44,65 @@ pub(crate) async fn run(raft: Raft, log: LogHandle, config: RaftConfig, applied:
                 }
             }
         }
+    }
+}
+
+/// Which snapshots have been asked for: one at a time.
+struct Builds {
+    /// So many bytes of log behind the last one.
+    every: u64,
+    asked: Option<Asked>,
+}
+
+struct Asked {
+    /// The index of the snapshot that there was.
+    snapshot: Option<u64>,
+    behind: u64,
+}
+
+impl Builds {
+    fn new(every: u64) -> Self {
+        Self { every, asked: None }
+    }
+
+    /// `behind`: bytes of log behind the last snapshot. One that would not lead beyond the last one is not asked for: nothing would tell that it has
+    /// been made. The library drops a wish while it is at another one, so it is repeated when as much has come again.
+    fn is_due(&mut self, snapshot: Option<u64>, applied: u64, behind: u64) -> bool {
+        let mut from = 0;
+        if let Some(asked) = &self.asked
+            && asked.snapshot == snapshot
+        {
+            from = asked.behind;
+        }
+        let is_due = behind >= from.saturating_add(self.every) && applied > snapshot.unwrap_or(0);
+        if is_due {
+            self.asked = Some(Asked { snapshot, behind });
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_snapshot_at_a_time() {
+        let mut builds = Builds::new(100);
+        assert!(!builds.is_due(None, 9, 99));
+        assert!(builds.is_due(None, 9, 120));
+        assert!(!builds.is_due(None, 12, 140), "it is being made");
+        assert!(builds.is_due(None, 20, 220), "it was not heard");
+        assert!(!builds.is_due(Some(9), 9, 100), "there is nothing new in it");
+        assert!(builds.is_due(Some(9), 12, 100));
+        assert!(!builds.is_due(Some(12), 13, 10));
+    }
+
+    // A node that was killed early has all of its log and has applied nothing: a snapshot of that has no index, and none was made again.
+    #[test]
+    fn no_snapshot_of_a_node_that_has_applied_nothing_yet() {
+        let mut builds = Builds::new(100);
+        assert!(!builds.is_due(None, 0, 150));
+        assert!(builds.is_due(None, 1, 150));
     }
 }
