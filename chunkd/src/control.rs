@@ -150,7 +150,8 @@ fn compare(server: &ChunkServer, inventory: Inventory) {
     let Inventory { first, chunks, versions, from, up_to, under_way } = inventory;
     let counted = chunks.iter().chain(&under_way).copied().map(ChunkId).collect();
     let range = (up_to > 0).then_some(ChunkId(from)..=ChunkId(up_to));
-    server.store.compare(first, range, &counted);
+    server.store.compare(first, range.clone(), &counted);
+    server.store.expect_vanished(first, range, &counted);
     let versions = versions.into_iter().chain(std::iter::repeat(0)).map(ChunkVersion);
     let chunks: Vec<_> = chunks.into_iter().map(ChunkId).zip(versions).collect();
     server.store.expect(first, &chunks);

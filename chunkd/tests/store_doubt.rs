@@ -4,8 +4,10 @@ mod store_support;
 
 use std::sync::Arc;
 
+use caribou_chunkd::store::disk::Disk;
 use caribou_chunkd::store::memory::MemoryDisk;
 use caribou_chunkd::store::{ChunkStore, Error, Prepare, Write};
+use caribou_proto::ids::ChunkId;
 use store_support::*;
 
 // M16: only what was dirtied in this boot, all of it, is known to be whole; and it stays known over any number of kills, until it is recovered.
@@ -118,6 +120,74 @@ async fn a_new_chunk_that_vanished_counts_as_dirty() {
     assert!(tried > 0, "no power cut took the file");
 }
 
+/// What the leader counts on here, all of it.
+fn told(store: &ChunkStore, counted: impl IntoIterator<Item = u64>) {
+    let counted = counted.into_iter().map(id).collect();
+    store.expect_vanished(true, Some(id(0)..=ChunkId(u64::MAX)), &counted);
+}
+
+// M17: once the leader has said what it counts on, what else is not here was never here, or was lost in another way.
+#[tokio::test]
+async fn what_may_have_vanished_is_known_by_name_once_the_leader_has_told() {
+    let mut tried = 0;
+    for seed in 0..40 {
+        let Some((store, disk)) = after_a_vanishing(seed).await else { continue };
+        tried += 1;
+        let is_clean = async |store: &ChunkStore, chunk| prepare(store, chunk, 2).await.unwrap().clean;
+        // A part of it says nothing of the rest.
+        store.expect_vanished(true, Some(id(0)..=id(3)), &[id(1)].into());
+        assert!(!is_clean(&store, 5).await && !is_clean(&store, 6).await);
+        told(&store, [1, 5]);
+        assert!(!is_clean(&store, 5).await && is_clean(&store, 6).await && is_clean(&store, 9).await);
+        let (store, disk) = power_cut(store, &disk, seed + 100).await;
+        assert!(!is_clean(&store, 5).await);
+        told(&store, [1]);
+        let (store, _disk) = power_cut(store, &disk, seed + 200).await;
+        told(&store, [1]);
+        assert!(is_clean(&store, 5).await, "given up by the leader");
+    }
+    assert!(tried > 0, "no power cut took the file");
+}
+
+// M17: what is on a folder that is not here has not vanished, and without a loss of power nothing has.
+#[tokio::test]
+async fn what_may_be_elsewhere_has_not_vanished() {
+    let both = [MemoryDisk::new("a"), MemoryDisk::new("b")].map(Arc::new);
+    let start = async |disks: &[Arc<MemoryDisk>]| {
+        let disks = disks.iter().map(|disk| disk.clone() as Arc<dyn Disk>).collect();
+        let store = try_open(disks, 1).await.unwrap();
+        store.adopt(CLUSTER, SERVER).await.unwrap();
+        store
+    };
+    let store = start(&both).await;
+    for chunk in 1..=6 {
+        write(&store, chunk, 0, &[1; 512]).await.unwrap();
+        store.sync(id(chunk), version(1)).await.unwrap();
+    }
+    let is_clean = async |store: &ChunkStore, chunk| prepare(store, chunk, 2).await.unwrap().clean;
+    let both = both.map(|disk| Arc::new(disk.restart()));
+    drop(store);
+    let store = start(&both).await;
+    assert!(is_clean(&store, 99).await, "only the process has died");
+    let both = both.map(|disk| Arc::new(disk.power_cut(1)));
+    drop(store);
+    let store = start(&both).await;
+    assert!(!is_clean(&store, 99).await);
+    let both = both.map(|disk| Arc::new(disk.power_cut(2)));
+    drop(store);
+    let store = start(&both[..1]).await;
+    let elsewhere: Vec<u64> = (1..=6).filter(|chunk| store.replica(id(*chunk)).is_none()).collect();
+    assert!(!elsewhere.is_empty() && elsewhere.len() < 6);
+    for chunk in &elsewhere {
+        assert!(is_clean(&store, *chunk).await, "missing, since its folder is");
+    }
+    let both = both.map(|disk| Arc::new(disk.power_cut(3)));
+    drop(store);
+    let store = start(&both).await;
+    assert!(elsewhere.iter().all(|chunk| store.replica(id(*chunk)).is_some()));
+    assert!(is_clean(&store, 98).await, "the folders have changed");
+}
+
 /// What comes between two losses of power.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Between {
@@ -126,6 +196,10 @@ enum Between {
     Prepare,
     /// The server is told to stop after that, and loses no power.
     CleanStop,
+    /// Chunks with higher ids are written and at rest.
+    Others,
+    /// The leader says that it counts on it.
+    Told,
     /// It is deleted.
     Delete,
 }
@@ -135,14 +209,15 @@ enum Between {
 #[tokio::test]
 async fn a_new_chunk_that_vanished_counts_as_dirty_after_further_power_cuts_too() {
     let join = |to| Prepare { chunk: id(5), version: version(to), join: true, old_grant: grant(1) };
-    for between in [Between::Nothing, Between::Prepare, Between::CleanStop, Between::Delete] {
+    use Between::{CleanStop, Delete, Nothing, Others, Told};
+    for between in [Nothing, Between::Prepare, CleanStop, Others, Told, Delete] {
         let mut tried = 0;
         for seed in 0..40 {
             let Some((store, disk)) = after_a_vanishing(seed).await else { continue };
             // A newer one is there.
             write(&store, 7, 0, &[1; 512]).await.unwrap();
             store.sync(id(7), version(1)).await.unwrap();
-            if matches!(between, Between::Prepare | Between::CleanStop) {
+            if matches!(between, Between::Prepare | CleanStop) {
                 assert!(!prepare(&store, 5, 2).await.unwrap().clean);
                 // Long enough for everything that is at rest to be forgotten.
                 store.tick(1).await;
@@ -150,22 +225,32 @@ async fn a_new_chunk_that_vanished_counts_as_dirty_after_further_power_cuts_too(
                 write(&store, 8, 0, &[1; 512]).await.unwrap();
                 store.tick(20_000_000).await;
             }
-            if between == Between::Delete {
+            if between == Told {
+                told(&store, [1, 5, 7]);
+            }
+            if between == Others {
+                store.tick(1).await;
+                store.tick(10_000_000).await;
+            }
+            if between == Delete {
                 prepare(&store, 5, 2).await.unwrap();
                 store.delete(id(5), version(9), 0).await.unwrap();
                 store.tick(1).await;
                 store.tick(10_000_000).await;
             }
-            let (store, disk) = if between == Between::CleanStop {
+            let (store, disk) = if between == CleanStop {
                 store.close().await;
                 drop(store);
                 (open(&disk).await, disk)
             } else {
                 power_cut(store, &disk, seed + 100).await
             };
+            if between == Delete {
+                told(&store, [1, 7]);
+            }
             let prepared = prepare(&store, 5, 2).await.unwrap();
-            assert_eq!((prepared.found, prepared.clean), (false, between == Between::Delete), "{between:?} {seed}");
-            if between == Between::Delete {
+            assert_eq!((prepared.found, prepared.clean), (false, between == Delete), "{between:?} {seed}");
+            if between == Delete {
                 continue;
             }
             tried += 1;
@@ -176,7 +261,7 @@ async fn a_new_chunk_that_vanished_counts_as_dirty_after_further_power_cuts_too(
             let (store, _disk) = power_cut(store, &disk, seed + 200).await;
             assert!(prepare(&store, 5, 3).await.unwrap().clean, "recovered and at rest: {between:?} {seed}");
         }
-        assert!(tried > 0 || between == Between::Delete, "no power cut took the file");
+        assert!(tried > 0 || between == Delete, "no power cut took the file");
     }
 }
 

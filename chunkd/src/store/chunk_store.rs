@@ -15,7 +15,6 @@ use tokio::sync::oneshot;
 
 use super::disk::Disk;
 use super::homes::Home;
-use super::journal::Contents;
 use super::pool::{Lane, Refusal};
 use super::replica::{Replica, Synced};
 use super::request::*;
@@ -47,7 +46,6 @@ pub struct ChunkStore {
     pub(super) tombstones: Arc<Tombstones>,
     incarnation: Incarnation,
     unclean: bool,
-    pub(super) vanishing: Option<Vec<Contents>>,
     fence: Mutex<(u16, u64)>,
     /// One fence or registration is persisted at a time.
     persisting: tokio::sync::Mutex<()>,
@@ -72,13 +70,12 @@ impl ChunkStore {
             let work = tokio::task::spawn_blocking(move || start::start(disks, &mut new_uuid, now_unix_ms));
             work.await.expect("opening the store does not panic")?
         };
-        let Started { volumes, incarnation, fence, unclean, vanishing, tombstones } = started;
+        let Started { volumes, incarnation, fence, unclean, tombstones } = started;
         Ok(Arc::new(Self {
             volumes,
             tombstones,
             incarnation,
             unclean,
-            vanishing,
             fence: Mutex::new(fence),
             persisting: tokio::sync::Mutex::new(()),
             deadline,
@@ -180,13 +177,18 @@ impl ChunkStore {
     /// fragment may be forwarded. `NoSpace`, without effect, for a new block that would need the disk's reserve.
     pub async fn write(&self, write: Write) -> Result<Written, Error> {
         let chunk = write.chunk;
-        let home = match self.find(chunk) {
-            Some(home) => home,
+        let (home, is_new) = match self.find(chunk) {
+            Some(home) => (home, false),
             None if self.tombstones.contains(chunk) => return Err(Error::Deleted { chunk }),
-            None if write.create => self.place(chunk, false)?,
+            None if write.create => (self.place(chunk, false)?, true),
             None => return Err(Error::NoReplica { chunk }),
         };
-        self.run(home, Lane::Chunk(chunk.0), "write", 1, move |volume, replica| volume.write(replica, &write)).await
+        let job = move |volume: &Volume, replica: &Arc<Replica>| volume.write(replica, &write);
+        let written = self.run(home, Lane::Chunk(chunk.0), "write", 1, job).await?;
+        if is_new {
+            self.has_place(chunk);
+        }
+        Ok(written)
     }
 
     /// R1: the servers behind have the fragment. Never blocks.
@@ -309,13 +311,8 @@ impl ChunkStore {
     pub async fn complete(&self, chunk: ChunkId, version: ChunkVersion) -> Result<(), Error> {
         self.change(chunk, "complete", move |volume, replica| volume.complete(replica, version)).await?;
         // R3, M17: what was found or missed on another disk was an earlier one.
-        for volume in &self.volumes {
-            volume.suspects.regained(chunk);
-            // Where it is, writers may count on the entry by now.
-            if volume.find(chunk).is_none() {
-                volume.journal.forget_vanished(chunk);
-            }
-        }
+        self.volumes.iter().for_each(|volume| volume.suspects.regained(chunk));
+        self.has_place(chunk);
         Ok(())
     }
 

@@ -6,9 +6,7 @@ use caribou_proto::ids::ChunkId;
 
 use super::Error;
 use super::chunk_store::ChunkStore;
-use super::pool::Lane;
 use super::replica::Replica;
-use super::request::{Prepare, Prepared};
 use super::volume::Volume;
 
 /// A replica and the data folder that it is in.
@@ -27,30 +25,6 @@ impl ChunkStore {
         let mut homes: Vec<Home> = homes.collect();
         homes.sort_by_key(|(volume, _)| volume.check().is_err());
         homes
-    }
-
-    /// M17: no replica is here, but one may have been made and lost with its name when the power went, before any sync.
-    fn vanished(&self, chunk: ChunkId) -> bool {
-        self.vanishing.as_ref().is_some_and(|journals| journals.iter().any(|journal| journal.covers(chunk)))
-            && !self.tombstones.contains(chunk)
-    }
-
-    pub(super) fn absent(&self, chunk: ChunkId) -> Prepared {
-        Prepared { clean: !self.vanished(chunk), ..self.volumes[0].absent() }
-    }
-
-    /// M17: that it may have vanished has to be known after further starts too: its recovery may have to wait for other holders.
-    pub(super) async fn report_absent(&self, prepare: &Prepare) -> Result<Prepared, Error> {
-        let absent = self.absent(prepare.chunk);
-        if !absent.clean {
-            let volume = self.volumes.iter().find(|volume| volume.check().is_ok()).ok_or(Error::NoDisk)?;
-            let Prepare { chunk, version, old_grant, .. } = *prepare;
-            let note = move |volume: &Volume| {
-                volume.journal.vanished(chunk, version, old_grant).map_err(volume.broken_journal())
-            };
-            self.run_on(volume.clone(), Lane::Chunk(chunk.0), "prepare", 1, note).await?;
-        }
-        Ok(absent)
     }
 
     pub(super) fn existing(&self, chunk: ChunkId) -> Result<Home, Error> {

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use caribou_proto::ids::{ChunkId, ChunkVersion, GrantId};
@@ -14,7 +15,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::OpenError;
 use super::disk::{Boot, Disk, DiskFile, OpenMode};
-use super::format::journal::{Doubt, FORMAT, RECORD, Record, decode, encode};
+use super::format::journal::{Doubt, FORMAT, FolderSet, RECORD, Record, decode, encode};
 use super::layout;
 
 /// The smallest journal file. It is filled with zeros beforehand, so that an append changes no length.
@@ -34,9 +35,23 @@ pub(crate) struct Contents {
     pub(crate) entries: HashMap<ChunkId, Entry>,
     /// M16: the boot in which this was written down.
     pub(crate) boot: Option<Boot>,
+    /// M17: the data folders that the server had then.
+    pub(crate) folders: FolderSet,
     /// "All ids from here on."
     pub(crate) watermark: ChunkId,
     pub(crate) highest_grant: GrantId,
+    /// M17: those from here on of which there is no replica may have vanished when the power went. `None`: only those that `entries` names.
+    pub(crate) vanishing: Option<ChunkId>,
+}
+
+/// How a folder comes to a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arrival {
+    /// It was stopped cleanly.
+    pub(crate) clean: bool,
+    pub(crate) boot: Option<Boot>,
+    /// The server has the folders that it had, and their journals: what is in none of them is not on another one.
+    pub(crate) whole: bool,
 }
 
 impl Contents {
@@ -44,11 +59,26 @@ impl Contents {
         chunk >= self.watermark || self.entries.contains_key(&chunk)
     }
 
-    /// M17: those entries that are about replicas which vanished, and nothing else.
-    pub(crate) fn only_vanished(&self) -> Self {
-        let is_one = |(_, entry): &(&ChunkId, &Entry)| entry.doubt == Doubt::Vanished;
-        let entries = self.entries.iter().filter(is_one).map(|(chunk, entry)| (*chunk, *entry)).collect();
-        Self { entries, watermark: ChunkId(u64::MAX), ..self.clone() }
+    /// M17: what the next journal says of replicas that are not here: what vanished earlier, over any number of starts, and what did now.
+    pub(crate) fn of_the_absent(self, how: Arrival, here: impl Fn(ChunkId) -> bool) -> Self {
+        let Arrival { clean, boot, whole } = how;
+        let lost_power = !clean && (boot.is_none() || boot != self.boot);
+        let vanished = |(chunk, entry): (ChunkId, Entry)| {
+            let has = !here(chunk) && (entry.doubt == Doubt::Vanished || (whole && lost_power));
+            has.then_some((chunk, Entry { doubt: Doubt::Vanished, ..entry }))
+        };
+        let covered = lost_power.then_some(self.watermark);
+        let vanishing = self.vanishing.into_iter().chain(covered).min().filter(|_| whole);
+        let entries = self.entries.into_iter().filter_map(vanished).collect();
+        Self { entries, vanishing, ..self }
+    }
+
+    fn may_have_vanished(&self, chunk: ChunkId) -> bool {
+        self.vanished(chunk) || self.vanishing.is_some_and(|from| chunk >= from)
+    }
+
+    fn vanished(&self, chunk: ChunkId) -> bool {
+        self.entries.get(&chunk).is_some_and(|entry| entry.doubt == Doubt::Vanished)
     }
 
     /// M16: what this dirty chunk may have lost in the boot that is `now`: nothing, if all its writes were made in it, since the page cache
@@ -155,12 +185,36 @@ impl Journal {
     /// M17: there was a replica that vanished; one that is about to be made stands for it. Durable when this returns.
     pub(crate) fn vanished(&self, chunk: ChunkId, version: ChunkVersion, grant: GrantId) -> io::Result<()> {
         let mut state = self.state.lock();
-        if state.contents.entries.get(&chunk).is_some_and(|entry| entry.doubt == Doubt::Vanished) {
-            return self.commit(state);
-        }
-        state.above.remove(&chunk);
-        self.open(&mut state, chunk, (version, grant), Doubt::Vanished);
+        self.name(&mut state, chunk, (version, grant));
         self.commit(state)
+    }
+
+    /// M17: the chunk is not here: if it may have vanished, it is known by name from now on. Durable with the next record that is.
+    pub(crate) fn name_vanished(&self, chunk: ChunkId) {
+        let mut state = self.state.lock();
+        if state.contents.may_have_vanished(chunk) {
+            self.name(&mut state, chunk, (ChunkVersion(0), GrantId(0)));
+        }
+    }
+
+    /// M17: nothing has vanished but what is named. Durable with the next record that is, and not before the names.
+    pub(crate) fn all_are_named(&self) {
+        let mut state = self.state.lock();
+        if state.contents.vanishing.take().is_some() {
+            self.append_watermark(&mut state);
+        }
+    }
+
+    /// M17: if the chunk is not here, whether its replica may have been made and lost with its name when the power went, before any sync.
+    pub(crate) fn may_have_vanished(&self, chunk: ChunkId) -> bool {
+        self.state.lock().contents.may_have_vanished(chunk)
+    }
+
+    /// M17: those that are known by name.
+    pub(crate) fn named(&self, range: &RangeInclusive<ChunkId>) -> Vec<ChunkId> {
+        let contents = &self.state.lock().contents;
+        let is_one = |chunk: &ChunkId| range.contains(chunk) && contents.vanished(*chunk);
+        contents.entries.keys().copied().filter(is_one).collect()
     }
 
     /// Lets idle chunks go and raises the watermark above all chunks seen; those above it that are busy get entries of their own.
@@ -186,8 +240,7 @@ impl Journal {
             }
         }
         state.contents.watermark = watermark;
-        let grant = state.contents.highest_grant;
-        self.append(&mut state, &Record::Watermark { chunk: watermark, grant });
+        self.append_watermark(&mut state);
         self.commit(state)
     }
 
@@ -201,10 +254,10 @@ impl Journal {
         self.commit(state)
     }
 
-    /// M17: a replica has been made elsewhere in the place of one that vanished. Durable with the next record that is.
+    /// M17: the place of one that vanished is taken elsewhere, or nobody asks for it any more. Durable with the next record that is.
     pub(crate) fn forget_vanished(&self, chunk: ChunkId) {
         let mut state = self.state.lock();
-        if state.contents.entries.get(&chunk).is_some_and(|entry| entry.doubt == Doubt::Vanished) {
+        if state.contents.vanished(chunk) {
             state.contents.entries.remove(&chunk);
             self.append(&mut state, &Record::Close { chunk });
         }
@@ -224,10 +277,22 @@ impl Journal {
         self.state.lock().contents.clone()
     }
 
+    fn name(&self, state: &mut State, chunk: ChunkId, of: (ChunkVersion, GrantId)) {
+        if !state.contents.vanished(chunk) {
+            state.above.remove(&chunk);
+            self.open(state, chunk, of, Doubt::Vanished);
+        }
+    }
+
     /// Writes of this process are of this boot.
     fn open(&self, state: &mut State, chunk: ChunkId, (version, grant): (ChunkVersion, GrantId), doubt: Doubt) {
         state.contents.entries.insert(chunk, Entry { version, grant, doubt });
         self.append(state, &Record::Open { chunk, version, grant, doubt });
+    }
+
+    fn append_watermark(&self, state: &mut State) {
+        let record = watermark(&state.contents);
+        self.append(state, &record);
     }
 
     fn append(&self, state: &mut State, record: &Record) {
@@ -300,7 +365,7 @@ struct Start {
 }
 
 fn write_file(disk: &dyn Disk, disk_uuid: [u8; 16], contents: &Contents) -> io::Result<Start> {
-    let mut records = vec![Record::Start { format: FORMAT, boot: contents.boot }];
+    let mut records = vec![Record::Start { format: FORMAT, boot: contents.boot, folders: contents.folders }];
     let open = |(chunk, entry): (&ChunkId, &Entry)| {
         let Entry { version, grant, doubt } = *entry;
         Record::Open { chunk: *chunk, version, grant, doubt }
@@ -309,7 +374,7 @@ fn write_file(disk: &dyn Disk, disk_uuid: [u8; 16], contents: &Contents) -> io::
     // The same contents give the same bytes.
     opens.sort_by_key(|record| if let Record::Open { chunk, .. } = record { chunk.0 } else { 0 });
     records.extend(opens);
-    records.push(Record::Watermark { chunk: contents.watermark, grant: contents.highest_grant });
+    records.push(watermark(contents));
     let mut bytes: Vec<u8> = Vec::new();
     for (sequence, record) in records.iter().enumerate() {
         bytes.extend_from_slice(&encode(sequence as u64, disk_uuid, record));
@@ -326,6 +391,11 @@ fn write_file(disk: &dyn Disk, disk_uuid: [u8; 16], contents: &Contents) -> io::
     Ok(Start { file, capacity, end, sequence: records.len() as u64 })
 }
 
+fn watermark(contents: &Contents) -> Record {
+    let Contents { watermark, highest_grant, vanishing, .. } = *contents;
+    Record::Watermark { chunk: watermark, grant: highest_grant, vanishing }
+}
+
 fn renumber(pending: &mut [u8], from: u64, to: u64, disk_uuid: [u8; 16]) {
     for (index, bytes) in pending.chunks_exact_mut(RECORD).enumerate() {
         let record = decode(bytes, from + index as u64, disk_uuid).expect("an own record decodes");
@@ -340,16 +410,18 @@ fn decode_all(bytes: &[u8], disk_uuid: [u8; 16]) -> Result<Option<Contents>, u16
     for (sequence, bytes) in bytes.chunks_exact(RECORD).enumerate() {
         match decode(bytes, sequence as u64, disk_uuid) {
             Some(Record::Start { format, .. }) if format > FORMAT => return Err(format),
-            Some(Record::Start { boot, .. }) if sequence == 0 => contents.boot = boot,
+            Some(Record::Start { boot, folders, .. }) if sequence == 0 => {
+                (contents.boot, contents.folders) = (boot, folders);
+            }
             Some(Record::Open { chunk, version, grant, doubt }) if sequence > 0 => {
                 contents.entries.insert(chunk, Entry { version, grant, doubt });
                 contents.highest_grant = contents.highest_grant.max(grant);
             }
             Some(Record::Close { chunk }) if sequence > 0 => drop(contents.entries.remove(&chunk)),
-            Some(Record::Watermark { chunk, grant }) if sequence > 0 => {
+            Some(Record::Watermark { chunk, grant, vanishing }) if sequence > 0 => {
                 // The first one ends what was written together with the rename.
                 sound = true;
-                contents.watermark = chunk;
+                (contents.watermark, contents.vanishing) = (chunk, vanishing);
                 contents.highest_grant = contents.highest_grant.max(grant);
             }
             _ => break,
@@ -359,87 +431,4 @@ fn decode_all(bytes: &[u8], disk_uuid: [u8; 16]) -> Result<Option<Contents>, u16
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::store::memory::MemoryDisk;
-
-    const DISK: [u8; 16] = [7; 16];
-
-    fn chunk(id: u64) -> ChunkId {
-        ChunkId(id)
-    }
-
-    #[test]
-    fn covers_before_and_lets_go_after() {
-        let disk = Arc::new(MemoryDisk::new("m"));
-        let contents = Contents { watermark: chunk(100), ..Contents::default() };
-        let journal = Journal::begin(disk.clone(), DISK, contents).unwrap();
-        let syncs = disk.syncs();
-        journal.ensure(chunk(5), ChunkVersion(1), GrantId(9)).unwrap();
-        assert_eq!(disk.syncs(), syncs + 1);
-        journal.ensure(chunk(5), ChunkVersion(1), GrantId(9)).unwrap();
-        journal.ensure(chunk(100), ChunkVersion(1), GrantId(10)).unwrap();
-        journal.ensure(chunk(120), ChunkVersion(1), GrantId(11)).unwrap();
-        assert_eq!(disk.syncs(), syncs + 1, "neither known nor new chunks pay");
-        let found = Journal::replay(&disk.power_cut(1), DISK).unwrap().unwrap();
-        assert!(
-            found.covers(chunk(5)) && found.covers(chunk(100)) && found.covers(chunk(120)) && !found.covers(chunk(6))
-        );
-    }
-
-    #[test]
-    fn settling_raises_the_watermark_and_names_the_busy() {
-        let disk = Arc::new(MemoryDisk::new("m"));
-        let journal = Journal::begin(disk.clone(), DISK, Contents::default()).unwrap();
-        for id in 1..=4 {
-            journal.ensure(chunk(id), ChunkVersion(1), GrantId(id)).unwrap();
-        }
-        let busy = |id: ChunkId| if id.0 == 3 { Standing::Busy(ChunkVersion(1), GrantId(3)) } else { Standing::Idle };
-        journal.settle(busy).unwrap();
-        let found = Journal::replay(&disk.power_cut(3), DISK).unwrap().unwrap();
-        assert_eq!(found.watermark, chunk(5));
-        assert_eq!(found.highest_grant, GrantId(4));
-        assert_eq!(found.entries.keys().copied().collect::<Vec<_>>(), [chunk(3)]);
-    }
-
-    #[test]
-    fn grows_over_many_files() {
-        let disk = Arc::new(MemoryDisk::new("m"));
-        let contents = Contents { watermark: chunk(u64::MAX), ..Contents::default() };
-        let journal = Journal::begin(disk.clone(), DISK, contents).unwrap();
-        for id in 0..9000 {
-            journal.ensure(chunk(id), ChunkVersion(1), GrantId(id)).unwrap();
-            if id % 3000 == 0 {
-                journal.settle(|id| if id.0 % 2 == 0 { Standing::Lingering } else { Standing::Idle }).unwrap();
-            }
-        }
-        let found = Journal::replay(&disk.power_cut(9), DISK).unwrap().unwrap();
-        let live = journal.contents();
-        assert!(live.entries.keys().all(|id| found.covers(*id)));
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
-            let _ = decode_all(&bytes, DISK);
-        }
-
-        // Whatever survives of what was not synced, what was synced is there.
-        #[test]
-        fn synced_entries_survive(ids in prop::collection::vec(0u64..50, 1..60), seed in any::<u64>()) {
-            let disk = Arc::new(MemoryDisk::new("m"));
-            let contents = Contents { watermark: chunk(1000), ..Contents::default() };
-            let journal = Journal::begin(disk.clone(), DISK, contents).unwrap();
-            for id in &ids {
-                journal.ensure(chunk(*id), ChunkVersion(1), GrantId(1)).unwrap();
-                if id % 7 == 0 {
-                    journal.settle(|id| if id.0 % 3 == 0 { Standing::Idle } else { Standing::Lingering }).unwrap();
-                }
-            }
-            let found = Journal::replay(&disk.power_cut(seed), DISK).unwrap().unwrap();
-            prop_assert!(journal.contents().entries.keys().all(|id| found.covers(*id)));
-        }
-    }
-}
+mod tests;

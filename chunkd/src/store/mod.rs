@@ -10,7 +10,7 @@
 //! start.rs  scan.rs        opening: whose folders, incarnation (F3), index, dirty set      folder.rs  identity, fence, clean mark
 //! volume.rs                one data folder at work: index, open files, fdatasync (W6), failure      room.rs  free space, reserve      suspects.rs  R3: lost or damaged
 //!   write.rs  read.rs      W2 W3 F3 · R1          recover.rs  verify.rs    V1 V2        retire.rs  R4       upkeep.rs  ticks, stop
-//! replica.rs               one replica in memory, R1's list of blocks in flight          tombstones.rs  ADR 1.9
+//! replica.rs               one replica in memory, R1's list of blocks in flight          tombstones.rs  ADR 1.9      vanished.rs  M17
 //! stored.rs                one on a disk, looked at from outside
 //! open_chunk.rs  table.rs  slots.rs    a chunk's open file: header and table and where their copies go (V4)
 //! journal.rs               the dirty journal (V3)          crc.rs  linearity (W3)
@@ -55,6 +55,7 @@ mod suspects;
 mod table;
 mod tombstones;
 mod upkeep;
+mod vanished;
 mod verify;
 mod volume;
 mod write;

@@ -31,6 +31,13 @@ pub(crate) struct Scanned {
     pub(crate) dirty: BTreeMap<ChunkId, Doubt>,
 }
 
+impl Scanned {
+    /// Of what no power cut explains, something was here too.
+    pub(crate) fn here(&self) -> impl Iterator<Item = ChunkId> {
+        self.index.keys().chain(&self.lost).copied()
+    }
+}
+
 enum Found {
     /// The flag: a copy of the header is damaged.
     Replica(StoredHeader, bool),
@@ -71,10 +78,10 @@ pub(crate) fn scan(disk: &dyn Disk, identity: &Identity, journal: Option<&Conten
                             "the header of a chunk is damaged: this replica is lost"
                         );
                     }
-                    if matches!(found, Found::NoHeader | Found::Unreadable) && !dirty {
+                    let is_explained = matches!(found, Found::NoHeader) && dirty && journal.is_some();
+                    if matches!(found, Found::NoHeader) && !dirty || matches!(found, Found::Unreadable) {
                         scanned.lost.insert(chunk);
                     }
-                    let is_explained = matches!(found, Found::NoHeader) && dirty && journal.is_some();
                     put_away(disk, &path, is_explained).map_err(failed(disk, "moving a file to the quarantine"))?;
                 }
             }

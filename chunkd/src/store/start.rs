@@ -10,9 +10,9 @@ use super::OpenError;
 use super::disk::Disk;
 use super::folder::{self, Inspected, failed};
 use super::format::identity::Identity;
-use super::format::journal::Doubt;
+use super::format::journal::FolderSet;
 use super::format::record::{Kind, Record};
-use super::journal::{Contents, Entry, Journal};
+use super::journal::{Arrival, Contents, Entry, Journal};
 use super::pool::Pool;
 use super::scan::{self, Scanned};
 use super::tombstones::Tombstones;
@@ -24,9 +24,6 @@ pub(crate) struct Started {
     pub(crate) incarnation: Incarnation,
     pub(crate) fence: (u16, u64),
     pub(crate) unclean: bool,
-    /// M17: what the journals of the folders that were not stopped cleanly said; `None` if a folder or a journal is new or missing, so
-    /// that nobody can say what was here.
-    pub(crate) vanishing: Option<Vec<Contents>>,
     pub(crate) tombstones: Arc<Tombstones>,
 }
 
@@ -46,6 +43,15 @@ struct Ready {
     scanned: Scanned,
 }
 
+/// All folders together.
+struct Folders {
+    set: FolderSet,
+    /// They are those that each of them knew, and each has its journal.
+    whole: bool,
+    /// Every replica that is in one of them.
+    here: BTreeSet<ChunkId>,
+}
+
 pub(crate) fn start(
     disks: Vec<Arc<dyn Disk>>,
     new_uuid: &mut dyn FnMut() -> [u8; 16],
@@ -57,22 +63,18 @@ pub(crate) fn start(
     let inspected = disks.into_iter().map(folder::inspect).collect::<Result<Vec<_>, _>>()?;
     agree(&inspected)?;
     let folders = identify(inspected, new_uuid)?;
+    let set = FolderSet::of(folders.iter().map(|ours| ours.identity.disk_uuid));
     let (incarnation, fence) = new_incarnation(&folders, now_unix_ms)?;
     let mut ready = in_parallel(folders, |ours| look_through(ours, incarnation))?;
     displace_doubles(&mut ready)?;
     let unclean = ready.iter().any(|ready| !ready.clean && !ready.ours.new);
-    let said = |ready: &Ready| match ready {
-        Ready { ours, .. } if ours.new => None,
-        Ready { clean: true, journal, .. } => Some(journal.as_ref().map(Contents::only_vanished)),
-        Ready { journal, .. } => journal.clone().map(Some),
-    };
-    let said: Option<Vec<Option<Contents>>> = ready.iter().map(said).collect();
-    let vanishing = said.map(|journals| journals.into_iter().flatten().collect());
-    let here: BTreeSet<ChunkId> = ready.iter().flat_map(|ready| ready.scanned.index.keys().copied()).collect();
+    let whole = ready.iter().all(|ready| ready.journal.as_ref().is_some_and(|journal| journal.folders == set));
+    let here: BTreeSet<ChunkId> = ready.iter().flat_map(|ready| ready.scanned.here()).collect();
     let tombstones = Arc::new(Tombstones::default());
-    let volumes = ready.into_iter().map(|ready| volume(ready, &here, incarnation, tombstones.clone()));
+    let all = Folders { set, whole, here };
+    let volumes = ready.into_iter().map(|ready| volume(ready, &all, incarnation, tombstones.clone()));
     let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
-    Ok(Started { volumes, incarnation, fence, unclean, vanishing, tombstones })
+    Ok(Started { volumes, incarnation, fence, unclean, tombstones })
 }
 
 /// F1: all folders that are not new belong to one server and one cluster.
@@ -185,21 +187,18 @@ fn displace_doubles(folders: &mut [Ready]) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// `here`: the replicas of all folders.
 fn volume(
     ready: Ready,
-    here: &BTreeSet<ChunkId>,
+    all: &Folders,
     incarnation: Incarnation,
     tombstones: Arc<Tombstones>,
 ) -> Result<Arc<Volume>, OpenError> {
-    let Ready { ours, journal, scanned, .. } = ready;
+    let Ready { ours, clean, journal, scanned } = ready;
     let disk = ours.disk;
     // V3: dirty chunks stay dirty until they are recovered, over any number of restarts.
-    let known = journal.unwrap_or_default();
-    // M17: and so do those that vanished, until there is a replica again.
-    let vanished = |(chunk, entry): &(ChunkId, Entry)| entry.doubt == Doubt::Vanished && !here.contains(chunk);
-    let entries = known.entries.iter().map(|(chunk, entry)| (*chunk, *entry)).filter(vanished).collect();
-    let mut contents = Contents { entries, boot: disk.boot(), ..known };
+    let how = Arrival { clean, boot: disk.boot(), whole: all.whole };
+    let absent = journal.unwrap_or_default().of_the_absent(how, |chunk| all.here.contains(&chunk));
+    let mut contents = Contents { boot: how.boot, folders: all.set, ..absent };
     for (chunk, replica) in &scanned.index {
         let Some(info) = replica.info() else { continue };
         contents.highest_grant = contents.highest_grant.max(info.last_grant);

@@ -61,6 +61,10 @@ impl Suspects {
         }
     }
 
+    pub(crate) fn is_lost(&self, chunk: ChunkId) -> bool {
+        self.0.lock().lost.contains(&chunk)
+    }
+
     /// There is a file that can be used again: a recovery has completed it.
     pub(crate) fn regained(&self, chunk: ChunkId) {
         self.0.lock().lost.remove(&chunk);

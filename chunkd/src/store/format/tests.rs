@@ -91,13 +91,17 @@ fn golden() {
         "000:43424a3102000000 008:0400000000000000 016:0b0a000000000201 024:0500000000000000 032:0600000000000000 \
          040:d1d1d1d1d1d1d1d1 048:d1d1d1d1d1d1d1d1 056:0000000071bc146d"
     );
-    let start = journal::Record::Start { format: journal::FORMAT, boot: None };
+    let start = journal::Record::Start { format: journal::FORMAT, boot: None, folders: journal::FolderSet(0) };
     assert_eq!(
         dump(&journal::encode(0, DISK, &start)),
         "000:43424a3101000000 024:0100000000000000 040:d1d1d1d1d1d1d1d1 048:d1d1d1d1d1d1d1d1 \
          056:000000004e9d392d"
     );
-    let start = journal::Record::Start { format: journal::FORMAT, boot: Some(Boot { kernel: 0x1122, mount: 3 }) };
+    let start = journal::Record::Start {
+        format: journal::FORMAT,
+        boot: Some(Boot { kernel: 0x1122, mount: 3 }),
+        folders: journal::FolderSet(0),
+    };
     assert_eq!(
         dump(&journal::encode(0, DISK, &start)),
         "000:43424a3101000000 016:2211000000000000 024:0100000000000000 032:0300000000000000 \
@@ -128,8 +132,12 @@ fn everything_decodes_to_itself() {
         assert_eq!(record::decode(&record::encode(kind, DISK, value), kind, DISK), Decoded::Valid(value));
     }
     for value in [
-        journal::Record::Start { format: journal::FORMAT, boot: None },
-        journal::Record::Start { format: journal::FORMAT, boot: Some(Boot { kernel: 0, mount: 9 }) },
+        journal::Record::Start { format: journal::FORMAT, boot: None, folders: journal::FolderSet(0) },
+        journal::Record::Start {
+            format: journal::FORMAT,
+            boot: Some(Boot { kernel: 0, mount: 9 }),
+            folders: journal::FolderSet(5),
+        },
         journal::Record::Open {
             chunk: CHUNK,
             version: ChunkVersion(1),
@@ -149,7 +157,8 @@ fn everything_decodes_to_itself() {
             doubt: journal::Doubt::Vanished,
         },
         journal::Record::Close { chunk: CHUNK },
-        journal::Record::Watermark { chunk: CHUNK, grant: GrantId(2) },
+        journal::Record::Watermark { chunk: CHUNK, grant: GrantId(2), vanishing: None },
+        journal::Record::Watermark { chunk: CHUNK, grant: GrantId(2), vanishing: Some(ChunkId(7)) },
     ] {
         assert_eq!(journal::decode(&journal::encode(7, DISK, &value), 7, DISK), Some(value));
     }
