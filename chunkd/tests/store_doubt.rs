@@ -121,9 +121,10 @@ async fn a_new_chunk_that_vanished_counts_as_dirty() {
 }
 
 /// What the leader counts on here, all of it.
-fn told(store: &ChunkStore, counted: impl IntoIterator<Item = u64>) {
+async fn told(store: &ChunkStore, counted: impl IntoIterator<Item = u64>) {
     let counted = counted.into_iter().map(id).collect();
     store.expect_vanished(true, Some(id(0)..=ChunkId(u64::MAX)), &counted);
+    store.tick(0).await;
 }
 
 // M17: once the leader has said what it counts on, what else is not here was never here, or was lost in another way.
@@ -137,13 +138,13 @@ async fn what_may_have_vanished_is_known_by_name_once_the_leader_has_told() {
         // A part of it says nothing of the rest.
         store.expect_vanished(true, Some(id(0)..=id(3)), &[id(1)].into());
         assert!(!is_clean(&store, 5).await && !is_clean(&store, 6).await);
-        told(&store, [1, 5]);
+        told(&store, [1, 5]).await;
         assert!(!is_clean(&store, 5).await && is_clean(&store, 6).await && is_clean(&store, 9).await);
         let (store, disk) = power_cut(store, &disk, seed + 100).await;
         assert!(!is_clean(&store, 5).await);
-        told(&store, [1]);
+        told(&store, [1]).await;
         let (store, _disk) = power_cut(store, &disk, seed + 200).await;
-        told(&store, [1]);
+        told(&store, [1]).await;
         assert!(is_clean(&store, 5).await, "given up by the leader");
     }
     assert!(tried > 0, "no power cut took the file");
@@ -181,11 +182,39 @@ async fn what_may_be_elsewhere_has_not_vanished() {
     for chunk in &elsewhere {
         assert!(is_clean(&store, *chunk).await, "missing, since its folder is");
     }
-    let both = both.map(|disk| Arc::new(disk.power_cut(3)));
+    let left = Arc::new(both[0].power_cut(3));
+    drop(store);
+    let store = start(&[left.clone()]).await;
+    for chunk in &elsewhere {
+        assert!(is_clean(&store, *chunk).await, "it is still missing after a further cut");
+    }
+    told(&store, 1..=6).await;
+    let left = Arc::new(left.power_cut(4));
+    drop(store);
+    let store = start(&[left.clone()]).await;
+    for chunk in &elsewhere {
+        assert!(is_clean(&store, *chunk).await, "the leader counted on it before the power went");
+    }
+    assert!(!is_clean(&store, 99).await, "what is made from now on may vanish");
+    let both = [left, both[1].clone()].map(|disk| Arc::new(disk.power_cut(5)));
     drop(store);
     let store = start(&both).await;
     assert!(elsewhere.iter().all(|chunk| store.replica(id(*chunk)).is_some()));
     assert!(is_clean(&store, 98).await, "the folders have changed");
+}
+
+// M17: what was missing before the power went has not vanished with it, whatever its id.
+#[tokio::test]
+async fn what_was_lost_before_has_not_vanished() {
+    let disk = memory();
+    let store = open(&disk).await;
+    assert!(prepare(&store, 40, 2).await.unwrap().clean, "a new server");
+    write(&store, 1, 0, &[1; 512]).await.unwrap();
+    store.sync(id(1), version(1)).await.unwrap();
+    told(&store, [1, 40]).await;
+    let (store, _disk) = power_cut(store, &disk, 1).await;
+    assert!(prepare(&store, 40, 2).await.unwrap().clean);
+    assert!(!prepare(&store, 41, 2).await.unwrap().clean);
 }
 
 /// What comes between two losses of power.
@@ -226,7 +255,7 @@ async fn a_new_chunk_that_vanished_counts_as_dirty_after_further_power_cuts_too(
                 store.tick(20_000_000).await;
             }
             if between == Told {
-                told(&store, [1, 5, 7]);
+                told(&store, [1, 5, 7]).await;
             }
             if between == Others {
                 store.tick(1).await;
@@ -246,7 +275,7 @@ async fn a_new_chunk_that_vanished_counts_as_dirty_after_further_power_cuts_too(
                 power_cut(store, &disk, seed + 100).await
             };
             if between == Delete {
-                told(&store, [1, 7]);
+                told(&store, [1, 7]).await;
             }
             let prepared = prepare(&store, 5, 2).await.unwrap();
             assert_eq!((prepared.found, prepared.clean), (false, between == Delete), "{between:?} {seed}");

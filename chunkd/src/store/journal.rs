@@ -18,6 +18,8 @@ use super::disk::{Boot, Disk, DiskFile, OpenMode};
 use super::format::journal::{Doubt, FORMAT, FolderSet, RECORD, Record, decode, encode};
 use super::layout;
 
+/// No watermark: every chunk has an entry of its own.
+pub(crate) const NONE_BY_RANGE: ChunkId = ChunkId(u64::MAX);
 /// The smallest journal file. It is filled with zeros beforehand, so that an append changes no length.
 const MIN_BYTES: u64 = 256 << 10;
 
@@ -47,7 +49,7 @@ pub(crate) struct Contents {
 /// How a folder comes to a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Arrival {
-    /// It was stopped cleanly.
+    /// It was stopped cleanly, or is new.
     pub(crate) clean: bool,
     pub(crate) boot: Option<Boot>,
     /// The server has the folders that it had, and their journals: what is in none of them is not on another one.
@@ -117,6 +119,9 @@ struct State {
     contents: Contents,
     /// Chunks at or above the watermark that have had writes.
     above: HashSet<ChunkId>,
+    told: Told,
+    /// A name has been taken back, and nothing has made that durable yet.
+    forgot: bool,
     file: Arc<dyn DiskFile>,
     capacity: u64,
     end: u64,
@@ -127,6 +132,14 @@ struct State {
     durable: u64,
     writing: bool,
     failed: bool,
+}
+
+/// What the leader has said, until `settle` writes it down.
+#[derive(Default)]
+struct Told {
+    /// The highest id that it counts on here.
+    highest: ChunkId,
+    everything: bool,
 }
 
 impl Journal {
@@ -154,6 +167,8 @@ impl Journal {
         let state = State {
             contents,
             above: HashSet::new(),
+            told: Told::default(),
+            forgot: false,
             file: start.file,
             capacity: start.capacity,
             end: start.end,
@@ -197,12 +212,12 @@ impl Journal {
         }
     }
 
-    /// M17: nothing has vanished but what is named. Durable with the next record that is, and not before the names.
-    pub(crate) fn all_are_named(&self) {
-        let mut state = self.state.lock();
-        if state.contents.vanishing.take().is_some() {
-            self.append_watermark(&mut state);
-        }
+    /// M17: the highest id of a page of what the leader counts on, all of whose absent chunks are named if they may have vanished; and whether it was
+    /// the last page.
+    pub(crate) fn told(&self, highest: Option<ChunkId>, everything: bool) {
+        let told = &mut self.state.lock().told;
+        told.highest = told.highest.max(highest.unwrap_or_default());
+        told.everything |= everything;
     }
 
     /// M17: if the chunk is not here, whether its replica may have been made and lost with its name when the power went, before any sync.
@@ -217,7 +232,8 @@ impl Journal {
         contents.entries.keys().copied().filter(is_one).collect()
     }
 
-    /// Lets idle chunks go and raises the watermark above all chunks seen; those above it that are busy get entries of their own.
+    /// Lets idle chunks go and raises the watermark above all chunks seen, and all that the leader counts on; those above it that are busy get entries of
+    /// their own. M17: what the leader counts on and is not here, and has no name by then, never vanishes.
     pub(crate) fn settle(&self, standing: impl Fn(ChunkId) -> Standing) -> io::Result<()> {
         let mut state = self.state.lock();
         let done = |(chunk, entry): &(&ChunkId, &Entry)| match standing(**chunk) {
@@ -231,16 +247,25 @@ impl Journal {
             state.contents.entries.remove(&chunk);
             self.append(&mut state, &Record::Close { chunk });
         }
+        let is_told = std::mem::take(&mut state.told.everything);
+        let forgot = std::mem::take(&mut state.forgot);
         let above = std::mem::take(&mut state.above);
-        let Some(highest) = above.iter().max() else { return Ok(()) };
-        let watermark = ChunkId(highest.0.saturating_add(1));
+        let told = is_told.then_some(state.told.highest);
+        let Some(highest) = above.iter().copied().chain(told).max() else {
+            return if forgot { self.commit(state) } else { Ok(()) };
+        };
+        let is_lowered = is_told && state.contents.watermark == NONE_BY_RANGE;
+        let least = if is_lowered { ChunkId::default() } else { state.contents.watermark };
+        let watermark = least.max(ChunkId(highest.0.saturating_add(1)));
         for chunk in above.iter().copied() {
             if let Standing::Busy(version, grant) = standing(chunk) {
                 self.open(&mut state, chunk, (version, grant), Doubt::ThisBoot);
             }
         }
         state.contents.watermark = watermark;
-        self.append_watermark(&mut state);
+        state.contents.vanishing = state.contents.vanishing.filter(|_| !is_told);
+        let record = watermark_of(&state.contents);
+        self.append(&mut state, &record);
         self.commit(state)
     }
 
@@ -254,11 +279,13 @@ impl Journal {
         self.commit(state)
     }
 
-    /// M17: the place of one that vanished is taken elsewhere, or nobody asks for it any more. Durable with the next record that is.
+    /// M17: the place of one that vanished is taken elsewhere, or nobody asks for it any more. Durable with the next record that is, or at the next
+    /// [`settle`](Self::settle).
     pub(crate) fn forget_vanished(&self, chunk: ChunkId) {
         let mut state = self.state.lock();
         if state.contents.vanished(chunk) {
             state.contents.entries.remove(&chunk);
+            state.forgot = true;
             self.append(&mut state, &Record::Close { chunk });
         }
     }
@@ -288,11 +315,6 @@ impl Journal {
     fn open(&self, state: &mut State, chunk: ChunkId, (version, grant): (ChunkVersion, GrantId), doubt: Doubt) {
         state.contents.entries.insert(chunk, Entry { version, grant, doubt });
         self.append(state, &Record::Open { chunk, version, grant, doubt });
-    }
-
-    fn append_watermark(&self, state: &mut State) {
-        let record = watermark(&state.contents);
-        self.append(state, &record);
     }
 
     fn append(&self, state: &mut State, record: &Record) {
@@ -374,7 +396,7 @@ fn write_file(disk: &dyn Disk, disk_uuid: [u8; 16], contents: &Contents) -> io::
     // The same contents give the same bytes.
     opens.sort_by_key(|record| if let Record::Open { chunk, .. } = record { chunk.0 } else { 0 });
     records.extend(opens);
-    records.push(watermark(contents));
+    records.push(watermark_of(contents));
     let mut bytes: Vec<u8> = Vec::new();
     for (sequence, record) in records.iter().enumerate() {
         bytes.extend_from_slice(&encode(sequence as u64, disk_uuid, record));
@@ -391,7 +413,7 @@ fn write_file(disk: &dyn Disk, disk_uuid: [u8; 16], contents: &Contents) -> io::
     Ok(Start { file, capacity, end, sequence: records.len() as u64 })
 }
 
-fn watermark(contents: &Contents) -> Record {
+fn watermark_of(contents: &Contents) -> Record {
     let Contents { watermark, highest_grant, vanishing, .. } = *contents;
     Record::Watermark { chunk: watermark, grant: highest_grant, vanishing }
 }

@@ -12,7 +12,7 @@ use super::folder::{self, Inspected, failed};
 use super::format::identity::Identity;
 use super::format::journal::FolderSet;
 use super::format::record::{Kind, Record};
-use super::journal::{Arrival, Contents, Entry, Journal};
+use super::journal::{Arrival, Contents, Entry, Journal, NONE_BY_RANGE};
 use super::pool::Pool;
 use super::scan::{self, Scanned};
 use super::tombstones::Tombstones;
@@ -46,7 +46,9 @@ struct Ready {
 /// All folders together.
 struct Folders {
     set: FolderSet,
-    /// They are those that each of them knew, and each has its journal.
+    /// The server has never been started before.
+    is_first: bool,
+    /// See [`is_whole`].
     whole: bool,
     /// Every replica that is in one of them.
     here: BTreeSet<ChunkId>,
@@ -64,14 +66,16 @@ pub(crate) fn start(
     agree(&inspected)?;
     let folders = identify(inspected, new_uuid)?;
     let set = FolderSet::of(folders.iter().map(|ours| ours.identity.disk_uuid));
+    let is_first = folders.iter().all(|ours| ours.new);
     let (incarnation, fence) = new_incarnation(&folders, now_unix_ms)?;
     let mut ready = in_parallel(folders, |ours| look_through(ours, incarnation))?;
     displace_doubles(&mut ready)?;
+    forget_found(&mut ready);
     let unclean = ready.iter().any(|ready| !ready.clean && !ready.ours.new);
-    let whole = ready.iter().all(|ready| ready.journal.as_ref().is_some_and(|journal| journal.folders == set));
+    let whole = is_whole(&ready);
     let here: BTreeSet<ChunkId> = ready.iter().flat_map(|ready| ready.scanned.here()).collect();
     let tombstones = Arc::new(Tombstones::default());
-    let all = Folders { set, whole, here };
+    let all = Folders { set, is_first, whole, here };
     let volumes = ready.into_iter().map(|ready| volume(ready, &all, incarnation, tombstones.clone()));
     let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
     Ok(Started { volumes, incarnation, fence, unclean, tombstones })
@@ -187,6 +191,22 @@ fn displace_doubles(folders: &mut [Ready]) -> Result<(), OpenError> {
     Ok(())
 }
 
+/// What another folder has is not lost.
+fn forget_found(folders: &mut [Ready]) {
+    let here: BTreeSet<ChunkId> = folders.iter().flat_map(|ready| ready.scanned.index.keys().copied()).collect();
+    folders.iter_mut().for_each(|ready| ready.scanned.lost.retain(|chunk| !here.contains(chunk)));
+}
+
+/// M17: what is in none of these folders is nowhere: they are those that each of them knew, beside new ones, each has its journal, and
+/// nothing in them is damaged beyond what a loss of power explains.
+fn is_whole(folders: &[Ready]) -> bool {
+    let known = || folders.iter().filter(|ready| !ready.ours.new);
+    let set = FolderSet::of(known().map(|ready| ready.ours.identity.disk_uuid));
+    known().all(|Ready { journal, scanned, .. }| {
+        journal.as_ref().is_some_and(|journal| journal.folders == set) && scanned.lost.is_empty()
+    })
+}
+
 fn volume(
     ready: Ready,
     all: &Folders,
@@ -196,9 +216,13 @@ fn volume(
     let Ready { ours, clean, journal, scanned } = ready;
     let disk = ours.disk;
     // V3: dirty chunks stay dirty until they are recovered, over any number of restarts.
-    let how = Arrival { clean, boot: disk.boot(), whole: all.whole };
+    let how = Arrival { clean: clean || ours.new, boot: disk.boot(), whole: all.whole };
     let absent = journal.unwrap_or_default().of_the_absent(how, |chunk| all.here.contains(&chunk));
     let mut contents = Contents { boot: how.boot, folders: all.set, ..absent };
+    // M17: what was synced on a folder that is not here any more may have any id.
+    if !all.is_first && (ours.new || !all.whole) {
+        contents.watermark = NONE_BY_RANGE;
+    }
     for (chunk, replica) in &scanned.index {
         let Some(info) = replica.info() else { continue };
         contents.highest_grant = contents.highest_grant.max(info.last_grant);

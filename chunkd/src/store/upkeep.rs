@@ -34,11 +34,15 @@ impl Volume {
             return if self.tombstones.contains(chunk) { Standing::Deleted } else { Standing::Gone };
         };
         let info = replica.info();
+        let is_reserved = info.is_none();
         let (version, grant, dirty) =
             info.map_or((ChunkVersion(0), GrantId(0), false), |info| (info.version, info.last_grant, info.dirty));
         // M7: the list of what the servers behind lack is in memory only; the entry is what an unclean start knows of it.
         if dirty || replica.has_unsynced() || !replica.in_flight.lock().is_empty() {
             return Standing::Busy(version, grant);
+        }
+        if is_reserved {
+            return Standing::Gone;
         }
         let idle_ms = self.now_ms().saturating_sub(replica.last_write_ms.load(Ordering::SeqCst));
         if idle_ms < linger_ms { Standing::Lingering } else { Standing::Idle }

@@ -4,6 +4,9 @@
 //! Which they are is known from the journal at the start: those that it covers and that are not here. That must outlast further losses of power.
 //! A range of ids does, until the leader has said what it counts on; from then on they are known by name, each until there is a replica again, or
 //! until the leader does not count on it any more.
+//!
+//! Invariant: a replica that was synced and is lost in another way is never among them. Watermarks are raised above all that the leader counts on; where
+//! folders are not those that there were, or hold what is damaged, nothing is covered by a range until it has said so (`start`).
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -45,7 +48,7 @@ impl ChunkStore {
     }
 
     /// The leader counts on these of the chunks in `range` here, and on no others; the page that ends with the last id is its last one. `first`: it
-    /// begins anew. `range`: `None` if it does not say.
+    /// begins anew. `range`: `None` if it does not say. The next [tick](Self::tick) makes it durable.
     pub fn expect_vanished(&self, first: bool, range: Option<RangeInclusive<ChunkId>>, counted: &BTreeSet<ChunkId>) {
         let Some(range) = range else { return };
         let range = if first { ChunkId(0)..=*range.end() } else { range };
@@ -60,9 +63,7 @@ impl ChunkStore {
             }
             let absent = counted.iter().filter(|chunk| self.find(**chunk).is_none() && self.vanished(**chunk));
             absent.for_each(|chunk| volume.journal.name_vanished(*chunk));
-            if range.end().0 == u64::MAX {
-                volume.journal.all_are_named();
-            }
+            volume.journal.told(counted.last().copied(), range.end().0 == u64::MAX);
         }
     }
 
