@@ -184,14 +184,14 @@ async fn what_may_be_elsewhere_has_not_vanished() {
     }
     let left = Arc::new(both[0].power_cut(3));
     drop(store);
-    let store = start(&[left.clone()]).await;
+    let store = start(std::slice::from_ref(&left)).await;
     for chunk in &elsewhere {
         assert!(is_clean(&store, *chunk).await, "it is still missing after a further cut");
     }
     told(&store, 1..=6).await;
     let left = Arc::new(left.power_cut(4));
     drop(store);
-    let store = start(&[left.clone()]).await;
+    let store = start(std::slice::from_ref(&left)).await;
     for chunk in &elsewhere {
         assert!(is_clean(&store, *chunk).await, "the leader counted on it before the power went");
     }

@@ -120,6 +120,8 @@ struct State {
     /// Chunks at or above the watermark that have had writes.
     above: HashSet<ChunkId>,
     told: Told,
+    /// The record of the watermark that was lowered last.
+    lowered: u64,
     /// A name has been taken back, and nothing has made that durable yet.
     forgot: bool,
     file: Arc<dyn DiskFile>,
@@ -137,7 +139,7 @@ struct State {
 /// What the leader has said, until `settle` writes it down.
 #[derive(Default)]
 struct Told {
-    /// The highest id that it counts on here.
+    /// The highest id that it counts on here, or that was seen here since.
     highest: ChunkId,
     everything: bool,
 }
@@ -168,6 +170,7 @@ impl Journal {
             contents,
             above: HashSet::new(),
             told: Told::default(),
+            lowered: 0,
             forgot: false,
             file: start.file,
             capacity: start.capacity,
@@ -186,12 +189,14 @@ impl Journal {
     pub(crate) fn ensure(&self, chunk: ChunkId, version: ChunkVersion, grant: GrantId) -> io::Result<()> {
         let mut state = self.state.lock();
         state.contents.highest_grant = state.contents.highest_grant.max(grant);
+        state.told.highest = state.told.highest.max(chunk);
         if state.contents.entries.contains_key(&chunk) {
             return Ok(());
         }
         if chunk >= state.contents.watermark {
             state.above.insert(chunk);
-            return Ok(());
+            // A watermark that was lowered covers nothing before it is durable.
+            return if state.durable < state.lowered { self.commit(state) } else { Ok(()) };
         }
         self.open(&mut state, chunk, (version, grant), Doubt::ThisBoot);
         self.commit(state)
@@ -266,6 +271,9 @@ impl Journal {
         state.contents.vanishing = state.contents.vanishing.filter(|_| !is_told);
         let record = watermark_of(&state.contents);
         self.append(&mut state, &record);
+        if is_lowered {
+            state.lowered = state.appended;
+        }
         self.commit(state)
     }
 

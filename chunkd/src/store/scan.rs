@@ -27,6 +27,8 @@ pub(crate) struct Scanned {
     pub(crate) index: BTreeMap<ChunkId, Arc<Replica>>,
     /// R3: replicas without a usable header that cannot be explained by a crash.
     pub(crate) lost: BTreeSet<ChunkId>,
+    /// Files that no loss of power explains.
+    pub(crate) damaged: Vec<String>,
     /// And what they may have lost (M16).
     pub(crate) dirty: BTreeMap<ChunkId, Doubt>,
 }
@@ -78,11 +80,15 @@ pub(crate) fn scan(disk: &dyn Disk, identity: &Identity, journal: Option<&Conten
                             "the header of a chunk is damaged: this replica is lost"
                         );
                     }
-                    let is_explained = matches!(found, Found::NoHeader) && dirty && journal.is_some();
                     if matches!(found, Found::NoHeader) && !dirty || matches!(found, Found::Unreadable) {
                         scanned.lost.insert(chunk);
                     }
-                    put_away(disk, &path, is_explained).map_err(failed(disk, "moving a file to the quarantine"))?;
+                    let is_explained = matches!(found, Found::NoHeader) && dirty && journal.is_some();
+                    if !is_explained {
+                        scanned.damaged.push(path);
+                        continue;
+                    }
+                    put_away(disk, &path).map_err(failed(disk, "moving a file to the quarantine"))?;
                 }
             }
         }
@@ -90,12 +96,9 @@ pub(crate) fn scan(disk: &dyn Disk, identity: &Identity, journal: Option<&Conten
     Ok(scanned)
 }
 
-/// `is_explained`: it was being made when the server ended; its name was made durable with others, its header was not. Were it counted on, that would be
+/// It was being made when the server ended; its name was made durable with others, its header was not. Were it counted on, that would be
 /// told by the comparison with what the leader knows.
-fn put_away(disk: &dyn Disk, path: &str, is_explained: bool) -> io::Result<()> {
-    if !is_explained {
-        return quarantine_found(disk, path);
-    }
+fn put_away(disk: &dyn Disk, path: &str) -> io::Result<()> {
     let target = set_aside(disk, path)?;
     tracing::info!(
         disk = disk.path(),

@@ -2,6 +2,7 @@
 //! scanned. Blocks.
 
 use std::collections::{BTreeSet, HashMap};
+use std::mem::take;
 use std::sync::Arc;
 
 use caribou_proto::ids::{ChunkId, Incarnation};
@@ -16,7 +17,7 @@ use super::journal::{Arrival, Contents, Entry, Journal, NONE_BY_RANGE};
 use super::pool::Pool;
 use super::scan::{self, Scanned};
 use super::tombstones::Tombstones;
-use super::volume::{Parts, Volume};
+use super::volume::{Parts, Volume, quarantine_found};
 
 /// An open store's folders and what they agreed on.
 pub(crate) struct Started {
@@ -75,9 +76,16 @@ pub(crate) fn start(
     let whole = is_whole(&ready);
     let here: BTreeSet<ChunkId> = ready.iter().flat_map(|ready| ready.scanned.here()).collect();
     let tombstones = Arc::new(Tombstones::default());
+    let aside: Vec<_> =
+        ready.iter_mut().map(|ready| (ready.ours.disk.clone(), take(&mut ready.scanned.damaged))).collect();
     let all = Folders { set, is_first, whole, here };
     let volumes = ready.into_iter().map(|ready| volume(ready, &all, incarnation, tombstones.clone()));
     let volumes = volumes.collect::<Result<Vec<_>, _>>()?;
+    // Once all journals have been begun: a start that does not come so far finds them again.
+    for (disk, paths) in aside {
+        let result = paths.iter().try_for_each(|path| quarantine_found(disk.as_ref(), path));
+        result.map_err(failed(disk.as_ref(), "moving a file to the quarantine"))?;
+    }
     Ok(Started { volumes, incarnation, fence, unclean, tombstones })
 }
 
@@ -203,7 +211,7 @@ fn is_whole(folders: &[Ready]) -> bool {
     let known = || folders.iter().filter(|ready| !ready.ours.new);
     let set = FolderSet::of(known().map(|ready| ready.ours.identity.disk_uuid));
     known().all(|Ready { journal, scanned, .. }| {
-        journal.as_ref().is_some_and(|journal| journal.folders == set) && scanned.lost.is_empty()
+        journal.as_ref().is_some_and(|journal| journal.folders == set) && scanned.damaged.is_empty()
     })
 }
 
@@ -234,6 +242,7 @@ fn volume(
     }
     let begin = || -> std::io::Result<_> {
         let journal = Journal::begin(disk.clone(), ours.identity.disk_uuid, contents)?;
+        journal.told(scanned.index.keys().next_back().copied(), false);
         let pool = Pool::new("caribou-disk", disk.pace())?;
         Ok((journal, pool, disk.space()?))
     };

@@ -42,6 +42,31 @@ fn settling_raises_the_watermark_and_names_the_busy() {
     assert_eq!(found.entries.keys().copied().collect::<Vec<_>>(), [chunk(3)]);
 }
 
+// V3, M17: what the leader has told sets a watermark, also a lower one than none.
+#[test]
+fn a_lowered_watermark_covers_nothing_before_it_is_durable() {
+    let begin = || {
+        let disk = Arc::new(MemoryDisk::new("m"));
+        let contents = Contents { watermark: NONE_BY_RANGE, ..Contents::default() };
+        (disk.clone(), Journal::begin(disk, DISK, contents).unwrap())
+    };
+    let ensure = |journal: &Journal, id| journal.ensure(chunk(id), ChunkVersion(1), GrantId(1));
+    let (disk, journal) = begin();
+    ensure(&journal, 70).unwrap();
+    journal.told(Some(chunk(50)), true);
+    journal.settle(|_| Standing::Idle).unwrap();
+    let syncs = disk.syncs();
+    ensure(&journal, 71).unwrap();
+    assert_eq!(disk.syncs(), syncs);
+    let found = Journal::replay(&disk.power_cut(1), DISK).unwrap().unwrap();
+    assert_eq!(found.watermark, chunk(71), "above what was told, and what was seen here");
+    let (disk, journal) = begin();
+    journal.told(Some(chunk(50)), true);
+    disk.set_hook(Some(Arc::new(|_: &str| Err(io::Error::other("it never got there")))));
+    assert!(journal.settle(|_| Standing::Idle).is_err());
+    assert!(ensure(&journal, 71).is_err());
+}
+
 #[test]
 fn grows_over_many_files() {
     let disk = Arc::new(MemoryDisk::new("m"));
